@@ -1,0 +1,161 @@
+/**
+ * What the command line asks of the engine and what it hears back. Plain data only: it crosses a thread boundary
+ * (structured clone), because ONNX Runtime blocks the thread it runs on.
+ */
+import type { Pattern } from "../sparsity/pattern.js";
+
+/** When later linears see what pruning did to earlier ones. */
+export type Propagation = "block" | "group" | "dense";
+
+/** Where calibration or evaluation tokens come from; `tensor` names the one to take in a .safetensors file. */
+export interface TokenSource {
+  readonly file: string;
+  readonly tensor?: string;
+}
+
+/** A fully resolved run: no defaults are left to fill in. */
+export interface RunConfig {
+  /** Absolute path of the checkpoint directory. */
+  readonly model: string;
+  /** Absolute path of the output directory. */
+  readonly out: string;
+  readonly force: boolean;
+  readonly resume: boolean;
+  readonly method: string;
+  /** Options of the method, already validated by its schema (for example damping and blockSize of sparsegpt). */
+  readonly methodOptions: Readonly<Record<string, unknown>>;
+  /** Fraction of zeros of the prunable linears, in [0, 1). For N:M it equals the pattern's. */
+  readonly sparsity: number;
+  readonly pattern: Pattern;
+  /** undefined: the model's own calibration.txt (the demo model) or no calibration (magnitude). */
+  readonly calibration: TokenSource | undefined;
+  readonly nsamples: number;
+  readonly seqlen: number;
+  readonly seed: number;
+  readonly device: "auto" | "cpu" | "webgpu";
+  /** Globs (or "re:" regular expressions), matched in full against module paths; matching linears stay dense. */
+  readonly ignore: readonly string[];
+  readonly propagation: Propagation;
+  /** Budget for hidden states in RAM, in bytes; beyond it they go to a scratch file in OUT.partial. */
+  readonly memoryBytes: number;
+}
+
+export interface LayerReport {
+  /** Tensor name without ".weight". */
+  readonly name: string;
+  readonly zeros: number;
+  readonly elements: number;
+  /** The method's own objective; null where it has none. */
+  readonly loss: number | null;
+  readonly seconds: number;
+}
+
+/** `--json` of `prune run`. */
+export interface RunReport {
+  readonly schema: "prune.run/v1";
+  readonly out: string;
+  readonly model: string;
+  readonly method: string;
+  readonly pattern: string;
+  readonly sparsity: { readonly target: number; readonly achieved: number };
+  readonly seconds: number;
+  readonly peakRssBytes: number;
+  readonly device: string;
+  readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
+  readonly resumedBlocks: number;
+  readonly layers: readonly LayerReport[];
+}
+
+/** `--json` of `prune run --dry-run`. */
+export interface PlanReport {
+  readonly schema: "prune.plan/v1";
+  readonly model: string;
+  readonly out: string;
+  readonly family: string;
+  readonly method: string;
+  readonly pattern: string;
+  readonly sparsity: number;
+  readonly blocks: number;
+  readonly linears: number;
+  readonly prunableElements: number;
+  readonly zerosToMake: number;
+  readonly bytesToRead: number;
+  readonly bytesToWrite: number;
+  readonly peakMemoryBytes: number;
+  readonly estimatedSeconds: number;
+  /** Linears that `--ignore` leaves dense. */
+  readonly ignored: readonly string[];
+  /** `--ignore` patterns that match no linear: an error in a real run. */
+  readonly unmatchedPatterns: readonly string[];
+  readonly device: string;
+}
+
+/** `--json` of `prune eval`. */
+export interface EvaluationReport {
+  readonly schema: "prune.eval/v1";
+  readonly model: string;
+  readonly perplexity: number;
+  /** Mean negative log likelihood per predicted token, nats. */
+  readonly nll: number;
+  /** Predicted tokens: windows * (seqlen - 1). */
+  readonly tokens: number;
+  readonly windows: number;
+  readonly seqlen: number;
+  /** sha256 of the text file's bytes, or of the ids (int32, little-endian) where ids were given. */
+  readonly textSha256: string;
+  readonly text: string;
+  readonly seconds: number;
+}
+
+export interface EvaluationConfig {
+  readonly model: string;
+  readonly text: TokenSource;
+  readonly seqlen: number;
+  /** Evaluate only the first so many windows; undefined for all. */
+  readonly maxWindows: number | undefined;
+}
+
+/** `--json` of `prune inspect`. Totals count the prunable linears only, as the field does. */
+export interface InspectionReport {
+  readonly schema: "prune.inspect/v1";
+  readonly model: string;
+  readonly zeros: number;
+  readonly elements: number;
+  readonly sparsity: number;
+  readonly tensors: readonly TensorInspection[];
+}
+
+export interface TensorInspection {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly zeros: number;
+  readonly prunable: boolean;
+  /** N:M patterns that hold exactly in every group along the input dimension, for example ["2:4", "4:8"]. */
+  readonly patterns: readonly string[];
+}
+
+/** What the engine tells while it works. */
+export type EngineEvent =
+  | { readonly type: "start"; readonly blocks: number; readonly device: string; readonly resumedBlocks: number }
+  | { readonly type: "stage"; readonly block: number; readonly blocks: number; readonly stage: string; /** Share of the whole run done, 0..1. */ readonly fraction: number }
+  | {
+      readonly type: "block";
+      readonly block: number;
+      readonly blocks: number;
+      readonly zeros: number;
+      readonly elements: number;
+      /** Sum of the layers' losses; null where the method has none. */
+      readonly loss: number | null;
+      readonly seconds: number;
+      readonly fraction: number;
+    }
+  | { readonly type: "windows"; readonly done: number; readonly total: number };
+
+/** Asked between steps; the command line sets it from a signal handler through shared memory. */
+export interface StopSignal {
+  /** The signal's name once a stop was requested. */
+  requested(): "SIGINT" | "SIGTERM" | undefined;
+}
+
+export const NEVER_STOP: StopSignal = { requested: () => undefined };

@@ -1,0 +1,126 @@
+/**
+ * Every error class of the program. A subclass exists only where callers react differently;
+ * what exactly went wrong is in `code`, what to do about it in `hint`, the numbers in `details`.
+ * Only `src/cli/main.ts` turns an error into an exit code, by the table below.
+ */
+
+export interface PruneErrorOptions {
+  /** What the reader can do about it, one or two sentences. */
+  readonly hint?: string;
+  /** Machine-readable values: file, tensor, value, limit. */
+  readonly details?: Readonly<Record<string, unknown>>;
+  readonly cause?: unknown;
+}
+
+export class PruneError extends Error {
+  readonly code: string;
+  readonly hint: string | undefined;
+  readonly details: Readonly<Record<string, unknown>>;
+
+  constructor(code: string, message: string, options: PruneErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = new.target.name;
+    this.code = code;
+    this.hint = options.hint;
+    this.details = options.details ?? {};
+  }
+}
+
+/** A flag or argument that cannot be taken. */
+export class UsageError extends PruneError {}
+/** Options that are well-formed but do not fit each other or the model. */
+export class ConfigError extends PruneError {}
+/** A checkpoint that is missing, malformed, or contradicts its configuration. */
+export class CheckpointError extends PruneError {}
+/** Calibration or evaluation text that cannot be used. */
+export class CalibrationError extends PruneError {}
+/** A quality gate the user asked for was not met. */
+export class QualityError extends PruneError {}
+/** No adapter, lost device, out of device memory. */
+export class DeviceError extends PruneError {}
+/** Full disk, out of memory. */
+export class ResourceError extends PruneError {}
+/** A factorisation that fails, non-finite activations. */
+export class NumericalError extends PruneError {}
+/** The run was asked to stop; `details.resumable` says whether `--resume` can go on. */
+export class InterruptedError extends PruneError {}
+/** A broken invariant of this program: please report. */
+export class InternalError extends PruneError {}
+
+/** Exit codes: documented and stable. */
+export const EXIT_CODES = {
+  success: 0,
+  internal: 1,
+  usage: 2,
+  quality: 3,
+  input: 4,
+  resources: 5,
+  network: 6,
+  interruptedResumable: 75,
+  sigint: 130,
+  sigterm: 143,
+} as const;
+
+/** The exit code of an error; anything that is not a `PruneError` is an internal one. */
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof UsageError || error instanceof ConfigError) return EXIT_CODES.usage;
+  if (error instanceof QualityError) return EXIT_CODES.quality;
+  if (error instanceof CheckpointError || error instanceof CalibrationError || error instanceof NumericalError) {
+    return EXIT_CODES.input;
+  }
+  if (error instanceof DeviceError || error instanceof ResourceError) return EXIT_CODES.resources;
+  if (error instanceof InterruptedError) {
+    if (error.details["resumable"] === true) return EXIT_CODES.interruptedResumable;
+    return error.details["signal"] === "SIGTERM" ? EXIT_CODES.sigterm : EXIT_CODES.sigint;
+  }
+  return EXIT_CODES.internal;
+}
+
+const CLASSES = {
+  UsageError,
+  ConfigError,
+  CheckpointError,
+  CalibrationError,
+  QualityError,
+  DeviceError,
+  ResourceError,
+  NumericalError,
+  InterruptedError,
+  InternalError,
+} as const;
+
+/** The plain form in which an error crosses from the engine's thread to the main thread. */
+export interface SerializedError {
+  readonly className: string;
+  readonly code: string;
+  readonly message: string;
+  readonly hint: string | undefined;
+  readonly details: Readonly<Record<string, unknown>>;
+  readonly stack: string | undefined;
+}
+
+export function serializeError(error: unknown): SerializedError {
+  if (error instanceof PruneError) {
+    const { name, code, message, hint, details, stack } = error;
+    return { className: name, code, message, hint, details, stack };
+  }
+  const cause = error instanceof Error ? error : new Error(String(error));
+  return {
+    className: "InternalError",
+    code: "E_INTERNAL",
+    message: cause.message,
+    hint: undefined,
+    details: {},
+    stack: cause.stack,
+  };
+}
+
+export function deserializeError(plain: SerializedError): PruneError {
+  const Class = (CLASSES as Record<string, typeof PruneError | undefined>)[plain.className] ?? InternalError;
+  const error = new Class(plain.code, plain.message, {
+    ...(plain.hint === undefined ? {} : { hint: plain.hint }),
+    details: plain.details,
+  });
+  if (plain.stack !== undefined) error.stack = plain.stack;
+  return error;
+}

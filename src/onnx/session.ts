@@ -1,0 +1,87 @@
+/**
+ * The only importer of onnxruntime-node. A session runs one graph; `run` blocks the calling JavaScript thread
+ * (the native call is synchronous), which is why the engine lives in a worker thread.
+ */
+import { availableParallelism } from "node:os";
+import { createRequire } from "node:module";
+import { InferenceSession, Tensor, env, listSupportedBackends } from "onnxruntime-node";
+import { InternalError } from "../errors.js";
+import type { BuiltGraph } from "./graph.js";
+
+export type TensorValues = Float32Array | BigInt64Array | Int32Array | Uint16Array;
+
+/** A tensor as fed: values are borrowed for the duration of the run and not copied. */
+export interface Feed {
+  readonly values: TensorValues;
+  readonly shape: readonly number[];
+}
+
+export type Feeds = Readonly<Record<string, Feed>>;
+
+export interface SessionOptions {
+  /** Threads of one operator; default: all cores. Sums do not depend on it. */
+  readonly threads?: number;
+}
+
+export interface Session extends AsyncDisposable {
+  /** The graph's inputs: what `run` must be fed. */
+  readonly inputNames: readonly string[];
+  /**
+   * Run the graph.
+   * @param feeds at least every input of the graph; surplus feeds are ignored
+   * @returns every output, freshly allocated, owned by the caller
+   */
+  run(feeds: Feeds): Promise<Record<string, Float32Array>>;
+}
+
+const ELEMENT_NAMES = new Map<string, "float32" | "int64" | "int32" | "uint16">([
+  ["Float32Array", "float32"],
+  ["BigInt64Array", "int64"],
+  ["Int32Array", "int32"],
+  ["Uint16Array", "uint16"],
+]);
+
+function toTensor(name: string, feed: Feed | undefined): Tensor {
+  if (feed === undefined) throw new InternalError("E_FEED", `graph input "${name}" was not fed`);
+  const type = ELEMENT_NAMES.get(feed.values.constructor.name);
+  if (type === undefined) throw new InternalError("E_FEED", `${name}: cannot feed a ${feed.values.constructor.name}`);
+  return new Tensor(type, feed.values as Float32Array, feed.shape);
+}
+
+/** Compile a graph (see graph.ts). */
+export async function createSession(graph: BuiltGraph, options: SessionOptions = {}): Promise<Session> {
+  env.logLevel = "fatal"; // the runtime writes to fd 2 by itself, even for errors that are caught
+  const session = await InferenceSession.create(graph.model, {
+    intraOpNumThreads: options.threads ?? availableParallelism(),
+    interOpNumThreads: 1,
+    executionMode: "sequential",
+    graphOptimizationLevel: "all",
+    // The arena never returns memory; blocks differ in size over a run and the peak would stay for good.
+    enableCpuMemArena: false,
+    enableMemPattern: false,
+    logSeverityLevel: 4,
+    extra: { session: { intra_op: { allow_spinning: "0" } } }, // spinning threads would starve our own kernels
+  });
+  return {
+    inputNames: graph.inputNames,
+    async run(feeds) {
+      const results = await session.run(Object.fromEntries(graph.inputNames.map((name) => [name, toTensor(name, feeds[name])])));
+      return Object.fromEntries(
+        graph.outputNames.map((name) => {
+          const data = results[name]?.data;
+          if (!(data instanceof Float32Array)) throw new InternalError("E_OUTPUT", `graph output "${name}" is not float32`);
+          return [name, data];
+        }),
+      );
+    },
+    async [Symbol.asyncDispose]() {
+      await session.release();
+    },
+  };
+}
+
+/** Version and execution providers of the installed runtime, for `prune devices`. */
+export function describeRuntime(): { readonly version: string; readonly providers: readonly string[] } {
+  const manifest = createRequire(import.meta.url)("onnxruntime-node/package.json") as { version: string };
+  return { version: manifest.version, providers: listSupportedBackends().map((backend) => backend.name) };
+}

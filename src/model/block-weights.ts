@@ -1,0 +1,27 @@
+/** Reading one block's weights, and how many sequences a run of it takes. */
+import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import type { BlockSpec } from "./architecture.js";
+
+/** Tokens per run of a block: enough to keep the products busy, few enough that activations stay small. */
+const TOKENS_PER_RUN = 2048;
+
+/** How many sequences of `tokens` tokens go into one run. Part of a run's numbers: products are summed in this order. */
+export function sequencesPerRun(tokens: number): number {
+  return Math.max(1, Math.floor(TOKENS_PER_RUN / tokens));
+}
+
+/** All tensors of a block, widened to f32, by role. */
+export async function readBlockWeights(checkpoint: Checkpoint, block: BlockSpec): Promise<Map<string, Float32Array>> {
+  const weights = new Map<string, Float32Array>();
+  for (const [role, { tensor }] of block.tensors) weights.set(role, await checkpoint.readTensor(tensor));
+  return weights;
+}
+
+/** [columns, rows] from row-major [rows, columns]. */
+export function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
+  const result = new Float32Array(values.length);
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) result[column * rows + row] = values[row * columns + column] as number;
+  }
+  return result;
+}

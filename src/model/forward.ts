@@ -1,0 +1,167 @@
+/**
+ * Running one block's forward in ONNX Runtime. Weights are inputs of the graph, so one session serves every block of
+ * the same shape and a pruned weight is fed without rebuilding anything. What a run returns (hidden states, the inputs
+ * of linears, statistics of those inputs) decides which truncation of the graph is compiled.
+ */
+import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
+import { createSession, type Feed, type Session } from "../onnx/session.js";
+import type { Architecture, BlockSpec } from "./architecture.js";
+import { rotaryAngles } from "./rotary.js";
+
+/** Values of a block's tensors by role, each compact and row-major. */
+export type BlockWeights = ReadonlyMap<string, Float32Array>;
+
+/**
+ * What to return of a group's input x [tokens, inFeatures]:
+ * "inputs" x itself; "column-norms" Σ x² per column; "gram" the lower block triangle of xᵀx (see `gramPanels`).
+ */
+export type TapKind = "inputs" | "column-norms" | "gram";
+
+export interface BlockRequest {
+  readonly hidden: boolean;
+  readonly taps: { readonly kind: TapKind; readonly groups: readonly string[] } | undefined;
+}
+
+export interface BlockResult {
+  /** [batch, tokens, hidden]; present where asked for. */
+  readonly hidden: Float32Array | undefined;
+  /** By group: one array, or one per panel of the Gram matrix. */
+  readonly taps: ReadonlyMap<string, readonly Float32Array[]>;
+}
+
+/** Rows [first, end) of the lower block triangle: columns [0, end). */
+export interface GramPanel {
+  readonly first: number;
+  readonly end: number;
+}
+
+/** Narrower panels skip more of the upper triangle but make thinner products; measured best near this width. */
+const GRAM_PANEL_WIDTH = 704;
+
+/** How the Gram matrix of n inputs is cut into panels: their products cost little more than half of the full one. */
+export function gramPanels(n: number): GramPanel[] {
+  const count = Math.max(1, Math.round(n / GRAM_PANEL_WIDTH));
+  const width = Math.ceil(n / count / 16) * 16;
+  const panels: GramPanel[] = [];
+  for (let first = 0; first < n; first += width) panels.push({ first, end: Math.min(n, first + width) });
+  return panels;
+}
+
+function tapOutputs(graph: GraphBuilder, kind: TapKind, input: Value, width: number): { value: Value; shape: (number | string)[] }[] {
+  switch (kind) {
+    case "inputs":
+      return [{ value: input, shape: ["rows", width] }];
+    case "column-norms":
+      return [{ value: graph.node("ReduceSumSquare", [input, graph.integers([0])], { keepdims: 0 }), shape: [width] }];
+    case "gram":
+      return gramPanels(width).map(({ first, end }) => {
+        const columns = (from: number, to: number): Value =>
+          from === 0 && to === width
+            ? input
+            : graph.node("Slice", [input, graph.integers([from]), graph.integers([to]), graph.integers([1])]);
+        return { value: graph.node("Gemm", [columns(first, end), columns(0, end)], { transA: 1 }), shape: [end - first, end] };
+      });
+    default:
+      return kind satisfies never;
+  }
+}
+
+function buildBlockGraph(architecture: Architecture, block: BlockSpec, request: BlockRequest): BuiltGraph {
+  const graph = new GraphBuilder(block.shapeKey);
+  const hidden = graph.input("hidden", ["batch", "tokens", architecture.hiddenSize]);
+  const positions = graph.input("positions", ["batch", "tokens"], "int64");
+  const tensors = new Map([...block.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
+  const tables = new Map(
+    [...architecture.rotaryTables].map(([name, { dimensions }]) => {
+      const shape = ["table", dimensions / 2];
+      return [name, { cos: graph.input(`cos.${name}`, shape), sin: graph.input(`sin.${name}`, shape), positions }];
+    }),
+  );
+  const widths = new Map(block.groups.map((group) => [group.name, group.inFeatures]));
+  const output = block.build({
+    graph,
+    hidden,
+    tensor: (role) => lookUp(tensors, role),
+    rotary: (name) => lookUp(tables, name),
+    tap(group, input) {
+      if (request.taps?.groups.includes(group) !== true) return;
+      tapOutputs(graph, request.taps.kind, input, lookUp(widths, group)).forEach(({ value, shape }, part) => {
+        graph.output(value, tapName(group, part), shape);
+      });
+    },
+  });
+  if (request.hidden) graph.output(output, "output", ["batch", "tokens", architecture.hiddenSize]);
+  return graph.build();
+}
+
+function tapName(group: string, part: number): string {
+  return `tap.${group}.${part}`;
+}
+
+export function lookUp<Key, Item>(map: ReadonlyMap<Key, Item>, key: Key): Item {
+  const item = map.get(key);
+  if (item === undefined) throw new Error(`no entry "${String(key)}"`);
+  return item;
+}
+
+/** Sessions of one architecture, compiled when first needed. */
+export class BlockRunner implements AsyncDisposable {
+  readonly #architecture: Architecture;
+  readonly #threads: number | undefined;
+  readonly #sessions = new Map<string, Session>();
+  #positions: { readonly key: string; readonly feeds: Record<string, Feed> } | undefined;
+
+  constructor(architecture: Architecture, options: { readonly threads?: number } = {}) {
+    this.#architecture = architecture;
+    this.#threads = options.threads;
+  }
+
+  /** @param hidden [batch, tokens, hidden] */
+  async run(block: BlockSpec, weights: BlockWeights, hidden: Float32Array, batch: number, tokens: number, request: BlockRequest): Promise<BlockResult> {
+    const session = await this.#session(block, request);
+    const feeds: Record<string, Feed> = {
+      ...this.#positionFeeds(batch, tokens),
+      hidden: { values: hidden, shape: [batch, tokens, this.#architecture.hiddenSize] },
+    };
+    for (const [role, { shape }] of block.tensors) feeds[role] = { values: lookUp(weights, role), shape };
+    const results = await session.run(feeds);
+    const taps = new Map<string, Float32Array[]>();
+    for (const group of request.taps?.groups ?? []) {
+      const parts: Float32Array[] = [];
+      for (let part = 0; results[tapName(group, part)] !== undefined; part++) parts.push(results[tapName(group, part)] as Float32Array);
+      taps.set(group, parts);
+    }
+    return { hidden: results["output"], taps };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const session of this.#sessions.values()) await session[Symbol.asyncDispose]();
+    this.#sessions.clear();
+  }
+
+  async #session(block: BlockSpec, request: BlockRequest): Promise<Session> {
+    const key = JSON.stringify([block.shapeKey, request]);
+    let session = this.#sessions.get(key);
+    if (session === undefined) {
+      const options = this.#threads === undefined ? {} : { threads: this.#threads };
+      session = await createSession(buildBlockGraph(this.#architecture, block, request), options);
+      this.#sessions.set(key, session);
+    }
+    return session;
+  }
+
+  #positionFeeds(batch: number, tokens: number): Record<string, Feed> {
+    const key = `${batch}x${tokens}`;
+    if (this.#positions?.key === key) return this.#positions.feeds;
+    const values = BigInt64Array.from({ length: batch * tokens }, (_, i) => BigInt(i % tokens));
+    const feeds: Record<string, Feed> = { positions: { values, shape: [batch, tokens] } };
+    for (const [name, table] of this.#architecture.rotaryTables) {
+      const { cos, sin } = rotaryAngles(table, tokens);
+      const shape = [tokens, table.dimensions / 2];
+      feeds[`cos.${name}`] = { values: cos, shape };
+      feeds[`sin.${name}`] = { values: sin, shape };
+    }
+    this.#positions = { key, feeds };
+    return feeds;
+  }
+}

@@ -1,0 +1,135 @@
+/**
+ * From the last block's hidden states to next-token losses, over tiles of the vocabulary so that neither the
+ * projection nor the logits are ever held whole.
+ */
+import { GraphBuilder, type BuiltGraph } from "../onnx/graph.js";
+import { createSession, type Feed, type Session } from "../onnx/session.js";
+import type { Architecture } from "./architecture.js";
+import type { HiddenStates } from "./hidden-states.js";
+import type { Model } from "./open-model.js";
+
+/** Rows of the projection per tile: 2048 tokens of logits then take 64 MiB. */
+const TILE_ROWS = 8192;
+
+function buildNormGraph(architecture: Architecture): BuiltGraph {
+  const graph = new GraphBuilder("head-norm");
+  const hidden = graph.input("hidden", ["tokens", architecture.hiddenSize]);
+  const tensors = new Map([...architecture.head.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
+  const normed = architecture.head.build(graph, hidden, (role) => tensors.get(role) ?? hidden);
+  graph.output(normed, "normed", ["tokens", architecture.hiddenSize]);
+  return graph.build();
+}
+
+/** logits = hidden · tileᵀ; their log-sum-exp and the logit of each target (0 where it lies in another tile). */
+function buildTileGraph(hiddenSize: number, output: "losses" | "logits"): BuiltGraph {
+  const graph = new GraphBuilder("head-tile");
+  const hidden = graph.input("hidden", ["tokens", hiddenSize]);
+  const tile = graph.input("tile", ["rows", hiddenSize]);
+  const logits = graph.node("Gemm", [hidden, tile], { transB: 1 });
+  if (output === "logits") graph.output(logits, "logits", ["tokens", "rows"]);
+  else {
+    const targets = graph.input("targets", ["tokens", 1], "int64");
+    graph.output(graph.node("ReduceLogSumExp", [logits, graph.integers([1])], { keepdims: 0 }), "logSumExp", ["tokens"]);
+    graph.output(graph.node("GatherElements", [logits, targets], { axis: 1 }), "targetLogits", ["tokens", 1]);
+  }
+  return graph.build();
+}
+
+/** The final norm, applied to all sequences in place. */
+export async function applyFinalNorm(model: Model, states: HiddenStates, batch: number): Promise<void> {
+  const { architecture, checkpoint } = model;
+  await using session = await createSession(buildNormGraph(architecture));
+  const weights: Record<string, Feed> = {};
+  for (const [role, { tensor, shape }] of architecture.head.tensors) weights[role] = { values: await checkpoint.readTensor(tensor), shape };
+  for (let first = 0; first < states.sequences; first += batch) {
+    const count = Math.min(batch, states.sequences - first);
+    const hidden = { values: await states.read(first, count), shape: [count * states.tokens, architecture.hiddenSize] };
+    const { normed } = await session.run({ ...weights, hidden });
+    await states.write(first, normed as Float32Array);
+  }
+}
+
+async function forEachTile(
+  model: Model,
+  states: HiddenStates,
+  batch: number,
+  session: Session,
+  feedsOf: (sequence: number, token: number, firstRow: number, rows: number) => bigint,
+  visit: (results: Record<string, Float32Array>, firstSequence: number, count: number, firstRow: number, rows: number) => void,
+): Promise<void> {
+  const { projection } = model.architecture.head;
+  const { vocabularySize, hiddenSize } = model.architecture;
+  for (let firstRow = 0; firstRow < vocabularySize; firstRow += TILE_ROWS) {
+    const rows = Math.min(TILE_ROWS, vocabularySize - firstRow);
+    const tile = { values: await model.checkpoint.readRows(projection, firstRow, rows), shape: [rows, hiddenSize] };
+    for (let first = 0; first < states.sequences; first += batch) {
+      const count = Math.min(batch, states.sequences - first);
+      const tokens = count * states.tokens;
+      const targets = BigInt64Array.from({ length: tokens }, (_, i) =>
+        feedsOf(first + Math.floor(i / states.tokens), i % states.tokens, firstRow, rows),
+      );
+      const hidden = { values: await states.read(first, count), shape: [tokens, hiddenSize] };
+      visit(await session.run({ hidden, tile, targets: { values: targets, shape: [tokens, 1] } }), first, count, firstRow, rows);
+    }
+  }
+}
+
+/**
+ * Negative log likelihood of every next token, from normed states.
+ * @returns per sequence [tokens - 1] in nats: entry t is -log p(ids[t + 1] | ids[0..t])
+ */
+export async function nextTokenLosses(
+  model: Model,
+  states: HiddenStates,
+  sequences: readonly Int32Array[],
+  batch: number,
+): Promise<Float64Array[]> {
+  await using session = await createSession(buildTileGraph(model.architecture.hiddenSize, "losses"));
+  const { tokens } = states;
+  const largest = new Float64Array(sequences.length * tokens).fill(-Infinity); // running maximum of the tiles' log-sum-exps
+  const sums = new Float64Array(sequences.length * tokens); // Σ exp(logSumExp - largest)
+  const targetLogits = new Float64Array(sequences.length * tokens);
+  const targetOf = (sequence: number, token: number): number => sequences[sequence]?.[token + 1] ?? -1;
+  await forEachTile(
+    model,
+    states,
+    batch,
+    session,
+    (sequence, token, firstRow, rows) => {
+      const target = targetOf(sequence, token) - firstRow;
+      return BigInt(target >= 0 && target < rows ? target : 0);
+    },
+    (results, first, count, firstRow, rows) => {
+      const { logSumExp, targetLogits: gathered } = results as { logSumExp: Float32Array; targetLogits: Float32Array };
+      for (let i = 0; i < count * tokens; i++) {
+        const at = first * tokens + i;
+        const value = logSumExp[i] as number;
+        const top = Math.max(largest[at] as number, value);
+        sums[at] = (sums[at] as number) * Math.exp((largest[at] as number) - top) + Math.exp(value - top);
+        largest[at] = top;
+        const target = targetOf(first + Math.floor(i / tokens), i % tokens) - firstRow;
+        if (target >= 0 && target < rows) targetLogits[at] = gathered[i] as number;
+      }
+    },
+  );
+  return sequences.map((_, sequence) =>
+    Float64Array.from({ length: tokens - 1 }, (_, token) => {
+      const at = sequence * tokens + token;
+      return (largest[at] as number) + Math.log(sums[at] as number) - (targetLogits[at] as number);
+    }),
+  );
+}
+
+/** All logits [sequences, tokens, vocabulary] from normed states: for small models and tests. */
+export async function computeLogits(model: Model, states: HiddenStates, batch: number): Promise<Float32Array> {
+  await using session = await createSession(buildTileGraph(model.architecture.hiddenSize, "logits"));
+  const { vocabularySize } = model.architecture;
+  const logits = new Float32Array(states.sequences * states.tokens * vocabularySize);
+  await forEachTile(model, states, batch, session, () => 0n, (results, first, count, firstRow, rows) => {
+    const tile = results["logits"] as Float32Array;
+    for (let i = 0; i < count * states.tokens; i++) {
+      logits.set(tile.subarray(i * rows, (i + 1) * rows), (first * states.tokens + i) * vocabularySize + firstRow);
+    }
+  });
+  return logits;
+}

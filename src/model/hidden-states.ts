@@ -1,0 +1,98 @@
+/**
+ * Hidden states of all sequences between two blocks: in memory up to a budget, the rest in a scratch file.
+ * One slot per sequence, read and overwritten in place.
+ */
+import { open, rm, type FileHandle } from "node:fs/promises";
+import { InternalError } from "../errors.js";
+
+export interface HiddenStatesOptions {
+  readonly sequences: number;
+  readonly tokens: number;
+  readonly hiddenSize: number;
+  /** Bytes that may stay in memory. */
+  readonly memoryBytes: number;
+  /** Where the rest goes; created when needed, removed on dispose. */
+  readonly scratchFile: string;
+}
+
+export class HiddenStates implements AsyncDisposable {
+  readonly sequences: number;
+  readonly tokens: number;
+  /** Values per sequence: tokens * hiddenSize. */
+  readonly sequenceLength: number;
+  readonly #resident: Float32Array;
+  readonly #residentSequences: number;
+  readonly #scratch: FileHandle | undefined;
+  readonly #scratchFile: string;
+
+  private constructor(options: HiddenStatesOptions, residentSequences: number, scratch: FileHandle | undefined) {
+    this.sequences = options.sequences;
+    this.tokens = options.tokens;
+    this.sequenceLength = options.tokens * options.hiddenSize;
+    this.#residentSequences = residentSequences;
+    this.#resident = new Float32Array(residentSequences * this.sequenceLength);
+    this.#scratch = scratch;
+    this.#scratchFile = options.scratchFile;
+  }
+
+  static async create(options: HiddenStatesOptions): Promise<HiddenStates> {
+    const bytesPerSequence = options.tokens * options.hiddenSize * 4;
+    const residentSequences = Math.min(options.sequences, Math.floor(options.memoryBytes / bytesPerSequence));
+    const scratch = residentSequences < options.sequences ? await open(options.scratchFile, "w+") : undefined;
+    return new HiddenStates(options, residentSequences, scratch);
+  }
+
+  /** [count, tokens, hidden]: a view where everything is in memory, otherwise a copy. Do not write to it. */
+  async read(first: number, count: number): Promise<Float32Array> {
+    const length = this.sequenceLength;
+    if (first + count <= this.#residentSequences) return this.#resident.subarray(first * length, (first + count) * length);
+    const values = new Float32Array(count * length);
+    for (let i = 0; i < count; i++) {
+      const target = values.subarray(i * length, (i + 1) * length);
+      if (first + i < this.#residentSequences) target.set(this.#resident.subarray((first + i) * length, (first + i + 1) * length));
+      else await this.#transfer("read", target, first + i);
+    }
+    return values;
+  }
+
+  /** Overwrite the slots from `first` on with [count, tokens, hidden] values. */
+  async write(first: number, values: Float32Array): Promise<void> {
+    const length = this.sequenceLength;
+    for (let i = 0; i * length < values.length; i++) {
+      const source = values.subarray(i * length, (i + 1) * length);
+      if (first + i < this.#residentSequences) this.#resident.set(source, (first + i) * length);
+      else await this.#transfer("write", source, first + i);
+    }
+  }
+
+  /** Change single rows: `row` counts tokens over all sequences. Used to scatter embeddings. */
+  async writeRow(row: number, values: Float32Array): Promise<void> {
+    const offset = row * values.length;
+    if (offset < this.#resident.length) this.#resident.set(values, offset);
+    else await this.#transferBytes("write", values, (offset - this.#resident.length) * 4);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#scratch === undefined) return;
+    await this.#scratch.close();
+    await rm(this.#scratchFile, { force: true });
+  }
+
+  #transfer(kind: "read" | "write", values: Float32Array, sequence: number): Promise<void> {
+    return this.#transferBytes(kind, values, (sequence - this.#residentSequences) * this.sequenceLength * 4);
+  }
+
+  async #transferBytes(kind: "read" | "write", values: Float32Array, position: number): Promise<void> {
+    const scratch = this.#scratch;
+    if (scratch === undefined) throw new InternalError("E_HIDDEN_STATES", "hidden states: sequence beyond the end");
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    for (let done = 0; done < bytes.length; ) {
+      const result =
+        kind === "read"
+          ? (await scratch.read(bytes, done, bytes.length - done, position + done)).bytesRead
+          : (await scratch.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
+      if (result === 0) throw new InternalError("E_HIDDEN_STATES", `${this.#scratchFile}: scratch file ended early`);
+      done += result;
+    }
+  }
+}

@@ -1,0 +1,195 @@
+/**
+ * Statistics of linears' inputs, collected by running a block over all calibration sequences.
+ *
+ * On the CPU device column norms and Gram matrices are part of the block's own graph, so activations never pass
+ * through JavaScript; on a GPU the inputs themselves are tapped and the Gram matrix is accumulated there.
+ * Sums within a run cover a few thousand tokens at most and are then added up, which keeps float32 chains short.
+ */
+import { NumericalError } from "../errors.js";
+import type { Device, Matrix } from "../device/device.js";
+import type { InputGroup, BlockSpec } from "../model/architecture.js";
+import { gramPanels, lookUp, type BlockRunner, type BlockWeights, type TapKind } from "../model/forward.js";
+import type { HiddenStates } from "../model/hidden-states.js";
+import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
+
+export interface CollectOptions {
+  readonly runner: BlockRunner;
+  readonly block: BlockSpec;
+  readonly weights: BlockWeights;
+  readonly states: HiddenStates;
+  readonly groups: readonly InputGroup[];
+  readonly needs: readonly StatisticName[];
+  readonly device: Device;
+  /** Sequences per run. */
+  readonly batch: number;
+  /** Also compute the block's output in the same pass and hand it over, batch by batch. */
+  readonly onHidden?: (first: number, hidden: Float32Array) => Promise<void>;
+  /** Called after every batch; throws to stop. */
+  readonly onBatch: (done: number, total: number) => void;
+}
+
+/** Statistics of one group while they grow. */
+export interface GroupStatistics extends Disposable {
+  add(parts: readonly Float32Array[], tokens: number, sequences: number): void;
+  finish(): Promise<LayerStatistics>;
+}
+
+/** Which statistics a run must tap, or undefined where the method needs none. */
+export function tapKindOf(needs: readonly StatisticName[], device: Device): TapKind | undefined {
+  if (needs.includes("gram")) return device.kind === "cpu" ? "gram" : "inputs";
+  return needs.includes("column-norms") ? "column-norms" : undefined;
+}
+
+/** One pass over all sequences; one entry per group, each to be disposed by the caller. */
+export async function collectStatistics(options: CollectOptions): Promise<Map<string, GroupStatistics>> {
+  const { runner, block, weights, states, groups, device, batch } = options;
+  const kind = tapKindOf(options.needs, device);
+  const statistics = new Map<string, GroupStatistics>();
+  if (kind !== undefined) for (const group of groups) statistics.set(group.name, createGroupStatistics(kind, `${block.name} ${group.name}`, group.inFeatures, device));
+  if (kind === undefined && options.onHidden === undefined) return statistics;
+  const taps = kind === undefined ? undefined : { kind, groups: groups.map((group) => group.name) };
+  const request = { hidden: options.onHidden !== undefined, taps };
+  for (let first = 0; first < states.sequences; first += batch) {
+    const count = Math.min(batch, states.sequences - first);
+    const result = await runner.run(block, weights, await states.read(first, count), count, states.tokens, request);
+    for (const [group, parts] of result.taps) lookUp(statistics, group).add(parts, count * states.tokens, count);
+    if (options.onHidden !== undefined && result.hidden !== undefined) await options.onHidden(first, result.hidden);
+    options.onBatch(first + count, states.sequences);
+  }
+  return statistics;
+}
+
+function createGroupStatistics(kind: TapKind, label: string, width: number, device: Device): GroupStatistics {
+  switch (kind) {
+    case "column-norms":
+      return new ColumnNorms(label, width);
+    case "gram":
+      return new HostGram(label, width, device);
+    case "inputs":
+      return new DeviceGram(label, width, device);
+    default:
+      return kind satisfies never;
+  }
+}
+
+function requireFinite(label: string, squareSums: ArrayLike<number>): void {
+  for (let channel = 0; channel < squareSums.length; channel++) {
+    const value = squareSums[channel] as number;
+    if (Number.isFinite(value)) continue;
+    throw new NumericalError("E_NON_FINITE_ACTIVATIONS", `${label}: input channel ${channel} has a sum of squares of ${value}; expected a finite number.`, {
+      hint: "The checkpoint or the calibration data make the forward overflow; check the dense model with `prune eval` first.",
+      details: { label, channel },
+    });
+  }
+}
+
+class ColumnNorms implements GroupStatistics {
+  readonly #label: string;
+  readonly #sums: Float64Array;
+  #tokens = 0;
+  #sequences = 0;
+
+  constructor(label: string, width: number) {
+    this.#label = label;
+    this.#sums = new Float64Array(width);
+  }
+
+  add([sums]: readonly Float32Array[], tokens: number, sequences: number): void {
+    sums?.forEach((value, channel) => (this.#sums[channel] = (this.#sums[channel] as number) + value));
+    this.#tokens += tokens;
+    this.#sequences += sequences;
+  }
+
+  finish(): Promise<LayerStatistics> {
+    requireFinite(this.#label, this.#sums);
+    const squareSums = Float32Array.from(this.#sums);
+    return Promise.resolve({ squareSums, tokenCount: this.#tokens, sequenceCount: this.#sequences });
+  }
+
+  [Symbol.dispose](): void {
+    // nothing held
+  }
+}
+
+/** Gram matrix accumulated on the host from panels that the block's graph returns. */
+class HostGram implements GroupStatistics {
+  readonly #label: string;
+  readonly #width: number;
+  readonly #device: Device;
+  #panels: Float32Array[] = [];
+  #gram: Matrix | undefined;
+  #tokens = 0;
+  #sequences = 0;
+
+  constructor(label: string, width: number, device: Device) {
+    this.#label = label;
+    this.#width = width;
+    this.#device = device;
+  }
+
+  add(parts: readonly Float32Array[], tokens: number, sequences: number): void {
+    if (this.#panels.length === 0) this.#panels = [...parts];
+    else parts.forEach((part, index) => addInto(this.#panels[index] as Float32Array, part));
+    this.#tokens += tokens;
+    this.#sequences += sequences;
+  }
+
+  async finish(): Promise<LayerStatistics> {
+    const n = this.#width;
+    const values = new Float32Array(n * n);
+    gramPanels(n).forEach(({ first, end }, index) => {
+      const panel = this.#panels[index] as Float32Array;
+      for (let row = first; row < end; row++) values.set(panel.subarray((row - first) * end, (row - first) * end + row + 1), row * n);
+      this.#panels[index] = new Float32Array(0); // each panel is let go as soon as it is copied
+    });
+    const squareSums = Float32Array.from({ length: n }, (_, channel) => values[channel * n + channel] as number);
+    requireFinite(this.#label, squareSums);
+    this.#gram = this.#device.uploadMatrix(values, n, n, `${this.#label} gram`);
+    await this.#device.synchronize();
+    return { squareSums, gram: this.#gram, tokenCount: this.#tokens, sequenceCount: this.#sequences };
+  }
+
+  [Symbol.dispose](): void {
+    this.#gram?.[Symbol.dispose]();
+    this.#panels = [];
+  }
+}
+
+function addInto(sum: Float32Array, part: Float32Array): void {
+  for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (part[i] as number);
+}
+
+/** Gram matrix accumulated on the device from the inputs themselves. */
+class DeviceGram implements GroupStatistics {
+  readonly #label: string;
+  readonly #device: Device;
+  readonly #gram: Matrix;
+  readonly #width: number;
+  #tokens = 0;
+  #sequences = 0;
+
+  constructor(label: string, width: number, device: Device) {
+    this.#label = label;
+    this.#width = width;
+    this.#device = device;
+    this.#gram = device.createMatrix(width, width, `${label} gram`);
+  }
+
+  add([inputs]: readonly Float32Array[], tokens: number, sequences: number): void {
+    if (inputs === undefined) return;
+    using x = this.#device.uploadMatrix(inputs, tokens, this.#width, `${this.#label} inputs`);
+    this.#device.accumulateGram({ matrix: x }, this.#gram);
+    this.#tokens += tokens;
+    this.#sequences += sequences;
+  }
+
+  async finish(): Promise<LayerStatistics> {
+    const squareSums = await this.#device.downloadDiagonal(this.#gram);
+    requireFinite(this.#label, squareSums);
+    return { squareSums, gram: this.#gram, tokenCount: this.#tokens, sequenceCount: this.#sequences };
+  }
+
+  [Symbol.dispose](): void {
+    this.#gram[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,306 @@
+/**
+ * The layer loop: block after block, load the dense weights, collect statistics, solve, patch the output, forward the
+ * pruned block. It owns the order of things and the journal, and nothing numerical.
+ */
+import { join } from "node:path";
+import { collectStatistics, type GroupStatistics } from "../calibration/statistics.js";
+import { loadCalibration, type TokenSequences } from "../calibration/corpus.js";
+import { createOutput, type OutputCheckpoint } from "../checkpoint/output.js";
+import type { Device } from "../device/device.js";
+import { CalibrationError, CheckpointError } from "../errors.js";
+import type { BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
+import { readBlockWeights, sequencesPerRun, transposed } from "../model/block-weights.js";
+import { embedTokens } from "../model/embedding.js";
+import { BlockRunner, lookUp } from "../model/forward.js";
+import { HiddenStates } from "../model/hidden-states.js";
+import { openModel, type Model } from "../model/open-model.js";
+import { requireUsableSelection, selectLinears } from "../model/selection.js";
+import { findSolver } from "../solvers/registry.js";
+import type { LayerSolver, LayerStatistics } from "../solvers/solver.js";
+import { formatPattern } from "../sparsity/pattern.js";
+import { throwIfStopped, type EngineContext } from "./context.js";
+import type { LayerReport, RunConfig, RunReport } from "./contract.js";
+import { openDevice } from "./devices.js";
+import { Journal, JOURNAL_NAME, hashOf, type BlockEntry, type Fingerprint } from "./journal.js";
+
+import { VERSION } from "../version.js";
+
+const SCRATCH_NAME = "hidden-states.bin";
+
+/** Everything one run works with; opened by `pruneModel`, closed there. */
+interface Run {
+  readonly config: RunConfig;
+  readonly context: EngineContext;
+  readonly model: Model;
+  readonly solver: LayerSolver<unknown>;
+  readonly options: unknown;
+  readonly selected: ReadonlySet<string>;
+  readonly device: Device;
+  readonly output: OutputCheckpoint;
+  readonly runner: BlockRunner;
+  /** undefined where the method needs no calibration: then nothing is forwarded. */
+  readonly states: HiddenStates | undefined;
+  readonly batch: number;
+}
+
+/**
+ * Prune a checkpoint as configured; the result is in `config.out` when this resolves.
+ * @throws CheckpointError, ConfigError, CalibrationError before anything is written where the input is unusable
+ * @throws InterruptedError when a stop was requested; OUT.partial can be resumed
+ * @throws NumericalError, ResourceError while working; OUT.partial can be resumed
+ */
+export async function pruneModel(config: RunConfig, context: EngineContext): Promise<RunReport> {
+  const started = performance.now();
+  await using model = await openModel(config.model);
+  const solver = findSolver(config.method);
+  const options = solver.schema.parse(config.methodOptions);
+  const selection = selectLinears(model.architecture, config.ignore);
+  requireUsableSelection(selection, config.pattern);
+  const calibration = solver.needs.length === 0 ? undefined : await loadCalibrationTokens(config, model);
+  throwIfStopped(context, false);
+
+  await using device = await openDevice(config.device, context.logger);
+  context.logger.info("device", { device: device.kind, description: device.description });
+  await using output = await createOutput({ source: model.checkpoint, out: config.out, force: config.force, resume: config.resume });
+  await using journal = await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, calibration), config.resume);
+  await using runner = new BlockRunner(model.architecture);
+  await using states = calibration && (await createStates(config, model, calibration, output.partialDirectory));
+  const batch = sequencesPerRun(config.seqlen);
+  const selected = new Set(selection.selected.map((linear) => linear.name));
+  const run: Run = { config, context, model, solver, options, selected, device, output, runner, states, batch };
+
+  const resumedBlocks = journal.finished.length;
+  context.emit({ type: "start", blocks: model.architecture.blocks.length, device: device.kind, resumedBlocks });
+  if (states !== undefined && calibration !== undefined) await embedTokens(model, calibration.sequences, states);
+  const layers: LayerReport[] = [];
+  for (const block of model.architecture.blocks) {
+    const finished = journal.finished[block.index];
+    if (finished === undefined) layers.push(...(await processBlock(run, journal, block)));
+    else {
+      await replayBlock(run, block, finished);
+      layers.push(...finished.layers);
+    }
+    throwIfStopped(context, true);
+  }
+  await output.finish({ remove: [JOURNAL_NAME, SCRATCH_NAME] });
+  return report(run, layers, { started, resumedBlocks, calibration });
+}
+
+async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
+  if (config.calibration === undefined) {
+    throw new CalibrationError("E_CALIBRATION_MISSING", `${config.method} needs calibration data and none was given.`, {
+      hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
+    });
+  }
+  const { nsamples, seqlen, seed } = config;
+  const { vocabularySize } = model.architecture;
+  return loadCalibration(config.calibration, { modelDirectory: config.model, nsamples, seqlen, seed, vocabSize: vocabularySize });
+}
+
+function createStates(config: RunConfig, model: Model, calibration: TokenSequences, directory: string): Promise<HiddenStates> {
+  return HiddenStates.create({
+    sequences: calibration.sequences.length,
+    tokens: config.seqlen,
+    hiddenSize: model.architecture.hiddenSize,
+    memoryBytes: config.memoryBytes,
+    scratchFile: join(directory, SCRATCH_NAME),
+  });
+}
+
+/** What must be equal for two runs to give the same bytes. */
+function fingerprintOf(config: RunConfig, model: Model, device: Device, calibration: TokenSequences | undefined): Fingerprint {
+  return {
+    version: VERSION,
+    tensors: model.checkpoint.headersSha256,
+    config: hashOf(model.config.text),
+    method: config.method,
+    methodOptions: JSON.stringify(config.methodOptions),
+    sparsity: String(config.sparsity),
+    pattern: formatPattern(config.pattern),
+    ignore: JSON.stringify(config.ignore),
+    propagation: config.propagation,
+    calibration: calibration?.sha256 ?? "none",
+    seqlen: String(config.seqlen),
+    device: `${device.kind}: ${device.description}`,
+  };
+}
+
+/** Prune one block, note it in the journal, and move the hidden states past it. */
+async function processBlock(run: Run, journal: Journal, block: BlockSpec): Promise<LayerReport[]> {
+  const started = performance.now();
+  const { context, model, output } = run;
+  stage(run, block, "read", 0);
+  const weights = await readBlockWeights(model.checkpoint, block);
+  const layers: LayerReport[] = [];
+  if (run.config.propagation === "group") {
+    for (const current of new Set(block.groups.map((group) => group.stage))) {
+      const groups = block.groups.filter((group) => group.stage === current);
+      layers.push(...(await pruneGroups(run, block, weights, groups)));
+    }
+  } else layers.push(...(await pruneGroups(run, block, weights, block.groups)));
+  await output.flush();
+  await journal.append({ block: block.index, sha256: await hashBlock(run, block), layers });
+  if (run.config.propagation !== "dense") await forwardBlock(run, block, weights);
+
+  const losses = layers.map((layer) => layer.loss);
+  context.emit({
+    type: "block",
+    block: block.index,
+    blocks: model.architecture.blocks.length,
+    zeros: layers.reduce((sum, layer) => sum + layer.zeros, 0),
+    elements: layers.reduce((sum, layer) => sum + layer.elements, 0),
+    loss: losses.includes(null) ? null : losses.reduce<number>((sum, loss) => sum + (loss ?? 0), 0),
+    seconds: (performance.now() - started) / 1000,
+    fraction: (block.index + 1) / model.architecture.blocks.length,
+  });
+  return layers;
+}
+
+/** Move the hidden states past a block that an earlier run finished, after checking that its bytes are still those. */
+async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry): Promise<void> {
+  const found = await hashBlock(run, block);
+  if (found !== entry.sha256) {
+    throw new CheckpointError("E_JOURNAL_HASH", `${run.output.partialDirectory}: the tensors of ${block.name} are not those the journal names.`, {
+      hint: "Something else changed the partial output; start again with --force.",
+      details: { block: block.index, expected: entry.sha256, found },
+    });
+  }
+  if (run.states === undefined) return;
+  stage(run, block, "replay", 0);
+  const { propagation } = run.config;
+  if (propagation === "dense") {
+    const weights = await readBlockWeights(run.model.checkpoint, block);
+    const statistics = await collect(run, block, weights, block.groups); // the very graph of the first run: its bits count
+    for (const group of statistics.values()) group[Symbol.dispose]();
+  } else {
+    await forwardBlock(run, block, await readBlockWeights(run.output.checkpoint, block));
+  }
+}
+
+/** Collect the statistics of some groups and solve their linears, in the order of the block. */
+async function pruneGroups(run: Run, block: BlockSpec, weights: Map<string, Float32Array>, groups: readonly InputGroup[]): Promise<LayerReport[]> {
+  const statistics = await collect(run, block, weights, groups);
+  try {
+    const layers: LayerReport[] = [];
+    for (const group of groups) {
+      const linears = group.linears.filter((linear) => run.selected.has(linear.name));
+      if (linears.length === 0) continue;
+      using grown = statistics.get(group.name);
+      const finished = (await grown?.finish()) ?? { tokenCount: 0, sequenceCount: 0 };
+      for (const linear of linears) {
+        throwIfStopped(run.context, true);
+        stage(run, block, linear.role.replace(/\.weight$/, ""), 0.5);
+        layers.push(await pruneLinear(run, linear, weights, finished));
+      }
+    }
+    return layers;
+  } finally {
+    for (const group of statistics.values()) group[Symbol.dispose]();
+  }
+}
+
+async function collect(
+  run: Run,
+  block: BlockSpec,
+  weights: Map<string, Float32Array>,
+  groups: readonly InputGroup[],
+): Promise<Map<string, GroupStatistics>> {
+  const { states, runner, device, batch, solver } = run;
+  if (states === undefined) return new Map();
+  const needed = groups.filter((group) => group.linears.some((linear) => run.selected.has(linear.name)));
+  return collectStatistics({
+    runner,
+    block,
+    weights,
+    states,
+    groups: needed,
+    needs: solver.needs,
+    device,
+    batch,
+    ...(run.config.propagation === "dense" ? { onHidden: (first, hidden) => states.write(first, hidden) } : {}),
+    onBatch: (done, total) => {
+      stage(run, block, "statistics", 0.5 * (done / total));
+      throwIfStopped(run.context, true);
+    },
+  });
+}
+
+/** Solve one linear, patch the output, and leave the weight as stored (rounded to its dtype) in `weights`. */
+async function pruneLinear(run: Run, linear: LinearSpec, weights: Map<string, Float32Array>, statistics: LayerStatistics): Promise<LayerReport> {
+  const started = performance.now();
+  const { device, output, solver, config } = run;
+  const { name, role, inFeatures, outFeatures, inputAxis } = linear;
+  const stored = lookUp(weights, role);
+  const dense = inputAxis === 1 ? stored : transposed(stored, inFeatures, outFeatures);
+  const weight = device.uploadMatrix(dense, outFeatures, inFeatures, name);
+  const { pattern, sparsity } = config;
+  const solution = await solver.solve({ name, inFeatures, outFeatures, weight, statistics, pattern, sparsity }, run.options, { device });
+  const values = await device.download({ matrix: solution.weight });
+  solution.weight[Symbol.dispose]();
+  solution.keepMask[Symbol.dispose]();
+  const tensor = `${name}.weight`;
+  const { overflowed } = await output.writeTensor(tensor, inputAxis === 1 ? values : transposed(values, outFeatures, inFeatures));
+  if (overflowed > 0) run.context.logger.warn(`${tensor}: ${overflowed} weights exceed the range of the stored type`, { tensor, overflowed });
+  await output.checkpoint.readTensor(tensor, stored); // later blocks must see the rounded weights
+  const loss = solution.loss ?? null;
+  return { name, zeros: countZeros(stored), elements: stored.length, loss, seconds: (performance.now() - started) / 1000 };
+}
+
+function countZeros(values: Float32Array): number {
+  let zeros = 0;
+  for (let i = 0; i < values.length; i++) if (values[i] === 0) zeros++;
+  return zeros;
+}
+
+/** Hidden states through a block whose weights are final. The last block's output is not needed. */
+async function forwardBlock(run: Run, block: BlockSpec, weights: Map<string, Float32Array>): Promise<void> {
+  const { states, runner, batch, model } = run;
+  if (states === undefined || block.index === model.architecture.blocks.length - 1) return;
+  for (let first = 0; first < states.sequences; first += batch) {
+    const count = Math.min(batch, states.sequences - first);
+    const input = await states.read(first, count);
+    const { hidden } = await runner.run(block, weights, input, count, states.tokens, { hidden: true, taps: undefined });
+    if (hidden !== undefined) await states.write(first, hidden);
+    stage(run, block, "forward", 0.5 + 0.5 * ((first + count) / states.sequences));
+    throwIfStopped(run.context, true);
+  }
+}
+
+async function hashBlock(run: Run, block: BlockSpec): Promise<string> {
+  const { checkpoint } = run.output;
+  const linears = block.groups.flatMap((group) => group.linears).filter((linear) => run.selected.has(linear.name));
+  const hashes: string[] = [];
+  for (const linear of linears) hashes.push(hashOf(await checkpoint.readBytes(`${linear.name}.weight`)));
+  return hashOf(hashes.join("\n"));
+}
+
+/** @param share how much of the block is done, 0..1 */
+function stage(run: Run, block: BlockSpec, name: string, share: number): void {
+  const blocks = run.model.architecture.blocks.length;
+  run.context.emit({ type: "stage", block: block.index, blocks, stage: name, fraction: (block.index + share) / blocks });
+}
+
+function report(
+  run: Run,
+  layers: readonly LayerReport[],
+  facts: { readonly started: number; readonly resumedBlocks: number; readonly calibration: TokenSequences | undefined },
+): RunReport {
+  const { config, device } = run;
+  const zeros = layers.reduce((sum, layer) => sum + layer.zeros, 0);
+  const elements = layers.reduce((sum, layer) => sum + layer.elements, 0);
+  const { calibration } = facts;
+  return {
+    schema: "prune.run/v1",
+    out: config.out,
+    model: config.model,
+    method: config.method,
+    pattern: formatPattern(config.pattern),
+    sparsity: { target: config.sparsity, achieved: zeros / elements },
+    seconds: (performance.now() - facts.started) / 1000,
+    peakRssBytes: process.resourceUsage().maxRSS * 1024,
+    device: `${device.kind} (${device.description})`,
+    calibration: calibration === undefined ? null : { sequences: calibration.sequences.length, seqlen: config.seqlen, sha256: calibration.sha256 },
+    resumedBlocks: facts.resumedBlocks,
+    layers,
+  };
+}

@@ -1,0 +1,28 @@
+/** `prune inspect`: which tensors of a checkpoint count as prunable, then their zeros. */
+import { openCheckpoint } from "../checkpoint/checkpoint.js";
+import { isFloatDtype } from "../checkpoint/dtype.js";
+import type { InspectionReport } from "../driver/contract.js";
+import { prunableLinears } from "../model/architecture.js";
+import { readModelConfig } from "../model/config.js";
+import { FAMILIES } from "../model/families/registry.js";
+import { inspectCheckpoint } from "./inspect.js";
+
+/**
+ * Count zeros in a checkpoint directory. Of a model whose family is not known every float matrix inside a numbered
+ * block counts as prunable, which is what families say of theirs too.
+ */
+export async function inspectModel(directory: string): Promise<InspectionReport> {
+  const config = await readModelConfig(directory);
+  await using checkpoint = await openCheckpoint(directory);
+  const family = FAMILIES.find((candidate) => candidate.modelTypes.includes(config.modelType));
+  const prunable = new Map<string, { readonly inputAxis: 0 | 1 }>();
+  if (family !== undefined) {
+    const architecture = family.describe(config, (name) => checkpoint.has(name));
+    for (const { name, inputAxis } of prunableLinears(architecture)) prunable.set(`${name}.weight`, { inputAxis });
+  } else {
+    for (const [name, { dtype, shape }] of checkpoint.tensors) {
+      if (isFloatDtype(dtype) && shape.length === 2 && /\.\d+\..*weight$/.test(name)) prunable.set(name, { inputAxis: 1 });
+    }
+  }
+  return inspectCheckpoint(checkpoint, prunable);
+}

@@ -1,0 +1,114 @@
+/** Input that cannot be used is refused before any work, by an error that names it, and nothing is written. */
+import assert from "node:assert/strict";
+import { cp, readFile, readdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test, type TestContext } from "node:test";
+import { encodeHeader } from "../../src/checkpoint/header.js";
+import type { RunConfig } from "../../src/driver/contract.js";
+import { planRun } from "../../src/driver/plan.js";
+import { pruneModel } from "../../src/driver/prune-model.js";
+import { PruneError } from "../../src/errors.js";
+import { parsePattern } from "../../src/sparsity/pattern.js";
+import { createTestContext } from "../helpers/engine.js";
+import { repositoryPath } from "../helpers/paths.js";
+import { demoRun, scratchDirectory } from "../helpers/runs.js";
+
+interface Refusal {
+  readonly code: string;
+  /** What the message must name. */
+  readonly names: readonly (string | RegExp)[];
+}
+
+async function assertRefused(t: TestContext, config: Partial<RunConfig>, refusal: Refusal, out?: string): Promise<void> {
+  const directory = await scratchDirectory(t);
+  const run = demoRun(out ?? join(directory, "out"), config);
+  const before = await readdir(run.model);
+  await assert.rejects(pruneModel(run, createTestContext()), (error: unknown) => {
+    assert.ok(error instanceof PruneError, String(error));
+    assert.equal(error.code, refusal.code, error.message);
+    const said = `${error.message} ${error.hint ?? ""}`;
+    for (const name of refusal.names) assert.match(said, name instanceof RegExp ? name : new RegExp(name.replace(/[[\]().]/g, "\\$&")));
+    assert.ok(error.hint !== undefined, `no hint: ${error.message}`);
+    return true;
+  });
+  assert.deepEqual(await readdir(directory), [], "something was written");
+  assert.deepEqual(await readdir(run.model), before, "something was written into the model");
+}
+
+/** A copy of the demo model with another config. */
+async function changedModel(t: TestContext, change: (config: Record<string, unknown>) => void): Promise<string> {
+  const directory = join(await scratchDirectory(t), "model");
+  await cp(repositoryPath("models/demo"), directory, { recursive: true });
+  const config = JSON.parse(await readFile(join(directory, "config.json"), "utf8")) as Record<string, unknown>;
+  change(config);
+  await writeFile(join(directory, "config.json"), JSON.stringify(config));
+  return directory;
+}
+
+test("an unknown architecture is named, with the known ones", async (t) => {
+  const model = await changedModel(t, (config) => (config["model_type"] = "mystery"));
+  await assertRefused(t, { model }, { code: "E_ARCHITECTURE", names: ["mystery", "llama"] });
+});
+
+test("missing tensors are all named at once", async (t) => {
+  const model = await changedModel(t, (config) => (config["num_hidden_layers"] = 7));
+  await assertRefused(t, { model }, { code: "E_TENSORS", names: ["model.layers.6.self_attn.q_proj.weight is missing", "model.layers.6.mlp.down_proj.weight is missing"] });
+});
+
+test("a shape that contradicts config.json is refused with both values", async (t) => {
+  const model = await changedModel(t, (config) => (config["intermediate_size"] = 512));
+  await assertRefused(t, { model }, { code: "E_TENSORS", names: ["mlp.gate_proj.weight", "[704, 256]", "[512, 256]"] });
+});
+
+test("a config value of the wrong kind is named", async (t) => {
+  const model = await changedModel(t, (config) => (config["hidden_size"] = "wide"));
+  await assertRefused(t, { model }, { code: "E_CONFIG", names: ["hidden_size", "wide"] });
+});
+
+test("an N:M pattern that does not divide a width names the width and a linear", async (t) => {
+  await assertRefused(t, { pattern: parsePattern("2:3"), sparsity: 1 / 3 }, { code: "E_SELECTION", names: ["2:3", "256 and 704", "q_proj", "--ignore"] });
+});
+
+test("an ignore pattern that matches nothing is an error", async (t) => {
+  await assertRefused(t, { ignore: ["*.down_porj"] }, { code: "E_SELECTION", names: ["*.down_porj".replace("*", "\\*")] });
+});
+
+test("a token id beyond the vocabulary is refused with id and size", async (t) => {
+  const directory = await scratchDirectory(t);
+  const header = encodeHeader([{ name: "ids", dtype: "I32", shape: [4, 64], byteLength: 1024 }]);
+  const ids = new Int32Array(256).fill(7);
+  ids[70] = 4096;
+  const file = join(directory, "ids.safetensors");
+  await writeFile(file, Buffer.concat([header.bytes, new Uint8Array(ids.buffer)]));
+  await assertRefused(t, { calibration: { file } }, { code: "E_TOKEN_ID", names: ["4096"] });
+});
+
+test("calibration text shorter than one window is refused with both lengths", async (t) => {
+  const file = join(await scratchDirectory(t), "short.txt");
+  await writeFile(file, "Too short a text.");
+  await assertRefused(t, { calibration: { file } }, { code: "E_TEXT_TOO_SHORT", names: [/\b64\b/] });
+});
+
+test("a method that needs calibration says so", async (t) => {
+  await assertRefused(t, { calibration: undefined }, { code: "E_CALIBRATION_MISSING", names: ["wanda", "--calibration"] });
+});
+
+test("an output inside the input is refused", async (t) => {
+  const model = await changedModel(t, () => undefined);
+  await assertRefused(t, { model }, { code: "E_OUTPUT_OVERLAPS", names: ["pruned"] }, join(model, "pruned"));
+});
+
+test("resuming what was never started is refused", async (t) => {
+  await assertRefused(t, { resume: true }, { code: "E_NOTHING_TO_RESUME", names: ["--resume"] });
+});
+
+test("a dry run lists unmatched patterns instead of failing, counts exactly, and writes nothing", async (t) => {
+  const directory = await scratchDirectory(t);
+  const plan = await planRun(demoRun(join(directory, "out"), { ignore: ["model.layers.0.*", "nothing"] }), createTestContext());
+  assert.equal(plan.linears, 35);
+  assert.equal(plan.ignored.length, 7);
+  assert.deepEqual(plan.unmatchedPatterns, ["nothing"]);
+  assert.equal(plan.prunableElements, (4423680 / 6) * 5);
+  assert.ok(plan.peakMemoryBytes > 0 && plan.estimatedSeconds > 0 && plan.bytesToRead > 10e6);
+  assert.deepEqual(await readdir(directory), []);
+});

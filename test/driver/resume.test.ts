@@ -1,0 +1,115 @@
+/**
+ * A killed run is resumed to the same bytes. The command is killed with SIGKILL as soon as its journal says that block
+ * k is finished, for every k, so whatever it was doing after that is cut off at an arbitrary point.
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { readFile, readdir, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { test } from "node:test";
+import { repositoryPath } from "../helpers/paths.js";
+import { scratchDirectory } from "../helpers/runs.js";
+
+const BLOCKS = 6;
+
+function command(out: string, extra: readonly string[] = []): string[] {
+  const calibration = `${repositoryPath("test/fixtures/models/demo-self.safetensors")}#calib`;
+  const argv = [repositoryPath("bin/prune.js"), "run", "--model", repositoryPath("models/demo"), "--method", "sparsegpt"];
+  argv.push("--sparsity", "0.6", "--calibration", calibration, "--nsamples", "8", "--seqlen", "128", "--device", "cpu", "--out", out, "--json");
+  return [...argv, ...extra];
+}
+
+async function run(argv: readonly string[]): Promise<{ readonly status: number | null; readonly stdout: string; readonly stderr: string }> {
+  const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"] });
+  let [stdout, stderr] = ["", ""];
+  child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+  child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  const status = await new Promise<number | null>((resolve) => child.on("close", resolve));
+  return { status, stdout, stderr };
+}
+
+/** Run until the journal holds `blocks` finished blocks, then kill without warning. */
+async function runAndKill(argv: readonly string[], journal: string, blocks: number, signal: NodeJS.Signals): Promise<number | null> {
+  const child = spawn(process.execPath, argv, { stdio: "ignore" });
+  const closed = new Promise<number | null>((resolve) => child.on("close", resolve));
+  for (;;) {
+    const lines = existsSync(journal) ? readFileSync(journal, "utf8").split("\n").length - 1 : 0;
+    if (lines >= blocks + 1) break;
+    assert.equal(child.exitCode, null, `the run ended before block ${blocks} was finished`);
+    await sleep(5);
+  }
+  child.kill(signal);
+  return closed;
+}
+
+async function contentsOf(directory: string): Promise<Record<string, string>> {
+  const contents: Record<string, string> = {};
+  for (const name of (await readdir(directory)).sort()) {
+    contents[name] = createHash("sha256").update(await readFile(join(directory, name))).digest("hex");
+  }
+  return contents;
+}
+
+test("killed after any block, a resumed run gives the bytes of an uninterrupted one", { timeout: 300_000 }, async (t) => {
+  const directory = await scratchDirectory(t);
+  const whole = join(directory, "whole");
+  const reference = await run(command(whole));
+  assert.equal(reference.status, 0, reference.stderr);
+  const expected = await contentsOf(whole);
+  assert.ok(expected["model.safetensors"] !== undefined && expected["journal.jsonl"] === undefined);
+  const expectedLayers = (JSON.parse(reference.stdout) as { layers: { name: string; zeros: number; loss: number }[] }).layers;
+
+  for (let blocks = 0; blocks < BLOCKS; blocks++) {
+    const out = join(directory, `killed-${blocks}`);
+    await runAndKill(command(out), join(`${out}.partial`, "journal.jsonl"), blocks, "SIGKILL");
+    assert.ok(!existsSync(out), "a killed run must not leave something under the real name");
+    const resumed = await run(command(out, ["--resume"]));
+    assert.equal(resumed.status, 0, resumed.stderr);
+    assert.deepEqual(await contentsOf(out), expected, `killed after ${blocks} blocks`);
+    assert.ok(!existsSync(`${out}.partial`));
+    const document = JSON.parse(resumed.stdout) as { resumedBlocks: number; layers: typeof expectedLayers };
+    assert.ok(document.resumedBlocks >= blocks && document.resumedBlocks <= blocks + 1);
+    const facts = ({ name, zeros, loss }: (typeof expectedLayers)[number]): unknown[] => [name, zeros, loss];
+    assert.deepEqual(document.layers.map(facts), expectedLayers.map(facts));
+  }
+});
+
+test("SIGTERM stops between steps with exit code 75, and the run can be resumed", { timeout: 120_000 }, async (t) => {
+  const out = join(await scratchDirectory(t), "out");
+  const status = await runAndKill(command(out), join(`${out}.partial`, "journal.jsonl"), 1, "SIGTERM");
+  assert.equal(status, 75);
+  assert.ok(existsSync(`${out}.partial`) && !existsSync(out));
+  const again = await run(command(out));
+  assert.equal(again.status, 2, "without --resume or --force a partial output is in the way");
+  assert.match(again.stdout, /E_PARTIAL_EXISTS/);
+  const resumed = await run(command(out, ["--resume"]));
+  assert.equal(resumed.status, 0, resumed.stderr);
+});
+
+test("a resume with other options, or over a changed output, is refused", { timeout: 120_000 }, async (t) => {
+  const out = join(await scratchDirectory(t), "out");
+  const partial = `${out}.partial`;
+  await runAndKill(command(out), join(partial, "journal.jsonl"), 2, "SIGKILL");
+  const other = await run(command(out, ["--resume", "--damping", "0.02"]));
+  assert.equal(other.status, 2);
+  assert.match(other.stdout, /E_FINGERPRINT/);
+  assert.match(other.stdout, /methodOptions/);
+
+  const shard = join(partial, "model.safetensors");
+  const bytes = await readFile(shard);
+  const { size } = await stat(shard);
+  const header = Number(bytes.readBigUInt64LE(0));
+  const { data_offsets: offsets } = (JSON.parse(bytes.subarray(8, 8 + header).toString("utf8")) as Record<string, { data_offsets: [number, number] }>)[
+    "model.layers.0.mlp.up_proj.weight"
+  ] as { data_offsets: [number, number] };
+  const at = 8 + header + offsets[0];
+  assert.ok(at < size);
+  bytes[at] = (bytes[at] ?? 0) ^ 0x55;
+  await writeFile(shard, bytes);
+  const changed = await run(command(out, ["--resume"]));
+  assert.equal(changed.status, 4);
+  assert.match(changed.stdout, /E_JOURNAL_HASH/);
+});

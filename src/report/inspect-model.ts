@@ -24,5 +24,5 @@ export async function inspectModel(directory: string): Promise<InspectionReport>
       if (isFloatDtype(dtype) && shape.length === 2 && /\.\d+\..*weight$/.test(name)) prunable.set(name, { inputAxis: 1 });
     }
   }
-  return inspectCheckpoint(checkpoint, prunable);
+  return await inspectCheckpoint(checkpoint, prunable);
 }

@@ -1,0 +1,326 @@
+/**
+ * A checkpoint directory for reading: one model.safetensors, or shards with their index.
+ *
+ * Every header is read and checked on opening; data is read by byte range and only on demand. A 16-bit tensor is widened
+ * piece by piece while the next piece is being read, so it is never held whole beside its f32 form. Nothing is cached:
+ * whoever needs a tensor twice keeps it.
+ */
+import { createHash } from "node:crypto";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { CheckpointError } from "../errors.js";
+import { isFloatDtype, widen, type FloatDtype } from "./dtype.js";
+import { asPruneError, fileErrorCode } from "./file-errors.js";
+import { nearestName } from "./nearest-name.js";
+import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
+import { ShardFile } from "./shard-file.js";
+import { checkShardIndex, INDEX_FILE, INDEX_SIZE_CAP, parseShardIndex, type ShardIndex } from "./sharded-index.js";
+import { quoteName } from "./strict-json.js";
+
+export const SINGLE_FILE = "model.safetensors";
+
+export interface TensorInfo {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  /** Shard file name. */
+  readonly file: string;
+  /** Absolute position in the file. */
+  readonly offset: number;
+  readonly byteLength: number;
+}
+
+export interface Checkpoint extends AsyncDisposable {
+  /** Absolute path. */
+  readonly directory: string;
+  /** Shard file names, in the order of the index. */
+  readonly shards: readonly string[];
+  /** Shard after shard, each in the order of its data. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** sha256 over names, sizes and headers of all shards: equal for checkpoints of the same layout. */
+  readonly headersSha256: string;
+  /** Bytes read so far, headers included. */
+  readonly bytesRead: number;
+  has(name: string): boolean;
+  /** @throws CheckpointError `E_TENSOR_MISSING` with the nearest existing name as a hint */
+  info(name: string): TensorInfo;
+  /**
+   * A whole float tensor, widened to f32, row-major.
+   * @param out receives the elements; must hold exactly as many
+   * @throws CheckpointError `E_TENSOR_MISSING`, `E_TENSOR_DTYPE` for anything but F32, F16 and BF16
+   */
+  readTensor(name: string, out?: Float32Array): Promise<Float32Array>;
+  /** Rows [firstRow, firstRow + rows) of a 2-D float tensor, widened to f32, [rows, columns]. */
+  readRows(name: string, firstRow: number, rows: number, out?: Float32Array): Promise<Float32Array>;
+  /** Stored bytes [begin, end) of a tensor of any dtype; the whole tensor by default. */
+  readBytes(name: string, begin?: number, end?: number, out?: Uint8Array): Promise<Uint8Array>;
+}
+
+/**
+ * Open a checkpoint and check every header, and the index against the shards.
+ *
+ * @throws CheckpointError that names file, tensor and value: `E_CHECKPOINT_MISSING` (no directory), `E_NO_SAFETENSORS`,
+ *   `E_FILE_MISSING`, `E_FILE_TRUNCATED`, and the codes of the header and of the index
+ */
+export async function openCheckpoint(directory: string): Promise<Checkpoint> {
+  return OpenCheckpoint.open(directory, "r");
+}
+
+/** The implementation; `output.ts` opens its clone for writing with it. */
+export class OpenCheckpoint implements Checkpoint {
+  readonly directory: string;
+  readonly shards: readonly string[];
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  readonly headersSha256: string;
+  readonly files: ReadonlyMap<string, ShardFile>;
+  readonly #pool = new BufferPool();
+
+  private constructor(directory: string, files: readonly ShardFile[]) {
+    this.directory = directory;
+    this.shards = files.map((file) => file.name);
+    this.files = new Map(files.map((file) => [file.name, file]));
+    this.tensors = indexTensors(files);
+    this.headersSha256 = hashHeaders(files);
+  }
+
+  static async open(directory: string, flags: "r" | "r+"): Promise<OpenCheckpoint> {
+    const absolute = resolve(directory);
+    const index = await findShards(absolute);
+    const names = index === undefined ? [SINGLE_FILE] : index.shards;
+    const files: ShardFile[] = [];
+    try {
+      for (const name of names) files.push(await ShardFile.open(absolute, name, flags));
+      if (index !== undefined) {
+        const held = new Map(files.map((file) => [file.name, file.header.tensors.map((tensor) => tensor.name)]));
+        checkShardIndex(index, held, join(absolute, INDEX_FILE));
+      }
+      return new OpenCheckpoint(absolute, files);
+    } catch (error) {
+      await Promise.all(files.map((file) => file.close()));
+      throw error;
+    }
+  }
+
+  get bytesRead(): number {
+    let sum = 0;
+    for (const file of this.files.values()) sum += file.bytesRead;
+    return sum;
+  }
+
+  has(name: string): boolean {
+    return this.tensors.has(name);
+  }
+
+  info(name: string): TensorInfo {
+    const info = this.tensors.get(name);
+    if (info !== undefined) return info;
+    const nearest = nearestName(name, this.tensors.keys());
+    throw new CheckpointError("E_TENSOR_MISSING", `${this.directory}: tensor ${quoteName(name)} is in no shard.`, {
+      hint:
+        nearest === undefined
+          ? "The checkpoint is incomplete, or config.json names another architecture than the tensors are of."
+          : `The nearest name is ${quoteName(nearest)}; config.json may name another architecture than the tensors are of.`,
+      details: { tensor: name, nearest },
+    });
+  }
+
+  async readTensor(name: string, out?: Float32Array): Promise<Float32Array> {
+    const info = this.info(name);
+    return this.#readFloats(info, 0, elementsOf(info), out);
+  }
+
+  async readRows(name: string, firstRow: number, rows: number, out?: Float32Array): Promise<Float32Array> {
+    const info = this.info(name);
+    const [height, width] = info.shape;
+    if (info.shape.length !== 2) {
+      throw new CheckpointError(
+        "E_TENSOR_SHAPE",
+        `${info.file}: tensor ${quoteName(name)} has shape [${info.shape.join(", ")}]; expected a matrix.`,
+        {
+          hint: "config.json may name another architecture than the tensors are of.",
+          details: { tensor: name, shape: info.shape },
+        },
+      );
+    }
+    if (
+      !Number.isSafeInteger(firstRow) ||
+      !Number.isSafeInteger(rows) ||
+      firstRow < 0 ||
+      rows < 0 ||
+      firstRow + rows > height
+    ) {
+      throw new RangeError(`${name}: rows ${firstRow} to ${firstRow + rows} are outside its ${height} rows.`);
+    }
+    return this.#readFloats(info, firstRow * width, rows * width, out);
+  }
+
+  async readBytes(name: string, begin?: number, end?: number, out?: Uint8Array): Promise<Uint8Array> {
+    const info = this.info(name);
+    const first = begin ?? 0;
+    const last = end ?? info.byteLength;
+    if (
+      !Number.isSafeInteger(first) ||
+      !Number.isSafeInteger(last) ||
+      first < 0 ||
+      first > last ||
+      last > info.byteLength
+    ) {
+      throw new RangeError(`${name}: bytes ${first} to ${last} are outside its ${info.byteLength} bytes.`);
+    }
+    const bytes = out ?? new Uint8Array(last - first);
+    if (bytes.byteLength !== last - first)
+      throw new RangeError(`${name}: out holds ${bytes.byteLength} bytes, not ${last - first}.`);
+    await this.fileOf(info).read(bytes, info.offset + first);
+    return bytes;
+  }
+
+  /** The open file that holds a tensor. */
+  fileOf(info: TensorInfo): ShardFile {
+    const file = this.files.get(info.file);
+    if (file === undefined) throw new RangeError(`${info.file} is not a shard of ${this.directory}.`);
+    return file;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.files.values()].map((file) => file.close()));
+  }
+
+  async #readFloats(
+    info: TensorInfo,
+    first: number,
+    count: number,
+    out: Float32Array | undefined,
+  ): Promise<Float32Array> {
+    const dtype = requireFloat(info);
+    const values = out ?? new Float32Array(count);
+    if (values.length !== count)
+      throw new RangeError(`${info.name}: out holds ${values.length} elements, not ${count}.`);
+    const file = this.fileOf(info);
+    if (dtype === "F32") {
+      await file.read(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), info.offset + 4 * first);
+    } else {
+      await this.#readHalves(file, dtype, info.offset + 2 * first, values);
+    }
+    return values;
+  }
+
+  /** Widen one piece while the next is being read into the other buffer. */
+  async #readHalves(file: ShardFile, dtype: "F16" | "BF16", position: number, values: Float32Array): Promise<void> {
+    const perPiece = PIECE_BYTES / 2;
+    const buffers = [this.#pool.take(), this.#pool.take()] as const;
+    const startRead = async (first: number, buffer: Uint8Array): Promise<Uint8Array> => {
+      const bytes = buffer.subarray(0, 2 * Math.min(perPiece, values.length - first));
+      await file.read(bytes, position + 2 * first);
+      return bytes;
+    };
+    try {
+      let reading = startRead(0, buffers[0]);
+      for (let first = 0, piece = 0; first < values.length; first += perPiece, piece++) {
+        const bytes = await reading;
+        const next = first + perPiece;
+        if (next < values.length) reading = startRead(next, buffers[piece % 2 === 0 ? 1 : 0]);
+        widen(bytes, dtype, values.subarray(first, first + bytes.byteLength / 2));
+      }
+      await reading;
+    } finally {
+      for (const buffer of buffers) this.#pool.give(buffer);
+    }
+  }
+}
+
+/** Elements of a tensor: the product of its dimensions. */
+export function elementsOf(info: Pick<TensorInfo, "shape">): number {
+  return info.shape.reduce((product, dimension) => product * dimension, 1);
+}
+
+/** @throws CheckpointError `E_TENSOR_DTYPE` when the program does not compute with the tensor's dtype */
+export function requireFloat(info: TensorInfo): FloatDtype {
+  if (isFloatDtype(info.dtype)) return info.dtype;
+  throw new CheckpointError(
+    "E_TENSOR_DTYPE",
+    `${info.file}: tensor ${quoteName(info.name)} is ${quoteName(info.dtype)}; expected F32, F16 or BF16.`,
+    {
+      hint: "Convert the checkpoint to BF16 first (quantised weights must be dequantised); pruning comes before quantisation.",
+      details: { file: info.file, tensor: info.name, dtype: info.dtype },
+    },
+  );
+}
+
+function indexTensors(files: readonly ShardFile[]): ReadonlyMap<string, TensorInfo> {
+  const tensors = new Map<string, TensorInfo>();
+  for (const { name: file, header } of files) {
+    for (const { name, dtype, shape, begin, end } of header.tensors) {
+      tensors.set(name, { name, dtype, shape, file, offset: header.dataOffset + begin, byteLength: end - begin });
+    }
+  }
+  return tensors;
+}
+
+function hashHeaders(files: readonly ShardFile[]): string {
+  const hash = createHash("sha256");
+  for (const { name, sizeBytes, headerBytes } of files) {
+    hash.update(`${JSON.stringify([name, sizeBytes, headerBytes.byteLength])}\n`).update(headerBytes);
+  }
+  return hash.digest("hex");
+}
+
+/** The index, or undefined for a single file, which loaders prefer where both exist. */
+async function findShards(directory: string): Promise<ShardIndex | undefined> {
+  if (!(await isDirectory(directory))) {
+    throw new CheckpointError("E_CHECKPOINT_MISSING", `${directory}: no such directory.`, {
+      hint: "Give the directory that holds config.json and model.safetensors.",
+      details: { directory },
+    });
+  }
+  if ((await sizeOf(join(directory, SINGLE_FILE))) !== undefined) return undefined;
+  const path = join(directory, INDEX_FILE);
+  const size = await sizeOf(path);
+  if (size === undefined) throw await noSafetensors(directory);
+  if (size > INDEX_SIZE_CAP) {
+    throw new CheckpointError("E_INDEX_INVALID", `${path}: ${size} bytes; at most ${INDEX_SIZE_CAP} are read.`, {
+      hint: "The index is damaged: download it again.",
+      details: { file: path, size, limit: INDEX_SIZE_CAP },
+    });
+  }
+  try {
+    return parseShardIndex(await readFile(path), path);
+  } catch (cause) {
+    throw asPruneError(cause, path);
+  }
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (cause) {
+    if (fileErrorCode(cause) === "ENOENT" || fileErrorCode(cause) === "ENOTDIR") return false;
+    throw asPruneError(cause, path);
+  }
+}
+
+/** Bytes of a regular file, or undefined when there is none of that name. */
+async function sizeOf(path: string): Promise<number | undefined> {
+  try {
+    const found = await stat(path);
+    return found.isFile() ? found.size : undefined;
+  } catch (cause) {
+    if (fileErrorCode(cause) === "ENOENT") return undefined;
+    throw asPruneError(cause, path);
+  }
+}
+
+async function noSafetensors(directory: string): Promise<CheckpointError> {
+  const names = (await readdir(directory)).sort();
+  const hint = (): string => {
+    const other = names.find((name) => /\.(bin|pt|pth|gguf|h5|msgpack|onnx)$/i.test(name));
+    const shard = names.find((name) => name.endsWith(".safetensors"));
+    if (shard !== undefined)
+      return `${quoteName(shard)} is there, but ${INDEX_FILE}, which lists the shards, is missing.`;
+    if (other === undefined) return "Give the directory that holds config.json and model.safetensors.";
+    return `Only ${quoteName(other)} is there: convert the checkpoint to safetensors first (transformers: save_pretrained).`;
+  };
+  return new CheckpointError("E_NO_SAFETENSORS", `${directory}: neither ${SINGLE_FILE} nor ${INDEX_FILE} is there.`, {
+    hint: hint(),
+    details: { directory },
+  });
+}

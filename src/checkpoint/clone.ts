@@ -1,0 +1,121 @@
+/**
+ * Cloning a checkpoint directory, and making the clone durable.
+ *
+ * Copies are reflinks where the file system can, so a clone costs no space and no time there. Each file appears under
+ * its name only when it is whole.
+ */
+import { chmod, constants, copyFile, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { PruneError, ResourceError } from "../errors.js";
+import type { ClonePlan, PlannedFile } from "./clone-plan.js";
+import { asPruneError, fileErrorCode } from "./file-errors.js";
+
+/** Says that the clone is complete and on the disk; without it a resume clones again. */
+export const CLONE_MARKER = "clone-complete";
+
+/**
+ * Copy the planned files into a new directory; what was copied is removed again when that fails.
+ * @throws ResourceError `E_DISK_FULL`; CheckpointError when a file cannot be read
+ */
+export async function clone(plan: ClonePlan, target: string): Promise<void> {
+  await mkdir(target);
+  try {
+    for (const directory of plan.directories) await mkdir(join(target, directory));
+    for (const file of plan.files) await copyWhole(file, join(target, file.path));
+  } catch (error) {
+    await rm(target, { recursive: true, force: true });
+    if (!(error instanceof ResourceError)) throw error;
+    throw new ResourceError(error.code, error.message, {
+      hint: "Free some space or choose another --out; nothing was left behind.",
+      details: error.details,
+      cause: error,
+    });
+  }
+}
+
+async function copyWhole(file: PlannedFile, target: string): Promise<void> {
+  const unfinished = `${target}.cloning`;
+  try {
+    await copyFile(file.realPath, unfinished, constants.COPYFILE_FICLONE);
+    // Sources are often read-only (caches, shared storage) and copies inherit that.
+    await chmod(unfinished, (await stat(unfinished)).mode | 0o600);
+    await rename(unfinished, target);
+  } catch (cause) {
+    throw asPruneError(cause, target);
+  }
+}
+
+/** What the marker records: which layout was cloned. */
+export interface CloneMarker {
+  readonly headersSha256: string;
+}
+
+/**
+ * Force all files of a clone to the disk, then write the marker.
+ * @param signal aborts between files; the marker is then not written
+ */
+export async function sealClone(
+  plan: ClonePlan,
+  target: string,
+  marker: CloneMarker,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const { path } of plan.files) {
+    signal.throwIfAborted();
+    await syncPath(join(target, path), "r+");
+  }
+  for (const directory of ["", ...plan.directories]) await syncDirectory(join(target, directory));
+  signal.throwIfAborted();
+  const unfinished = join(target, `${CLONE_MARKER}.tmp`);
+  try {
+    const file = await open(unfinished, "w");
+    try {
+      await file.writeFile(`${JSON.stringify(marker)}\n`);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(unfinished, join(target, CLONE_MARKER));
+  } catch (cause) {
+    throw asPruneError(cause, unfinished);
+  }
+  await syncDirectory(target);
+}
+
+/** The marker of a clone, or undefined when there is none or it is torn. */
+export async function readMarker(target: string): Promise<CloneMarker | undefined> {
+  const path = join(target, CLONE_MARKER);
+  try {
+    const value: unknown = JSON.parse(await readFile(path, "utf8"));
+    if (typeof value !== "object" || value === null || !("headersSha256" in value)) return undefined;
+    return typeof value.headersSha256 === "string" ? { headersSha256: value.headersSha256 } : undefined;
+  } catch (cause) {
+    if (cause instanceof SyntaxError || fileErrorCode(cause) === "ENOENT") return undefined;
+    throw asPruneError(cause, path);
+  }
+}
+
+/** Make renames inside a directory durable, where the system can. */
+export async function syncDirectory(path: string): Promise<void> {
+  try {
+    await syncPath(path, "r");
+  } catch (cause) {
+    if (cause instanceof PruneError && process.platform !== "win32") throw cause;
+    const code = fileErrorCode(cause);
+    // Windows cannot open directories, and some file systems cannot sync them.
+    if (process.platform !== "win32" && code !== "EINVAL" && code !== "ENOTSUP" && code !== "EISDIR") throw cause;
+  }
+}
+
+async function syncPath(path: string, flags: "r" | "r+"): Promise<void> {
+  try {
+    const file = await open(path, flags);
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  } catch (cause) {
+    throw asPruneError(cause, path);
+  }
+}

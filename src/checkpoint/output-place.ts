@@ -1,0 +1,169 @@
+/**
+ * Where a run may write: checks of OUT and OUT.partial before anything is created, all on real paths.
+ */
+import { access, constants, lstat, realpath, stat, statfs } from "node:fs/promises";
+import { homedir } from "node:os";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
+import { ConfigError, ResourceError, UsageError } from "../errors.js";
+import { asPruneError, fileErrorCode } from "./file-errors.js";
+
+export interface OutputPlace {
+  /** OUT, absolute; its parent's links are resolved. */
+  readonly out: string;
+  /** OUT.partial. */
+  readonly partial: string;
+  /** The directory of both. */
+  readonly parent: string;
+  readonly outExists: boolean;
+  readonly partialExists: boolean;
+}
+
+/** Room left beside the clone for the journal, the report and the file system's own blocks. */
+export const SPARE_BYTES = 4 << 20;
+
+/**
+ * Check that OUT can be taken.
+ *
+ * @throws UsageError `E_OUTPUT_PARENT`, `E_OUTPUT_EXISTS`, `E_PARTIAL_EXISTS`, `E_NOTHING_TO_RESUME`
+ */
+export async function checkPlace(options: {
+  readonly out: string;
+  readonly force: boolean;
+  readonly resume: boolean;
+}): Promise<OutputPlace> {
+  const { force, resume } = options;
+  const wanted = resolve(options.out);
+  const parent = await realParent(dirname(wanted));
+  const out = join(parent, basename(wanted));
+  const partial = `${out}.partial`;
+  const [outKind, partialKind] = [await kindOf(out), await kindOf(partial)];
+  if (outKind === "file") {
+    throw new UsageError("E_OUTPUT_EXISTS", `--out: ${out} is a file; expected a directory that does not exist yet.`, {
+      hint: "Choose another --out; --force replaces directories only.",
+      details: { out },
+    });
+  }
+  if (outKind !== undefined) await requireReplaceable(out, force);
+  if (partialKind !== undefined && !resume && !force) {
+    throw new UsageError(
+      "E_PARTIAL_EXISTS",
+      `--out: ${partial} exists: an earlier run was interrupted or is still at work.`,
+      {
+        hint: "Go on with --resume, or start again with --force.",
+        details: { partial },
+      },
+    );
+  }
+  if (resume && partialKind !== "directory") {
+    const found = partialKind === undefined ? "does not exist" : `is a ${partialKind}`;
+    throw new UsageError(
+      "E_NOTHING_TO_RESUME",
+      `--resume: ${partial} ${found}; expected the directory of an interrupted run.`,
+      {
+        hint: "Run without --resume, or check --out.",
+        details: { partial },
+      },
+    );
+  }
+  return { out, partial, parent, outExists: outKind !== undefined, partialExists: partialKind !== undefined };
+}
+
+async function realParent(path: string): Promise<string> {
+  const refuse = (problem: string): UsageError =>
+    new UsageError("E_OUTPUT_PARENT", `--out: ${path} ${problem}; expected an existing, writable directory.`, {
+      hint: "Create it, or choose another --out.",
+      details: { parent: path },
+    });
+  try {
+    const real = await realpath(path);
+    if (!(await stat(real)).isDirectory()) throw refuse("is not a directory");
+    await access(real, constants.W_OK | constants.X_OK);
+    return real;
+  } catch (cause) {
+    const code = fileErrorCode(cause);
+    if (code === "ENOENT" || code === "ENOTDIR") throw refuse("does not exist");
+    if (code === "EACCES" || code === "EPERM" || code === "EROFS") throw refuse("is not writable");
+    throw cause;
+  }
+}
+
+async function kindOf(path: string): Promise<"directory" | "link" | "file" | undefined> {
+  try {
+    const found = await lstat(path);
+    return found.isDirectory() ? "directory" : found.isSymbolicLink() ? "link" : "file";
+  } catch (cause) {
+    if (fileErrorCode(cause) === "ENOENT") return undefined;
+    throw asPruneError(cause, path);
+  }
+}
+
+/** `--force` deletes OUT in the end, so a slip such as `--out ~` must not pass. */
+async function requireReplaceable(out: string, force: boolean): Promise<void> {
+  if (!force) {
+    throw new UsageError("E_OUTPUT_EXISTS", `--out: ${out} exists; it is never overwritten unasked.`, {
+      hint: "Choose another --out, or replace it with --force.",
+      details: { out },
+    });
+  }
+  for (const [place, name] of [
+    [process.cwd(), "the working directory"],
+    [homedir(), "the home directory"],
+  ] as const) {
+    if (!isInside(await realpath(place).catch(() => place), out)) continue;
+    throw new UsageError("E_OUTPUT_EXISTS", `--out: ${out} is or contains ${name}; --force will not delete it.`, {
+      hint: "Choose another --out.",
+      details: { out, place },
+    });
+  }
+}
+
+/** Whether `path` is `directory` or below it; both absolute and real. */
+export function isInside(path: string, directory: string): boolean {
+  const between = relative(directory, path);
+  return (
+    between === "" || (between !== ".." && !between.startsWith(`..${sep}`) && resolve(directory, between) === path)
+  );
+}
+
+/**
+ * Refuse an output that overlaps the input: writing or replacing one would destroy the other.
+ *
+ * @param inputs real paths of the input directory and of every file it links to
+ * @throws ConfigError `E_OUTPUT_OVERLAPS`
+ */
+export async function checkDisjoint(place: OutputPlace, directory: string, inputs: readonly string[]): Promise<void> {
+  const refuse = (problem: string): ConfigError =>
+    new ConfigError(
+      "E_OUTPUT_OVERLAPS",
+      `--out: ${place.out} ${problem}; the output must lie outside the input, and the input outside the output.`,
+      {
+        hint: "Choose a directory beside the model.",
+        details: { out: place.out, model: directory },
+      },
+    );
+  const targets = [place.out, place.partial];
+  if (place.outExists) targets.push(await realpath(place.out).catch(() => place.out)); // OUT may be a link itself
+  for (const target of targets) {
+    if (target === directory) throw refuse("is the input itself");
+    if (isInside(target, directory)) throw refuse(`is inside the input ${directory}`);
+    const inside = [directory, ...inputs].find((input) => isInside(input, target));
+    if (inside !== undefined) throw refuse(`contains the input's ${inside}`);
+  }
+}
+
+/** @throws ResourceError `E_DISK_FULL` when the clone will not fit */
+export async function checkFreeSpace(parent: string, cloneBytes: number): Promise<void> {
+  const { bavail, bsize, blocks } = await statfs(parent);
+  if (blocks === 0) return; // some network file systems do not say
+  const freeBytes = bavail * bsize;
+  const neededBytes = cloneBytes + SPARE_BYTES;
+  if (freeBytes >= neededBytes) return;
+  throw new ResourceError(
+    "E_DISK_FULL",
+    `${parent}: the output needs ${neededBytes} bytes, but only ${freeBytes} are free.`,
+    {
+      hint: "Free some space or choose another --out; nothing was written.",
+      details: { parent, neededBytes, freeBytes },
+    },
+  );
+}

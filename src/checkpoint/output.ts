@@ -1,0 +1,230 @@
+/**
+ * The output of a run: a clone of the input in OUT.partial, into which solved tensors are written over their own byte
+ * ranges, renamed to OUT at the very end.
+ *
+ * Hence every tensor nobody touches is identical to the bit, tied weights stay tied, and a resumed run needs no
+ * bookkeeping of offsets. Copying ends before `createOutput` returns; forcing the copies to the disk goes on in the
+ * background and is awaited by the first flush, so that it overlaps with the first block's work. An interruption before
+ * that has nothing to lose: the clone's marker is missing and a resume clones again.
+ */
+import { randomUUID } from "node:crypto";
+import { lstat, realpath, rename, rm } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { ConfigError, InternalError, UsageError } from "../errors.js";
+import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
+import { elementsOf, OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
+import { clone, CLONE_MARKER, readMarker, sealClone, syncDirectory } from "./clone.js";
+import { planClone } from "./clone-plan.js";
+import { narrow, type NarrowReport } from "./dtype.js";
+import { asPruneError, fileErrorCode } from "./file-errors.js";
+import { checkDisjoint, checkFreeSpace, checkPlace, type OutputPlace } from "./output-place.js";
+import type { ShardFile } from "./shard-file.js";
+import { INDEX_FILE } from "./sharded-index.js";
+
+export interface OutputCheckpoint extends AsyncDisposable {
+  /** OUT.partial, where the journal and scratch files may be put too. */
+  readonly partialDirectory: string;
+  /** Whether an interrupted run's clone was taken over; false when everything was cloned anew (also by a resume). */
+  readonly resumed: boolean;
+  /** The clone, with everything written so far. */
+  readonly checkpoint: Checkpoint;
+  /**
+   * Overwrite a float tensor's bytes in the clone, rounded to its dtype (see `narrow`).
+   * @param values as many elements as the tensor has; borrowed until the promise settles
+   * @throws ResourceError `E_DISK_FULL`; CheckpointError `E_TENSOR_MISSING`, `E_TENSOR_DTYPE`
+   */
+  writeTensor(name: string, values: Float32Array): Promise<NarrowReport>;
+  /** Force the clone and everything written so far to the disk. */
+  flush(): Promise<void>;
+  /**
+   * Flush, rename OUT.partial to OUT, and remove the named working files from it; the checkpoint is closed. An existing
+   * OUT (only with `force`) is moved aside for the rename and deleted after it. Until the rename the run is resumable:
+   * that is why the working files are removed after it.
+   */
+  finish(options: { readonly remove: readonly string[] }): Promise<void>;
+}
+
+export interface OutputOptions {
+  readonly source: Checkpoint;
+  /** OUT. */
+  readonly out: string;
+  /** Replace an existing OUT at the end, and drop an existing OUT.partial unless it is resumed. */
+  readonly force: boolean;
+  /** Go on in an existing OUT.partial. */
+  readonly resume: boolean;
+  /** Top-level file names of the source that are not copied (working files of this program). */
+  readonly exclude?: readonly string[];
+}
+
+/**
+ * Check the place, then clone the source or take over an interrupted clone. Nothing is written when a check fails, and
+ * nothing is left behind when cloning fails.
+ *
+ * @throws UsageError `E_OUTPUT_PARENT`, `E_OUTPUT_EXISTS`, `E_PARTIAL_EXISTS`, `E_NOTHING_TO_RESUME`
+ * @throws ConfigError `E_OUTPUT_OVERLAPS`; `E_FINGERPRINT` when OUT.partial was cloned from another checkpoint
+ * @throws ResourceError `E_DISK_FULL`
+ */
+export async function createOutput(options: OutputOptions): Promise<OutputCheckpoint> {
+  const { source } = options;
+  const place = await checkPlace(options);
+  const directory = await realpath(source.directory);
+  const isSingle = source.shards.length === 1 && source.shards[0] === SINGLE_FILE;
+  const weights = isSingle ? source.shards : [...source.shards, INDEX_FILE];
+  const plan = await planClone(directory, weights, [...(options.exclude ?? []), CLONE_MARKER]);
+  await checkDisjoint(
+    place,
+    directory,
+    plan.files.map((file) => file.realPath),
+  );
+
+  const marker = options.resume ? await readMarker(place.partial) : undefined;
+  const { headersSha256 } = source;
+  if (marker !== undefined) {
+    if (marker.headersSha256 !== headersSha256) throw clonedFromAnother(place.partial, source);
+    return new PatchedClone(place, options.force, await OpenCheckpoint.open(place.partial, "r+"), undefined);
+  }
+  if (place.partialExists) await rm(place.partial, { recursive: true, force: true });
+  await checkFreeSpace(
+    place.parent,
+    plan.files.reduce((sum, file) => sum + file.sizeBytes, 0),
+  );
+  await clone(plan, place.partial);
+  return new PatchedClone(place, options.force, await OpenCheckpoint.open(place.partial, "r+"), (signal) =>
+    sealClone(plan, place.partial, { headersSha256 }, signal),
+  );
+}
+
+function clonedFromAnother(partial: string, source: Checkpoint): ConfigError {
+  return new ConfigError(
+    "E_FINGERPRINT",
+    `--resume: ${partial} was cloned from another checkpoint than ${source.directory}.`,
+    {
+      hint: "Resume with the model the run was started with, or start again with --force.",
+      details: { partial, model: source.directory },
+    },
+  );
+}
+
+class PatchedClone implements OutputCheckpoint {
+  readonly partialDirectory: string;
+  readonly resumed: boolean;
+  readonly checkpoint: OpenCheckpoint;
+  readonly #place: OutputPlace;
+  readonly #force: boolean;
+  readonly #pool = new BufferPool();
+  readonly #sealing = new AbortController();
+  readonly #sealed: Promise<void>;
+  /** Files written to since the last flush. */
+  readonly #dirty = new Set<ShardFile>();
+  #isClosed = false;
+
+  constructor(
+    place: OutputPlace,
+    force: boolean,
+    checkpoint: OpenCheckpoint,
+    seal: ((signal: AbortSignal) => Promise<void>) | undefined,
+  ) {
+    this.partialDirectory = place.partial;
+    this.resumed = seal === undefined;
+    this.checkpoint = checkpoint;
+    this.#place = place;
+    this.#force = force;
+    this.#sealed = seal === undefined ? Promise.resolve() : seal(this.#sealing.signal);
+    this.#sealed.catch(() => undefined); // reported by the next flush, which awaits it
+  }
+
+  /** Round one piece while the one before it is being written from the other buffer. */
+  async writeTensor(name: string, values: Float32Array): Promise<NarrowReport> {
+    const info = this.checkpoint.info(name);
+    const dtype = requireFloat(info);
+    if (values.length !== elementsOf(info)) {
+      throw new RangeError(`${name}: ${values.length} values for a tensor of shape [${info.shape.join(", ")}].`);
+    }
+    const file = this.checkpoint.fileOf(info);
+    const width = dtype === "F32" ? 4 : 2;
+    const perPiece = PIECE_BYTES / width;
+    const buffers = [this.#pool.take(), this.#pool.take()] as const;
+    let overflowed = 0;
+    let underflowed = 0;
+    let writing = Promise.resolve();
+    this.#dirty.add(file);
+    try {
+      for (let first = 0, piece = 0; first < values.length; first += perPiece, piece++) {
+        const part = values.subarray(first, first + perPiece);
+        const bytes = buffers[piece % 2 === 0 ? 0 : 1].subarray(0, part.length * width);
+        const report = narrow(part, dtype, bytes);
+        overflowed += report.overflowed;
+        underflowed += report.underflowed;
+        await writing;
+        writing = file.write(bytes, info.offset + first * width);
+      }
+      await writing;
+    } finally {
+      for (const buffer of buffers) this.#pool.give(buffer);
+    }
+    return { overflowed, underflowed };
+  }
+
+  async flush(): Promise<void> {
+    await this.#sealed;
+    for (const file of this.#dirty) {
+      await file.sync();
+      this.#dirty.delete(file);
+    }
+  }
+
+  async finish(options: { readonly remove: readonly string[] }): Promise<void> {
+    const { out, partial, parent } = this.#place;
+    for (const name of options.remove) {
+      if (name === "" || name !== basename(name) || name === "..") {
+        throw new InternalError("E_INTERNAL", `finish: "${name}" is not the name of a file in ${partial}.`);
+      }
+    }
+    await this.flush();
+    await syncDirectory(partial);
+    await this.#close(); // some systems do not rename a directory with open files
+    const aside = await this.#moveAside();
+    try {
+      await rename(partial, out);
+    } catch (cause) {
+      if (aside !== undefined) await rename(aside, out);
+      throw asPruneError(cause, out);
+    }
+    for (const name of [...options.remove, CLONE_MARKER]) await rm(join(out, name), { recursive: true, force: true });
+    await syncDirectory(out);
+    await syncDirectory(parent);
+    if (aside !== undefined) await rm(aside, { recursive: true, force: true });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isClosed) return;
+    this.#sealing.abort();
+    await this.#sealed.catch(() => undefined);
+    await this.#close();
+  }
+
+  async #close(): Promise<void> {
+    this.#isClosed = true;
+    await this.checkpoint[Symbol.asyncDispose]();
+  }
+
+  /** Move an existing OUT to a name beside it, or refuse when it must not be replaced. */
+  async #moveAside(): Promise<string | undefined> {
+    const { out, partial } = this.#place;
+    try {
+      await lstat(out);
+    } catch (cause) {
+      if (fileErrorCode(cause) === "ENOENT") return undefined;
+      throw asPruneError(cause, out);
+    }
+    if (!this.#force) {
+      throw new UsageError("E_OUTPUT_EXISTS", `--out: ${out} was created by something else during the run.`, {
+        hint: `The result is complete in ${partial}: move ${out} away and run the same command with --resume.`,
+        details: { out, partial },
+      });
+    }
+    const aside = `${out}.replaced-${randomUUID().slice(0, 8)}`;
+    await rename(out, aside);
+    return aside;
+  }
+}

@@ -1,0 +1,127 @@
+/**
+ * One open safetensors file: its checked header, and positional reads and writes that either finish or throw an error
+ * which names the file. It knows byte ranges, not element types.
+ */
+import { open, type FileHandle } from "node:fs/promises";
+import { join } from "node:path";
+import { CheckpointError, PruneError } from "../errors.js";
+import { asPruneError } from "./file-errors.js";
+import { parseHeader, parseHeaderLength, type SafetensorsHeader } from "./header.js";
+
+/** Node refuses single reads of 2 GiB and more. */
+const READ_LIMIT = 2 ** 30;
+
+export class ShardFile {
+  /** File name inside the checkpoint's directory. */
+  readonly name: string;
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly header: SafetensorsHeader;
+  /** The 8 bytes of length and the JSON, as stored. */
+  readonly headerBytes: Uint8Array;
+  bytesRead: number;
+  readonly #handle: FileHandle;
+
+  private constructor(
+    file: Pick<ShardFile, "name" | "path" | "sizeBytes" | "header" | "headerBytes" | "bytesRead">,
+    handle: FileHandle,
+  ) {
+    this.name = file.name;
+    this.path = file.path;
+    this.sizeBytes = file.sizeBytes;
+    this.header = file.header;
+    this.headerBytes = file.headerBytes;
+    this.bytesRead = file.bytesRead;
+    this.#handle = handle;
+  }
+
+  /**
+   * Open a file and check its header; `flags` is "r" or, to write into it, "r+".
+   * @throws CheckpointError when it is missing, unreadable or not a whole safetensors file
+   */
+  static async open(directory: string, name: string, flags: "r" | "r+"): Promise<ShardFile> {
+    const path = join(directory, name);
+    let handle: FileHandle;
+    try {
+      handle = await open(path, flags);
+    } catch (cause) {
+      throw asPruneError(cause, path);
+    }
+    try {
+      const stat = await handle.stat();
+      if (!stat.isFile()) {
+        throw new CheckpointError("E_FILE_UNREADABLE", `${path}: not a regular file; expected a safetensors file.`, {
+          details: { file: path },
+        });
+      }
+      const first8 = new Uint8Array(Math.min(8, stat.size));
+      await readFully(handle, first8, 0, path);
+      const headerBytes = new Uint8Array(8 + parseHeaderLength(first8, path, stat.size));
+      await readFully(handle, headerBytes, 0, path);
+      const header = parseHeader(headerBytes.subarray(8), path, stat.size);
+      const bytesRead = first8.byteLength + headerBytes.byteLength;
+      return new ShardFile({ name, path, sizeBytes: stat.size, header, headerBytes, bytesRead }, handle);
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  }
+
+  /** Fill `target` from the file's bytes at `position`. */
+  async read(target: Uint8Array, position: number): Promise<void> {
+    await readFully(this.#handle, target, position, this.path);
+    this.bytesRead += target.byteLength;
+  }
+
+  /** Write all of `bytes` at `position`. */
+  async write(bytes: Uint8Array, position: number): Promise<void> {
+    try {
+      for (let done = 0; done < bytes.byteLength;) {
+        const { bytesWritten } = await this.#handle.write(
+          bytes,
+          done,
+          Math.min(bytes.byteLength - done, READ_LIMIT),
+          position + done,
+        );
+        done += bytesWritten;
+      }
+    } catch (cause) {
+      throw asPruneError(cause, this.path);
+    }
+  }
+
+  /** Force written data to the disk. */
+  async sync(): Promise<void> {
+    try {
+      await this.#handle.sync();
+    } catch (cause) {
+      throw asPruneError(cause, this.path);
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+}
+
+async function readFully(handle: FileHandle, target: Uint8Array, position: number, path: string): Promise<void> {
+  try {
+    for (let done = 0; done < target.byteLength;) {
+      const length = Math.min(target.byteLength - done, READ_LIMIT);
+      const { bytesRead } = await handle.read(target, done, length, position + done);
+      if (bytesRead === 0) {
+        throw new CheckpointError(
+          "E_FILE_TRUNCATED",
+          `${path}: ends at byte ${position + done}; it was longer when it was opened.`,
+          {
+            hint: "Something else changed the file while it was read; leave it alone and run again.",
+            details: { file: path, position: position + done },
+          },
+        );
+      }
+      done += bytesRead;
+    }
+  } catch (cause) {
+    throw cause instanceof PruneError ? cause : asPruneError(cause, path);
+  }
+}

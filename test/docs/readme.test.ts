@@ -1,0 +1,61 @@
+/**
+ * Every command of the README is run. The names it uses (a model, a calibration file, a text) are given to the demo
+ * model and its texts in a scratch directory; the commands themselves are taken literally.
+ */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { gzipSync } from "node:zlib";
+import { EXIT_CODES } from "../../src/errors.js";
+import { repositoryPath } from "../helpers/paths.js";
+import { scratchDirectory } from "../helpers/runs.js";
+
+/** Run by the person who reads, or by the very test run we are in. */
+const NOT_RUN_HERE = ["npm run demo", "npm ci && npm run build && npm link", "npm test"];
+
+const readme = readFileSync(repositoryPath("README.md"), "utf8");
+
+function commandsOf(markdown: string): string[] {
+  const blocks = [...markdown.matchAll(/```sh\n([\s\S]*?)```/g)].map((match) => match[1] ?? "");
+  return blocks.flatMap((block) => block.split("\n")).filter((line) => line !== "" && !line.startsWith("#"));
+}
+
+/** argv of a command line with double quotes and nothing else that a shell would touch. */
+function argvOf(line: string): string[] {
+  assert.doesNotMatch(line, /[|;&$`'\\]/, `${line}: more shell than this test understands`);
+  return [...line.matchAll(/"([^"]*)"|(\S+)/g)].map((match) => match[1] ?? match[2] ?? "");
+}
+
+test("every command of the README works as written", { timeout: 300_000 }, async (t) => {
+  const directory = await scratchDirectory(t);
+  cpSync(repositoryPath("models/demo"), join(directory, "Llama-3.2-1B"), { recursive: true });
+  const calibration = readFileSync(repositoryPath("models/demo/calibration.txt"), "utf8");
+  const documents = calibration.match(/[\s\S]{1,4000}/g) ?? [];
+  writeFileSync(join(directory, "c4.jsonl.gz"), gzipSync(documents.map((text) => `${JSON.stringify({ text })}\n`).join("")));
+  writeFileSync(join(directory, "notes.txt"), calibration);
+  cpSync(repositoryPath("models/demo/evaluation.txt"), join(directory, "wiki.test.txt"));
+
+  const commands = commandsOf(readme).filter((line) => !NOT_RUN_HERE.includes(line));
+  assert.ok(commands.length >= 8, "the README lost its commands");
+  for (const line of commands) {
+    const [program, ...args] = argvOf(line);
+    assert.equal(program, "prune", line);
+    const { status, stdout, stderr } = spawnSync(process.execPath, [repositoryPath("bin/prune.js"), ...args], { cwd: directory, encoding: "utf8" });
+    assert.equal(status, 0, `${line}\n${stderr}`);
+    assert.notEqual(stdout, "", line);
+    if (args.includes("--json")) assert.equal((JSON.parse(stdout) as { schema: string }).schema, "prune.eval/v1");
+    if (args.includes("--out")) assert.ok(existsSync(join(directory, args[args.indexOf("--out") + 1] ?? "", "model.safetensors")), line);
+  }
+});
+
+test("the README's npm commands are the package's", () => {
+  const { scripts } = JSON.parse(readFileSync(repositoryPath("package.json"), "utf8")) as { scripts: Record<string, string> };
+  for (const name of ["demo", "test", "build", "bench"]) assert.ok(scripts[name] !== undefined, name);
+});
+
+test("the README's table of exit codes is the program's", () => {
+  const documented = [...readme.matchAll(/^\| (\d+(?:, \d+)?) \|/gm)].flatMap((match) => (match[1] ?? "").split(", ").map(Number));
+  assert.deepEqual(documented, Object.values(EXIT_CODES));
+});

@@ -41,6 +41,8 @@ interface Run {
   /** undefined where the method needs no calibration: then nothing is forwarded. */
   readonly states: HiddenStates | undefined;
   readonly batch: number;
+  /** The current block's tensors in f32; the next block takes over the memory. */
+  weights: Map<string, Float32Array>;
 }
 
 /**
@@ -61,13 +63,19 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
 
   await using device = await openDevice(config.device, context.logger);
   context.logger.info("device", { device: device.kind, description: device.description });
-  await using output = await createOutput({ source: model.checkpoint, out: config.out, force: config.force, resume: config.resume });
+  await using output = await createOutput({
+    source: model.checkpoint,
+    out: config.out,
+    force: config.force,
+    resume: config.resume,
+    exclude: [JOURNAL_NAME, SCRATCH_NAME],
+  });
   await using journal = await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, calibration), config.resume);
   await using runner = new BlockRunner(model.architecture);
   await using states = calibration && (await createStates(config, model, calibration, output.partialDirectory));
   const batch = sequencesPerRun(config.seqlen);
   const selected = new Set(selection.selected.map((linear) => linear.name));
-  const run: Run = { config, context, model, solver, options, selected, device, output, runner, states, batch };
+  const run: Run = { config, context, model, solver, options, selected, device, output, runner, states, batch, weights: new Map() };
 
   const resumedBlocks = journal.finished.length;
   context.emit({ type: "start", blocks: model.architecture.blocks.length, device: device.kind, resumedBlocks });
@@ -130,7 +138,8 @@ async function processBlock(run: Run, journal: Journal, block: BlockSpec): Promi
   const started = performance.now();
   const { context, model, output } = run;
   stage(run, block, "read", 0);
-  const weights = await readBlockWeights(model.checkpoint, block);
+  run.weights = await readBlockWeights(model.checkpoint, block, run.weights);
+  const { weights } = run;
   const layers: LayerReport[] = [];
   if (run.config.propagation === "group") {
     for (const current of new Set(block.groups.map((group) => group.stage))) {
@@ -169,11 +178,12 @@ async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry): Promi
   stage(run, block, "replay", 0);
   const { propagation } = run.config;
   if (propagation === "dense") {
-    const weights = await readBlockWeights(run.model.checkpoint, block);
-    const statistics = await collect(run, block, weights, block.groups); // the very graph of the first run: its bits count
+    run.weights = await readBlockWeights(run.model.checkpoint, block, run.weights);
+    const statistics = await collect(run, block, run.weights, block.groups); // the very graph of the first run: its bits count
     for (const group of statistics.values()) group[Symbol.dispose]();
   } else {
-    await forwardBlock(run, block, await readBlockWeights(run.output.checkpoint, block));
+    run.weights = await readBlockWeights(run.output.checkpoint, block, run.weights);
+    await forwardBlock(run, block, run.weights);
   }
 }
 

@@ -26,8 +26,9 @@ export async function forwardModel(model: Model, sequences: readonly Int32Array[
   const batch = sequencesPerRun(states.tokens);
   await using runner = new BlockRunner(model.architecture);
   await embedTokens(model, sequences, states);
+  let weights = new Map<string, Float32Array>();
   for (const block of blocks) {
-    const weights = await readBlockWeights(model.checkpoint, block);
+    weights = await readBlockWeights(model.checkpoint, block, weights);
     for (let first = 0; first < states.sequences; first += batch) {
       const count = Math.min(batch, states.sequences - first);
       const { hidden } = await runner.run(block, weights, await states.read(first, count), count, states.tokens, { hidden: true, taps: undefined });

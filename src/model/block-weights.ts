@@ -10,10 +10,21 @@ export function sequencesPerRun(tokens: number): number {
   return Math.max(1, Math.floor(TOKENS_PER_RUN / tokens));
 }
 
-/** All tensors of a block, widened to f32, by role. */
-export async function readBlockWeights(checkpoint: Checkpoint, block: BlockSpec): Promise<Map<string, Float32Array>> {
+/**
+ * All tensors of a block, widened to f32, by role. The arrays of `previous`, a block that is no longer needed, are
+ * overwritten where they fit: fresh memory costs more than the reading.
+ */
+export async function readBlockWeights(
+  checkpoint: Checkpoint,
+  block: BlockSpec,
+  previous: ReadonlyMap<string, Float32Array> = new Map(),
+): Promise<Map<string, Float32Array>> {
   const weights = new Map<string, Float32Array>();
-  for (const [role, { tensor }] of block.tensors) weights.set(role, await checkpoint.readTensor(tensor));
+  for (const [role, { tensor, shape }] of block.tensors) {
+    const known = previous.get(role);
+    const isReusable = known?.length === shape.reduce((product, size) => product * size, 1);
+    weights.set(role, await checkpoint.readTensor(tensor, isReusable ? known : undefined));
+  }
   return weights;
 }
 

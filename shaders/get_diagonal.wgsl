@@ -1,0 +1,23 @@
+// get_diagonal: diagonal[i] = matrix[i, i] for a range of rows.
+//   inputs    matrix    rows [first_row, first_row + rows) of [n, n]   f32
+//   outputs   diagonal  [1, n]                                        f32, elements of the range written
+//   params    first_row (index), rows (count), pitch (elements)
+//   grid      one thread per row, 64 per workgroup
+//   accuracy  exact
+
+struct Params {
+  first_row: u32,
+  rows: u32,
+  pitch: u32,
+}
+@group(0) @binding(0) var<storage, read> matrix: array<f32>;
+@group(0) @binding(1) var<storage, read_write> diagonal: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) grid: vec3u,
+        @builtin(local_invocation_index) thread: u32) {
+  let row = linear_workgroup(workgroup, grid) * 64u + thread;
+  if (row >= params.rows) { return; }
+  diagonal[params.first_row + row] = matrix[row * params.pitch + params.first_row + row];
+}

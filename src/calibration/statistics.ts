@@ -45,7 +45,9 @@ export async function collectStatistics(options: CollectOptions): Promise<Map<st
   const { runner, block, weights, states, groups, device, batch } = options;
   const kind = tapKindOf(options.needs, device);
   const statistics = new Map<string, GroupStatistics>();
-  if (kind !== undefined) for (const group of groups) statistics.set(group.name, createGroupStatistics(kind, `${block.name} ${group.name}`, group.inFeatures, device));
+  if (kind !== undefined)
+    for (const group of groups)
+      statistics.set(group.name, createGroupStatistics(kind, `${block.name} ${group.name}`, group.inFeatures, device));
   if (kind === undefined && options.onHidden === undefined) return statistics;
   const taps = kind === undefined ? undefined : { kind, groups: groups.map((group) => group.name) };
   const request = { hidden: options.onHidden !== undefined, taps };
@@ -74,12 +76,16 @@ function createGroupStatistics(kind: TapKind, label: string, width: number, devi
 
 function requireFinite(label: string, squareSums: ArrayLike<number>): void {
   for (let channel = 0; channel < squareSums.length; channel++) {
-    const value = squareSums[channel] as number;
+    const value = squareSums[channel];
     if (Number.isFinite(value)) continue;
-    throw new NumericalError("E_NON_FINITE_ACTIVATIONS", `${label}: input channel ${channel} has a sum of squares of ${value}; expected a finite number.`, {
-      hint: "The checkpoint or the calibration data make the forward overflow; check the dense model with `prune eval` first.",
-      details: { label, channel },
-    });
+    throw new NumericalError(
+      "E_NON_FINITE_ACTIVATIONS",
+      `${label}: input channel ${channel} has a sum of squares of ${value}; expected a finite number.`,
+      {
+        hint: "The checkpoint or the calibration data make the forward overflow; check the dense model with `prune eval` first.",
+        details: { label, channel },
+      },
+    );
   }
 }
 
@@ -95,7 +101,7 @@ class ColumnNorms implements GroupStatistics {
   }
 
   add([sums]: readonly Float32Array[], tokens: number, sequences: number): void {
-    sums?.forEach((value, channel) => (this.#sums[channel] = (this.#sums[channel] as number) + value));
+    sums?.forEach((value, channel) => (this.#sums[channel] = this.#sums[channel] + value));
     this.#tokens += tokens;
     this.#sequences += sequences;
   }
@@ -139,10 +145,11 @@ class HostGram implements GroupStatistics {
     const values = new Float32Array(n * n);
     gramPanels(n).forEach(({ first, end }, index) => {
       const panel = this.#panels[index] as Float32Array;
-      for (let row = first; row < end; row++) values.set(panel.subarray((row - first) * end, (row - first) * end + row + 1), row * n);
+      for (let row = first; row < end; row++)
+        values.set(panel.subarray((row - first) * end, (row - first) * end + row + 1), row * n);
       this.#panels[index] = new Float32Array(0); // each panel is let go as soon as it is copied
     });
-    const squareSums = Float32Array.from({ length: n }, (_, channel) => values[channel * n + channel] as number);
+    const squareSums = Float32Array.from({ length: n }, (_, channel) => values[channel * n + channel]);
     requireFinite(this.#label, squareSums);
     this.#gram = this.#device.uploadMatrix(values, n, n, `${this.#label} gram`);
     await this.#device.synchronize();
@@ -156,7 +163,7 @@ class HostGram implements GroupStatistics {
 }
 
 function addInto(sum: Float32Array, part: Float32Array): void {
-  for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (part[i] as number);
+  for (let i = 0; i < sum.length; i++) sum[i] = sum[i] + part[i];
 }
 
 /** Gram matrix accumulated on the device from the inputs themselves. */

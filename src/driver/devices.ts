@@ -2,19 +2,11 @@
 import { availableParallelism, cpus } from "node:os";
 import { createCpuDevice } from "../device/cpu/cpu-device.js";
 import type { Device } from "../device/device.js";
-import { createWebGpuDevice, listAdapters, type AdapterSummary } from "../device/webgpu/adapter.js";
+import { createWebGpuDevice, listAdapters } from "../device/webgpu/adapter.js";
 import { DeviceError } from "../errors.js";
 import type { Logger } from "../logging.js";
 import { describeRuntime } from "../onnx/session.js";
-
-/** `--json` of `prune devices`. */
-export interface DevicesReport {
-  readonly schema: "prune.devices/v1";
-  readonly adapters: readonly AdapterSummary[];
-  readonly auto: { readonly device: "cpu" | "webgpu"; readonly reason: string };
-  readonly cpu: { readonly model: string; readonly threads: number };
-  readonly onnxruntime: { readonly version: string; readonly providers: readonly string[] };
-}
+import type { DevicesReport } from "../report/devices-report.js";
 
 /**
  * Open what `--device` asks for. `auto` takes a hardware adapter and otherwise the CPU, never a software adapter:

@@ -9,8 +9,8 @@ import type {
   PlanReport,
   RunConfig,
   RunReport,
-} from "./contract.js";
-import type { DevicesReport } from "./devices.js";
+} from "../contract.js";
+import type { DevicesReport } from "../report/devices-report.js";
 
 /** What each command takes and gives back. */
 export interface EngineCommands {

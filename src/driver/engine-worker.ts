@@ -7,7 +7,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { serializeError } from "../errors.js";
 import type { Logger, LogLevel } from "../logging.js";
-import type { EngineContext } from "./context.js";
+import type { EngineContext } from "../context.js";
 import { type EngineMessage, type EngineRequest, requestedStop } from "./engine-protocol.js";
 
 function post(message: EngineMessage): void {

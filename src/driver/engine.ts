@@ -2,7 +2,7 @@
 import { Worker } from "node:worker_threads";
 import { deserializeError, InternalError, ResourceError } from "../errors.js";
 import type { Logger } from "../logging.js";
-import type { EngineEvent } from "./contract.js";
+import type { EngineEvent } from "../contract.js";
 import type { EngineCommand, EngineCommands, EngineMessage } from "./engine-protocol.js";
 
 export interface EngineOptions {

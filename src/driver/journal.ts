@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { open, readFile, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import { CheckpointError, ConfigError } from "../errors.js";
-import type { LayerReport } from "./contract.js";
+import type { LayerReport } from "../contract.js";
 
 export const JOURNAL_NAME = "journal.jsonl";
 
@@ -76,9 +76,15 @@ async function readExisting(path: string): Promise<string | undefined> {
   }
 }
 
-function parseJournal(text: string, fingerprint: Fingerprint, path: string): { finished: BlockEntry[]; length: number } {
+function parseJournal(
+  text: string,
+  fingerprint: Fingerprint,
+  path: string,
+): { finished: BlockEntry[]; length: number } {
   const lines = text.split("\n").slice(0, -1); // what follows the last newline was torn
-  const [head, ...blocks] = lines.map((line) => JSON.parse(line) as { type: string; fingerprint?: Fingerprint } & BlockEntry);
+  const [head, ...blocks] = lines.map(
+    (line) => JSON.parse(line) as { type: string; fingerprint?: Fingerprint } & BlockEntry,
+  );
   const then = head?.fingerprint ?? {};
   const differing = Object.keys({ ...then, ...fingerprint }).filter((key) => then[key] !== fingerprint[key]);
   if (differing.length > 0) {
@@ -86,15 +92,22 @@ function parseJournal(text: string, fingerprint: Fingerprint, path: string): { f
     throw new ConfigError(
       "E_FINGERPRINT",
       `${path}: the interrupted run had another ${differing.join(", ")} (${first}: ${then[first] ?? "none"} then, ${fingerprint[first] ?? "none"} now).`,
-      { hint: "Resume with the same command, or start again with --force.", details: { differing, then, now: fingerprint } },
+      {
+        hint: "Resume with the same command, or start again with --force.",
+        details: { differing, then, now: fingerprint },
+      },
     );
   }
   blocks.forEach((entry, index) => {
     if (entry.block === index) return;
-    throw new CheckpointError("E_JOURNAL", `${path}: line ${index + 2} is about block ${entry.block}; expected ${index}.`, {
-      hint: "The journal was changed by something else; start again with --force.",
-      details: { path, line: index + 2 },
-    });
+    throw new CheckpointError(
+      "E_JOURNAL",
+      `${path}: line ${index + 2} is about block ${entry.block}; expected ${index}.`,
+      {
+        hint: "The journal was changed by something else; start again with --force.",
+        details: { path, line: index + 2 },
+      },
+    );
   });
   return { finished: blocks, length: Buffer.byteLength(lines.map((line) => `${line}\n`).join("")) };
 }

@@ -10,8 +10,8 @@ import { createMatmulEngine } from "../onnx/matmul.js";
 import { findSolver } from "../solvers/registry.js";
 import type { StatisticName } from "../solvers/solver.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import type { EngineContext } from "./context.js";
-import type { PlanReport, RunConfig } from "./contract.js";
+import type { EngineContext } from "../context.js";
+import type { PlanReport, RunConfig } from "../contract.js";
 import { openDevice } from "./devices.js";
 
 /** Resident memory of the runtime itself: Node, ONNX Runtime, kernels; measured on Linux. */
@@ -53,7 +53,8 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     bytesToRead: 2 * checkpointBytes, // once for the clone, once for the forward
     bytesToWrite: checkpointBytes + prunedBytes,
     peakMemoryBytes: estimateMemory(config, model, solver.needs),
-    estimatedSeconds: operations / ((await measureRate()) * RUN_EFFICIENCY) + (3 * checkpointBytes + prunedBytes) / DISK_RATE,
+    estimatedSeconds:
+      operations / ((await measureRate()) * RUN_EFFICIENCY) + (3 * checkpointBytes + prunedBytes) / DISK_RATE,
     ignored: selection.ignored.map(({ name }) => name),
     unmatchedPatterns: selection.unmatchedPatterns,
     device: `${device.kind} (${device.description})`,
@@ -76,7 +77,9 @@ function floatingPointOperations(config: RunConfig, model: Model, needs: readonl
   const parameters = sumOf(blockLinears(model), ({ inFeatures, outFeatures }) => inFeatures * outFeatures);
   const stagesCount = new Set(groups.map((group) => group.stage)).size;
   const passes = { block: 2, dense: 1, group: 1 + stagesCount }[config.propagation];
-  const gram = sumOf(groups, ({ inFeatures: n }) => sumOf(gramPanels(n), ({ first, end }) => 2 * tokens * (end - first) * end));
+  const gram = sumOf(groups, ({ inFeatures: n }) =>
+    sumOf(gramPanels(n), ({ first, end }) => 2 * tokens * (end - first) * end),
+  );
   const solve = sumOf(blockLinears(model), ({ inFeatures: n, outFeatures }) => n ** 3 / 3 + outFeatures * n ** 2);
   const perBlock = passes * 2 * tokens * parameters + (needs.includes("gram") ? gram + solve : 0);
   return perBlock * model.architecture.blocks.length;
@@ -99,7 +102,8 @@ function estimateMemory(config: RunConfig, model: Model, needs: readonly Statist
 async function measureRate(): Promise<number> {
   await using engine = await createMatmulEngine();
   const values = new Float32Array(PROBE_SIZE ** 2).map((_, i) => Math.sin(i));
-  const multiply = (): Promise<Float32Array> => engine.multiply(values, values, PROBE_SIZE, PROBE_SIZE, PROBE_SIZE, false, false);
+  const multiply = (): Promise<Float32Array> =>
+    engine.multiply(values, values, PROBE_SIZE, PROBE_SIZE, PROBE_SIZE, false, false);
   await multiply();
   const started = performance.now();
   await multiply();

@@ -18,8 +18,8 @@ import { requireUsableSelection, selectLinears } from "../model/selection.js";
 import { findSolver } from "../solvers/registry.js";
 import type { LayerSolver, LayerStatistics } from "../solvers/solver.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import { throwIfStopped, type EngineContext } from "./context.js";
-import type { LayerReport, RunConfig, RunReport } from "./contract.js";
+import { throwIfStopped, type EngineContext } from "../context.js";
+import type { LayerReport, RunConfig, RunReport } from "../contract.js";
 import { openDevice } from "./devices.js";
 import { Journal, JOURNAL_NAME, hashOf, type BlockEntry, type Fingerprint } from "./journal.js";
 
@@ -70,12 +70,29 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     resume: config.resume,
     exclude: [JOURNAL_NAME, SCRATCH_NAME],
   });
-  await using journal = await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, calibration), config.resume);
+  await using journal = await Journal.open(
+    output.partialDirectory,
+    fingerprintOf(config, model, device, calibration),
+    config.resume,
+  );
   await using runner = new BlockRunner(model.architecture);
   await using states = calibration && (await createStates(config, model, calibration, output.partialDirectory));
   const batch = sequencesPerRun(config.seqlen);
   const selected = new Set(selection.selected.map((linear) => linear.name));
-  const run: Run = { config, context, model, solver, options, selected, device, output, runner, states, batch, weights: new Map() };
+  const run: Run = {
+    config,
+    context,
+    model,
+    solver,
+    options,
+    selected,
+    device,
+    output,
+    runner,
+    states,
+    batch,
+    weights: new Map(),
+  };
 
   const resumedBlocks = journal.finished.length;
   context.emit({ type: "start", blocks: model.architecture.blocks.length, device: device.kind, resumedBlocks });
@@ -102,10 +119,21 @@ async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<T
   }
   const { nsamples, seqlen, seed } = config;
   const { vocabularySize } = model.architecture;
-  return loadCalibration(config.calibration, { modelDirectory: config.model, nsamples, seqlen, seed, vocabSize: vocabularySize });
+  return loadCalibration(config.calibration, {
+    modelDirectory: config.model,
+    nsamples,
+    seqlen,
+    seed,
+    vocabSize: vocabularySize,
+  });
 }
 
-function createStates(config: RunConfig, model: Model, calibration: TokenSequences, directory: string): Promise<HiddenStates> {
+function createStates(
+  config: RunConfig,
+  model: Model,
+  calibration: TokenSequences,
+  directory: string,
+): Promise<HiddenStates> {
   return HiddenStates.create({
     sequences: calibration.sequences.length,
     tokens: config.seqlen,
@@ -116,7 +144,12 @@ function createStates(config: RunConfig, model: Model, calibration: TokenSequenc
 }
 
 /** What must be equal for two runs to give the same bytes. */
-function fingerprintOf(config: RunConfig, model: Model, device: Device, calibration: TokenSequences | undefined): Fingerprint {
+function fingerprintOf(
+  config: RunConfig,
+  model: Model,
+  device: Device,
+  calibration: TokenSequences | undefined,
+): Fingerprint {
   return {
     version: VERSION,
     tensors: model.checkpoint.headersSha256,
@@ -169,10 +202,14 @@ async function processBlock(run: Run, journal: Journal, block: BlockSpec): Promi
 async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry): Promise<void> {
   const found = await hashBlock(run, block);
   if (found !== entry.sha256) {
-    throw new CheckpointError("E_JOURNAL_HASH", `${run.output.partialDirectory}: the tensors of ${block.name} are not those the journal names.`, {
-      hint: "Something else changed the partial output; start again with --force.",
-      details: { block: block.index, expected: entry.sha256, found },
-    });
+    throw new CheckpointError(
+      "E_JOURNAL_HASH",
+      `${run.output.partialDirectory}: the tensors of ${block.name} are not those the journal names.`,
+      {
+        hint: "Something else changed the partial output; start again with --force.",
+        details: { block: block.index, expected: entry.sha256, found },
+      },
+    );
   }
   if (run.states === undefined) return;
   stage(run, block, "replay", 0);
@@ -188,7 +225,12 @@ async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry): Promi
 }
 
 /** Collect the statistics of some groups and solve their linears, in the order of the block. */
-async function pruneGroups(run: Run, block: BlockSpec, weights: Map<string, Float32Array>, groups: readonly InputGroup[]): Promise<LayerReport[]> {
+async function pruneGroups(
+  run: Run,
+  block: BlockSpec,
+  weights: Map<string, Float32Array>,
+  groups: readonly InputGroup[],
+): Promise<LayerReport[]> {
   const statistics = await collect(run, block, weights, groups);
   try {
     const layers: LayerReport[] = [];
@@ -236,7 +278,12 @@ async function collect(
 }
 
 /** Solve one linear, patch the output, and leave the weight as stored (rounded to its dtype) in `weights`. */
-async function pruneLinear(run: Run, linear: LinearSpec, weights: Map<string, Float32Array>, statistics: LayerStatistics): Promise<LayerReport> {
+async function pruneLinear(
+  run: Run,
+  linear: LinearSpec,
+  weights: Map<string, Float32Array>,
+  statistics: LayerStatistics,
+): Promise<LayerReport> {
   const started = performance.now();
   const { device, output, solver, config } = run;
   const { name, role, inFeatures, outFeatures, inputAxis } = linear;
@@ -244,16 +291,33 @@ async function pruneLinear(run: Run, linear: LinearSpec, weights: Map<string, Fl
   const dense = inputAxis === 1 ? stored : transposed(stored, inFeatures, outFeatures);
   const weight = device.uploadMatrix(dense, outFeatures, inFeatures, name);
   const { pattern, sparsity } = config;
-  const solution = await solver.solve({ name, inFeatures, outFeatures, weight, statistics, pattern, sparsity }, run.options, { device });
+  const solution = await solver.solve(
+    { name, inFeatures, outFeatures, weight, statistics, pattern, sparsity },
+    run.options,
+    { device },
+  );
   const values = await device.download({ matrix: solution.weight });
   solution.weight[Symbol.dispose]();
   solution.keepMask[Symbol.dispose]();
   const tensor = `${name}.weight`;
-  const { overflowed } = await output.writeTensor(tensor, inputAxis === 1 ? values : transposed(values, outFeatures, inFeatures));
-  if (overflowed > 0) run.context.logger.warn(`${tensor}: ${overflowed} weights exceed the range of the stored type`, { tensor, overflowed });
+  const { overflowed } = await output.writeTensor(
+    tensor,
+    inputAxis === 1 ? values : transposed(values, outFeatures, inFeatures),
+  );
+  if (overflowed > 0)
+    run.context.logger.warn(`${tensor}: ${overflowed} weights exceed the range of the stored type`, {
+      tensor,
+      overflowed,
+    });
   await output.checkpoint.readTensor(tensor, stored); // later blocks must see the rounded weights
   const loss = solution.loss ?? null;
-  return { name, zeros: countZeros(stored), elements: stored.length, loss, seconds: (performance.now() - started) / 1000 };
+  return {
+    name,
+    zeros: countZeros(stored),
+    elements: stored.length,
+    loss,
+    seconds: (performance.now() - started) / 1000,
+  };
 }
 
 function countZeros(values: Float32Array): number {
@@ -287,7 +351,13 @@ async function hashBlock(run: Run, block: BlockSpec): Promise<string> {
 /** @param share how much of the block is done, 0..1 */
 function stage(run: Run, block: BlockSpec, name: string, share: number): void {
   const blocks = run.model.architecture.blocks.length;
-  run.context.emit({ type: "stage", block: block.index, blocks, stage: name, fraction: (block.index + share) / blocks });
+  run.context.emit({
+    type: "stage",
+    block: block.index,
+    blocks,
+    stage: name,
+    fraction: (block.index + share) / blocks,
+  });
 }
 
 function report(
@@ -309,7 +379,10 @@ function report(
     seconds: (performance.now() - facts.started) / 1000,
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
     device: `${device.kind} (${device.description})`,
-    calibration: calibration === undefined ? null : { sequences: calibration.sequences.length, seqlen: config.seqlen, sha256: calibration.sha256 },
+    calibration:
+      calibration === undefined
+        ? null
+        : { sequences: calibration.sequences.length, seqlen: config.seqlen, sha256: calibration.sha256 },
     resumedBlocks: facts.resumedBlocks,
     layers,
   };

@@ -1,7 +1,7 @@
 /** `prune inspect`: which tensors of a checkpoint count as prunable, then their zeros. */
 import { openCheckpoint } from "../checkpoint/checkpoint.js";
 import { isFloatDtype } from "../checkpoint/dtype.js";
-import type { InspectionReport } from "../driver/contract.js";
+import type { InspectionReport } from "../contract.js";
 import { prunableLinears } from "../model/architecture.js";
 import { readModelConfig } from "../model/config.js";
 import { FAMILIES } from "../model/families/registry.js";
@@ -21,7 +21,8 @@ export async function inspectModel(directory: string): Promise<InspectionReport>
     for (const { name, inputAxis } of prunableLinears(architecture)) prunable.set(`${name}.weight`, { inputAxis });
   } else {
     for (const [name, { dtype, shape }] of checkpoint.tensors) {
-      if (isFloatDtype(dtype) && shape.length === 2 && /\.\d+\..*weight$/.test(name)) prunable.set(name, { inputAxis: 1 });
+      if (isFloatDtype(dtype) && shape.length === 2 && /\.\d+\..*weight$/.test(name))
+        prunable.set(name, { inputAxis: 1 });
     }
   }
   return await inspectCheckpoint(checkpoint, prunable);

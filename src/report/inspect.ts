@@ -5,7 +5,7 @@
  */
 import type { Checkpoint, TensorInfo } from "../checkpoint/checkpoint.js";
 import { bytesPerElement } from "../checkpoint/dtype.js";
-import type { InspectionReport, TensorInspection } from "../driver/contract.js";
+import type { InspectionReport, TensorInspection } from "../contract.js";
 
 /** keep:group, narrowest group first; the ones that published kernels and papers use. */
 const PATTERNS: readonly { readonly keep: number; readonly group: number }[] = [

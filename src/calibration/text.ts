@@ -1,0 +1,183 @@
+/**
+ * Reading text files: a plain .txt as one text, .jsonl and .jsonl.gz as documents that are fetched one at a time.
+ *
+ * Plain text is read as Python's text mode reads it, because the papers' code is Python: UTF-8, and "\r\n" and "\r"
+ * become "\n". Documents keep the line ends of their JSON strings.
+ */
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { createReadStream, createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { open, type FileHandle } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { createGunzip } from "node:zlib";
+import { CalibrationError } from "../errors.js";
+
+/** Largest plain text: beyond it a file of documents or of token ids is the right form. */
+const LARGEST_TEXT_BYTES = 256 * 1024 * 1024;
+
+export interface PlainText {
+  readonly text: string;
+  /** Of the file's bytes. */
+  readonly sha256: string;
+}
+
+/** @throws CalibrationError when the file is missing, empty, too large, or not UTF-8 */
+export function readPlainText(file: string): PlainText {
+  const sizeBytes = sizeOfFile(file);
+  if (sizeBytes > LARGEST_TEXT_BYTES) {
+    throw new CalibrationError(
+      "E_TEXT_TOO_LONG",
+      `${file}: ${sizeBytes} bytes; a plain text may have ${LARGEST_TEXT_BYTES}.`,
+      {
+        hint: "Pass a part of it, a .jsonl file of documents, or token ids in a .safetensors file.",
+        details: { file, sizeBytes, limitBytes: LARGEST_TEXT_BYTES },
+      },
+    );
+  }
+  const bytes = readFileSync(file);
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new CalibrationError("E_TEXT_ENCODING", `${file}: is not valid UTF-8.`, {
+      hint: "Convert it, for example with iconv.",
+      details: { file },
+      cause,
+    });
+  }
+  return { text: text.replace(/\r\n?/g, "\n"), sha256: createHash("sha256").update(bytes).digest("hex") };
+}
+
+/** Size of an existing, non-empty, regular file. */
+export function sizeOfFile(file: string): number {
+  if (!existsSync(file)) throw new CalibrationError("E_TEXT_MISSING", `${file}: no such file.`, { details: { file } });
+  const status = statSync(file);
+  if (!status.isFile()) throw new CalibrationError("E_TEXT_MISSING", `${file}: is not a file.`, { details: { file } });
+  if (status.size === 0) throw new CalibrationError("E_TEXT_EMPTY", `${file}: is empty.`, { details: { file } });
+  return status.size;
+}
+
+/** A .jsonl file whose lines were all checked; documents are read from disk when asked for. */
+export class DocumentFile {
+  readonly count: number;
+  /** Of the file's bytes as given (compressed, if it is). */
+  readonly sha256: string;
+  readonly #handle: FileHandle;
+  /** Byte offset and length of every document's line. */
+  readonly #starts: readonly number[];
+  readonly #lengths: readonly number[];
+  readonly #scratch: string | undefined;
+
+  private constructor(handle: FileHandle, index: LineIndex, sha256: string, scratch: string | undefined) {
+    this.#handle = handle;
+    this.#starts = index.starts;
+    this.#lengths = index.lengths;
+    this.count = index.starts.length;
+    this.sha256 = sha256;
+    this.#scratch = scratch;
+  }
+
+  /**
+   * Open `file`; a .gz is unpacked into a temporary file, because documents are drawn in random order.
+   * @throws CalibrationError naming the first line that is not a JSON object with a string `text`
+   */
+  static async open(file: string): Promise<DocumentFile> {
+    sizeOfFile(file);
+    const scratch = file.endsWith(".gz") ? mkdtempSync(join(tmpdir(), "prune-documents-")) : undefined;
+    try {
+      const plain = scratch === undefined ? file : join(scratch, "documents.jsonl");
+      if (scratch !== undefined) await unpack(file, plain);
+      const index = await indexLines(plain, file);
+      if (index.starts.length === 0)
+        throw new CalibrationError("E_TEXT_EMPTY", `${file}: holds no documents.`, { details: { file } });
+      return new DocumentFile(await open(plain), index, await hashFile(file), scratch);
+    } catch (error) {
+      if (scratch !== undefined) rmSync(scratch, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  /** The `text` of one document. */
+  async read(document: number): Promise<string> {
+    const line = Buffer.alloc(this.#lengths[document] ?? 0);
+    await this.#handle.read(line, 0, line.length, this.#starts[document] ?? 0);
+    return (JSON.parse(line.toString("utf8")) as { text: string }).text;
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+    if (this.#scratch !== undefined) rmSync(this.#scratch, { recursive: true, force: true });
+  }
+}
+
+async function unpack(file: string, target: string): Promise<void> {
+  try {
+    await pipeline(createReadStream(file), createGunzip(), createWriteStream(target));
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new CalibrationError("E_TEXT_GZIP", `${file}: cannot be unpacked: ${reason}.`, { details: { file }, cause });
+  }
+}
+
+interface LineIndex {
+  readonly starts: number[];
+  readonly lengths: number[];
+}
+
+/** Check every line and remember where it lies; blank lines are skipped. */
+async function indexLines(plain: string, file: string): Promise<LineIndex> {
+  const index: LineIndex = { starts: [], lengths: [] };
+  let lineNumber = 0;
+  let offset = 0;
+  const take = (line: Buffer): void => {
+    lineNumber += 1;
+    const text = line.toString("utf8");
+    if (text.trim() !== "") {
+      checkDocument(text, file, lineNumber);
+      index.starts.push(offset);
+      index.lengths.push(line.length);
+    }
+    offset += line.length + 1;
+  };
+  let rest: Buffer[] = [];
+  for await (const chunk of createReadStream(plain, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
+    let start = 0;
+    for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, start)) {
+      take(Buffer.concat([...rest, chunk.subarray(start, end)]));
+      rest = [];
+      start = end + 1;
+    }
+    if (start < chunk.length) rest.push(chunk.subarray(start));
+  }
+  if (rest.length > 0) take(Buffer.concat(rest));
+  return index;
+}
+
+function checkDocument(line: string, file: string, lineNumber: number): void {
+  const hint = `Every line must be a JSON object with a string "text".`;
+  const details = { file, line: lineNumber };
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new CalibrationError("E_TEXT_JSON", `${file}:${lineNumber}: not valid JSON: ${reason}.`, {
+      hint,
+      details,
+      cause,
+    });
+  }
+  if (typeof value !== "object" || value === null || typeof (value as { text?: unknown }).text !== "string") {
+    throw new CalibrationError("E_TEXT_JSON", `${file}:${lineNumber}: has no string "text".`, { hint, details });
+  }
+}
+
+async function hashFile(file: string): Promise<string> {
+  const hash = createHash("sha256");
+  const stream = createReadStream(file);
+  stream.on("data", (chunk) => hash.update(chunk));
+  await once(stream, "end");
+  return hash.digest("hex");
+}

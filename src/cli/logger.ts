@@ -1,0 +1,63 @@
+/**
+ * The command line's logger: pino in this process, on a synchronous destination, because worker transports deliver
+ * late while inference blocks a core. Pretty on a terminal, JSON lines otherwise; `--log-file` adds JSON lines there.
+ */
+import { pino } from "pino";
+import { UsageError } from "../errors.js";
+import type { Logger, LogLevel } from "../logging.js";
+import { shouldColor } from "./streams.js";
+
+export interface LoggerOptions {
+  readonly level: LogLevel;
+  readonly format: "pretty" | "json";
+  readonly file?: string;
+  /** Writes one finished text to stderr; the live progress line steps aside for it. */
+  readonly write: (text: string) => void;
+}
+
+/** @throws UsageError when the log file cannot be opened */
+export async function createLogger({ level, format, file, write }: LoggerOptions): Promise<Logger> {
+  const sink = { write };
+  const terminal = format === "json" ? sink : await prettyStream(write);
+  // The file gets debug lines too: it is read when something went wrong.
+  const streams: { level: LogLevel; stream: { write(text: string): void } }[] = [{ level, stream: terminal }];
+  if (file !== undefined) streams.push({ level: "debug", stream: openLogFile(file) });
+  const backend = pino(
+    {
+      level: file === undefined ? level : "debug",
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    pino.multistream(streams),
+  );
+  const at =
+    (name: LogLevel): Logger["info"] =>
+    (message, fields = {}) =>
+      backend[name]({ ...fields }, message);
+  return { error: at("error"), warn: at("warn"), info: at("info"), debug: at("debug") };
+}
+
+async function prettyStream(write: (text: string) => void): Promise<{ write(text: string): void }> {
+  const { prettyFactory } = await import("pino-pretty");
+  const prettify = prettyFactory({
+    colorize: shouldColor(process.stderr),
+    translateTime: "SYS:HH:MM:ss",
+    // Progress lines say in words what these fields hold.
+    ignore: "pid,hostname,block,blocks,zeros,elements,loss,seconds,etaSeconds",
+    singleLine: true,
+  });
+  return { write: (line) => write(prettify(JSON.parse(line))) };
+}
+
+function openLogFile(file: string): { write(text: string): void } {
+  try {
+    return pino.destination({ dest: file, sync: true, append: true });
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new UsageError("E_LOG_FILE", `--log-file: ${file} cannot be opened: ${reason}.`, {
+      details: { file },
+      cause,
+    });
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * The shape of what the command line hands over: every flag as typed, parsed one by one with zod, all problems
+ * reported together. How flags fit each other, the method and the model is in rules.ts and resolve.ts.
+ */
+import { z } from "zod";
+import { PruneError, UsageError } from "../errors.js";
+import { findSolver } from "../solvers/registry.js";
+import { parsePattern } from "../sparsity/pattern.js";
+import { parseCount, parsePositive, parseSize, parseSparsity } from "./units.js";
+
+/** A flag whose text is turned into a value by `parse`, which throws a PruneError where it cannot. */
+function flag<Value>(parse: (text: string) => Value): z.ZodPipe<z.ZodString, z.ZodTransform<Value, string>> {
+  return z.string().transform((text, context): Value => {
+    try {
+      return parse(text);
+    } catch (error) {
+      if (!(error instanceof PruneError)) throw error;
+      context.addIssue({ code: "custom", message: error.message, params: { error } });
+      return z.NEVER;
+    }
+  });
+}
+
+function choice<const Names extends readonly [string, ...string[]]>(
+  name: string,
+  choices: Names,
+): z.ZodPipe<z.ZodString, z.ZodTransform<Names[number], string>> {
+  return flag((text) => {
+    if (choices.includes(text)) return text;
+    throw new UsageError("E_CHOICE", `${name}: "${text}" is not one of ${choices.join(", ")}.`, {
+      details: { value: text, choices },
+    });
+  });
+}
+
+function parseMethod(text: string): string {
+  return findSolver(text).name;
+}
+
+export const DEFAULT_METHOD = "wanda";
+export const DEFAULT_SEQLEN = 2048;
+
+/** Flags of `prune run` as commander collects them: camel-cased names, unparsed texts. */
+export const runFlagsSchema = z.strictObject({
+  model: z.string().optional(),
+  method: flag(parseMethod).prefault(DEFAULT_METHOD),
+  sparsity: flag(parseSparsity).optional(),
+  pattern: flag(parsePattern).prefault("unstructured"),
+  out: z.string().optional(),
+  force: z.boolean().default(false),
+  resume: z.boolean().default(false),
+  calibration: z.string().optional(),
+  nsamples: flag((text) => parseCount("--nsamples", text, 1)).prefault("128"),
+  seqlen: flag((text) => parseCount("--seqlen", text, 2)).optional(),
+  seed: flag((text) => parseCount("--seed", text, 0)).prefault("0"),
+  device: choice("--device", ["auto", "cpu", "webgpu"]).prefault("auto"),
+  ignore: z.array(z.string()).default([]),
+  propagation: choice("--propagation", ["block", "group", "dense"]).prefault("block"),
+  /** The first is tried first; further ones are the ladder the user allows when a Gram matrix is not definite. */
+  damping: flag((text) => text.split(",").map((part) => parsePositive("--damping", part))).optional(),
+  blockSize: flag((text) => parseCount("--block-size", text, 1)).optional(),
+  memory: flag((text) => parseSize("--memory", text)).optional(),
+});
+
+export type RunFlags = z.input<typeof runFlagsSchema>;
+export type ParsedRunFlags = z.output<typeof runFlagsSchema>;
+
+/** Flags of `prune eval`, with its model argument. */
+export const evaluationFlagsSchema = z.strictObject({
+  model: z.string(),
+  text: z.string({ error: "missing; give a text or a file of token ids, for example --text wiki.test.txt" }),
+  seqlen: flag((text) => parseCount("--seqlen", text, 2)).optional(),
+  maxWindows: flag((text) => parseCount("--max-windows", text, 1)).optional(),
+});
+
+export type EvaluationFlags = z.input<typeof evaluationFlagsSchema>;
+
+/**
+ * Parse flags, or throw one error that lists every flag that cannot be taken.
+ * @throws UsageError
+ */
+export function parseFlags<Schema extends z.ZodType>(schema: Schema, flags: unknown): z.output<Schema> {
+  const parsed = schema.safeParse(flags);
+  if (parsed.success) return parsed.data;
+  throw combineProblems(parsed.error.issues.map(problemOf));
+}
+
+function problemOf(issue: z.core.$ZodIssue): PruneError {
+  if (issue.code === "custom" && issue.params?.["error"] instanceof PruneError) return issue.params["error"];
+  return new UsageError("E_FLAG", `--${issue.path.join(".")}: ${issue.message}.`);
+}
+
+/** One problem as it is; several as one error of the first one's class, with all of them in the message. */
+export function combineProblems(problems: readonly PruneError[]): PruneError {
+  const [first] = problems;
+  if (first === undefined) throw new RangeError("no problem to report");
+  if (problems.length === 1) return first;
+  const lines = problems.map(({ message, hint }) => `  ${message}${hint === undefined ? "" : ` ${hint}`}`);
+  const Class = first.constructor as typeof PruneError;
+  return new Class("E_SEVERAL", `${problems.length} problems:\n${lines.join("\n")}`, {
+    details: {
+      problems: problems.map(({ code, message, hint, details }) => ({ code, message, hint: hint ?? null, details })),
+    },
+  });
+}

@@ -1,0 +1,136 @@
+/** Reports as text for people: what stdout shows without `--json`. Pure; the last line end is the caller's. */
+import type { EvaluationReport, InspectionReport, PlanReport, RunReport, TensorInspection } from "../contract.js";
+import type { DevicesReport } from "./devices-report.js";
+import {
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatFacts,
+  formatLoss,
+  formatPercent,
+  formatTable,
+} from "./format.js";
+
+export function renderRun(report: RunReport): string {
+  const { layers, sparsity, calibration } = report;
+  const zeros = layers.reduce((sum, layer) => sum + layer.zeros, 0);
+  const elements = layers.reduce((sum, layer) => sum + layer.elements, 0);
+  const facts: [string, string][] = [
+    ["out", report.out],
+    ["method", `${report.method}, pattern ${report.pattern}, on ${report.device}`],
+    ["sparsity", `${formatPercent(sparsity.achieved, 4)} (target ${formatPercent(sparsity.target, 4)})`],
+    ["zeros", `${formatCount(zeros)} of ${formatCount(elements)} weights in ${layers.length} linears`],
+  ];
+  if (calibration !== null) {
+    facts.push([
+      "calibration",
+      `${calibration.sequences} sequences of ${calibration.seqlen} tokens, sha256 ${calibration.sha256.slice(0, 12)}`,
+    ]);
+  }
+  if (report.resumedBlocks > 0) facts.push(["resumed", `after ${report.resumedBlocks} blocks of an earlier run`]);
+  facts.push(["time", formatDuration(report.seconds)], ["peak memory", formatBytes(report.peakRssBytes)]);
+  return `${formatFacts(facts)}\n\n${renderLayerSummary(report)}`;
+}
+
+/** One row per kind of linear (the last parts of its path), because a model has hundreds of linears. */
+function renderLayerSummary({ layers }: RunReport): string {
+  const kinds = new Map<
+    string,
+    { count: number; zeros: number; elements: number; loss: number | null; seconds: number }
+  >();
+  for (const { name, zeros, elements, loss, seconds } of layers) {
+    const kind = name.replace(/^.*?\.\d+\./, "");
+    const sum = kinds.get(kind) ?? { count: 0, zeros: 0, elements: 0, loss: null, seconds: 0 };
+    kinds.set(kind, {
+      count: sum.count + 1,
+      zeros: sum.zeros + zeros,
+      elements: sum.elements + elements,
+      loss: loss === null ? sum.loss : (sum.loss ?? 0) + loss,
+      seconds: sum.seconds + seconds,
+    });
+  }
+  const rows = [...kinds].map(([kind, { count, zeros, elements, loss, seconds }]) => [
+    kind,
+    String(count),
+    formatCount(elements),
+    formatPercent(elements === 0 ? 0 : zeros / elements),
+    loss === null ? "-" : formatLoss(loss),
+    formatDuration(seconds),
+  ]);
+  const header = ["linear", "count", "weights", "zeros", "loss", "time"];
+  return formatTable(header, rows, header.slice(1));
+}
+
+export function renderPlan(report: PlanReport): string {
+  const facts: [string, string][] = [
+    ["model", `${report.model} (${report.family}, ${report.blocks} blocks)`],
+    ["out", `${report.out} (not written: dry run)`],
+    ["method", `${report.method}, pattern ${report.pattern}, on ${report.device}`],
+    ["would prune", `${report.linears} linears, ${formatCount(report.prunableElements)} weights`],
+    ["zeros to make", `${formatCount(report.zerosToMake)} (${formatPercent(report.sparsity)})`],
+    ["bytes", `${formatBytes(report.bytesToRead)} to read, ${formatBytes(report.bytesToWrite)} to write`],
+    ["peak memory", `about ${formatBytes(report.peakMemoryBytes)}`],
+    ["time", `about ${formatDuration(report.estimatedSeconds)}`],
+  ];
+  if (report.ignored.length > 0) facts.push(["left dense", report.ignored.join(", ")]);
+  if (report.unmatchedPatterns.length > 0) facts.push(["match nothing", report.unmatchedPatterns.join(", ")]);
+  return formatFacts(facts);
+}
+
+export function renderEvaluation(report: EvaluationReport): string {
+  const perplexity = Number.isFinite(report.perplexity) ? report.perplexity.toFixed(4) : String(report.perplexity);
+  const { windows, seqlen, tokens, text, textSha256 } = report;
+  return `${formatFacts([
+    ["perplexity", perplexity],
+    ["nll", `${report.nll.toFixed(6)} nats per token`],
+    [
+      "protocol",
+      `${windows} non-overlapping windows of ${seqlen} tokens, ${formatCount(tokens)} predicted, mean over all`,
+    ],
+    ["text", `${text}, sha256 ${textSha256.slice(0, 12)}`],
+    ["model", report.model],
+    ["time", formatDuration(report.seconds)],
+  ])}`;
+}
+
+export function renderInspection(report: InspectionReport): string {
+  const row = ({ name, dtype, shape, zeros, patterns, prunable }: TensorInspection): string[] => {
+    const elements = shape.reduce((product, size) => product * size, 1);
+    const share = elements === 0 ? "-" : formatPercent(zeros / elements);
+    return [
+      name,
+      dtype,
+      `[${shape.join(", ")}]`,
+      formatCount(zeros),
+      share,
+      prunable ? patterns.join(" ") || "-" : "(not pruned)",
+    ];
+  };
+  const table = formatTable(["tensor", "dtype", "shape", "zeros", "share", "patterns"], report.tensors.map(row), [
+    "zeros",
+    "share",
+  ]);
+  const total = `${formatCount(report.zeros)} zeros of ${formatCount(report.elements)} weights in prunable linears: ${formatPercent(report.sparsity, 4)}`;
+  return `${table}\n\n${total}`;
+}
+
+export function renderDevices(report: DevicesReport): string {
+  const facts: [string, string][] = [
+    ["auto takes", `${report.auto.device}: ${report.auto.reason}`],
+    ["cpu", `${report.cpu.model}, ${report.cpu.threads} threads`],
+    ["onnxruntime", `${report.onnxruntime.version}, providers ${report.onnxruntime.providers.join(", ")}`],
+    ["adapters", report.adapters.length === 0 ? "none" : String(report.adapters.length)],
+  ];
+  const adapters = report.adapters.map(
+    (adapter) => `\n${formatFacts(Object.entries(adapter).map(([key, value]) => [`  ${key}`, describe(value)]))}`,
+  );
+  return [formatFacts(facts), ...adapters].join("\n");
+}
+
+function describe(value: unknown): string {
+  if (Array.isArray(value)) return value.map(describe).join(", ");
+  if (typeof value !== "object" || value === null) return String(value);
+  return Object.entries(value)
+    .map(([key, item]) => `${key} ${describe(item)}`)
+    .join(", ");
+}

@@ -1,0 +1,125 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { buildProgram, type Handlers } from "../../src/cli/program.js";
+import { DEMO_MODEL, ROOT, runPrune } from "../helpers/cli.js";
+
+/** Parse a command line and return which handler got what. */
+async function parse(args: readonly string[]): Promise<unknown[]> {
+  let heard: unknown[] = [];
+  const handlers: Handlers = {
+    run: async (flags) => void (heard = ["run", flags]),
+    evaluate: async (model, flags) => void (heard = ["eval", model, flags]),
+    inspect: async (model, flags) => void (heard = ["inspect", model, flags]),
+    devices: async (flags) => void (heard = ["devices", flags]),
+  };
+  const program = buildProgram("0.0.0", handlers);
+  for (const command of [program, ...program.commands])
+    command.exitOverride().configureOutput({ writeErr: () => undefined });
+  await program.parseAsync([...args], { from: "user" });
+  return heard;
+}
+
+const TABLE: readonly [string, unknown[]][] = [
+  ["", ["run", {}]],
+  ["run", ["run", {}]],
+  [
+    "--model m --method wanda --sparsity 0.7 --out o",
+    ["run", { model: "m", method: "wanda", sparsity: "0.7", out: "o" }],
+  ],
+  ["run --model m --pattern 2:4 --force", ["run", { model: "m", pattern: "2:4", force: true }]],
+  [
+    "--calibration c#n --nsamples 4 --seqlen 8 --seed 1",
+    ["run", { calibration: "c#n", nsamples: "4", seqlen: "8", seed: "1" }],
+  ],
+  [
+    "--device cpu --memory 1GB --dry-run --resume",
+    ["run", { device: "cpu", memory: "1GB", dryRun: true, resume: true }],
+  ],
+  [
+    "--ignore a b --propagation group --damping 0.1 --block-size 64",
+    ["run", { ignore: ["a", "b"], propagation: "group", damping: "0.1", blockSize: "64" }],
+  ],
+  [
+    "--json --quiet -v --log-file f --log-format json",
+    ["run", { json: true, quiet: true, verbose: true, logFile: "f", logFormat: "json" }],
+  ],
+  [
+    "eval m --text t --seqlen 8 --max-windows 2 --json",
+    ["eval", "m", { text: "t", seqlen: "8", maxWindows: "2", json: true }],
+  ],
+  ["inspect m --json -q", ["inspect", "m", { json: true, quiet: true }]],
+  ["devices --json", ["devices", { json: true }]],
+];
+
+for (const [line, expected] of TABLE) {
+  test(`"prune ${line}" is understood`, async () => {
+    assert.deepEqual(await parse(line === "" ? [] : line.split(" ")), expected);
+  });
+}
+
+test("help leads with examples, groups the options, and explains N:M in words", async () => {
+  const { code, stdout, stderr } = await runPrune(["--help"]);
+  assert.equal(code, 0);
+  assert.equal(stderr, "");
+  assert.match(stdout, /^Examples:\n {2}prune --model/);
+  for (const group of ["What to prune:", "How to prune:", "Calibration:", "Running:", "Output:", "Commands:"]) {
+    assert.ok(stdout.includes(`\n${group}\n`), group);
+  }
+  assert.match(stdout.replace(/\s+/g, " "), /2:4 keeps 2 of every 4 weights along the input dimension/);
+  const subcommand = await runPrune(["eval", "-h"]);
+  assert.equal(subcommand.code, 0);
+  assert.match(subcommand.stdout, /^Examples:\n {2}prune eval/);
+});
+
+test("version is package.json's", async () => {
+  const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
+  assert.equal((await runPrune(["-V"])).stdout, `${version}\n`);
+});
+
+test("--help loads commander and nothing else that is not ours, and no native addon", async () => {
+  const hook =
+    'import{writeSync}from"node:fs";export async function load(u,c,n){writeSync(2,"LOADED "+u+"\\n");return n(u,c)}';
+  const register = `import{register}from"node:module";register("data:text/javascript,${encodeURIComponent(hook)}");`;
+  const { code, stderr } = await runPrune(["--help"], {
+    nodeOptions: ["--import", `data:text/javascript,${encodeURIComponent(register)}`],
+  });
+  assert.equal(code, 0);
+  const files = [...stderr.matchAll(/^LOADED file:(.*)$/gm)].map(([, path]) =>
+    fileURLToPath(`file:${path ?? ""}`).slice(ROOT.length),
+  );
+  assert.ok(files.includes("dist/src/cli/main.js"), stderr);
+  const allowed =
+    /^(bin\/prune\.js|dist\/src\/(cli\/\w+|errors|version|checkpoint\/nearest-name)\.js|node_modules\/commander\/.*)$/;
+  assert.deepEqual(
+    files.filter((file) => !allowed.test(file)),
+    [],
+  );
+});
+
+const USAGE_ERRORS: readonly { args: readonly string[]; stderr: RegExp }[] = [
+  { args: ["--sparsty", "0.7"], stderr: /^error: unknown option '--sparsty'\.\nhint: \(Did you mean --sparsity\?\)/ },
+  { args: ["evl", "m"], stderr: /^error: "evl" is not a command\. Did you mean "eval"\?\nhint: Commands: run, eval/ },
+  { args: [DEMO_MODEL, "--sparsity", "0.5"], stderr: /is not a command\.\nhint: .*given with --model/ },
+  { args: ["eval"], stderr: /^error: missing required argument 'model'\.\nhint: / },
+  { args: ["eval", DEMO_MODEL], stderr: /^error: --text: missing/ },
+  { args: ["inspect", "a", "b"], stderr: /^error: too many arguments/ },
+  { args: ["--model"], stderr: /^error: option '--model <dir>' argument missing\./ },
+  { args: ["--log-format", "xml"], stderr: /^error: option '--log-format <format>' argument 'xml' is invalid/ },
+  {
+    args: ["--sparsity", "70"],
+    stderr: /^error: --sparsity: "70" is not a fraction below 1; for 70% write 0\.7 or 70%\.\nhint: /,
+  },
+];
+
+for (const { args, stderr } of USAGE_ERRORS) {
+  test(`"prune ${args.join(" ").replace(ROOT, "")}" ends with 2 and says why on stderr`, async () => {
+    const finished = await runPrune(args);
+    assert.equal(finished.code, 2);
+    assert.match(finished.stderr, stderr);
+    assert.doesNotMatch(finished.stderr, /\n\s+at /, "no stack without -v");
+    assert.equal(finished.stdout, "");
+  });
+}

@@ -1,0 +1,273 @@
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { resolveEvaluationConfig, resolveRunConfig, type Surroundings } from "../../src/config/resolve.js";
+import type { RunFlags } from "../../src/config/schema.js";
+import type { RunConfig } from "../../src/contract.js";
+import {
+  CalibrationError,
+  CheckpointError,
+  ConfigError,
+  exitCodeOf,
+  PruneError,
+  UsageError,
+} from "../../src/errors.js";
+
+const folder = mkdtempSync(join(tmpdir(), "prune-config-"));
+after(() => rmSync(folder, { recursive: true }));
+const model = join(folder, "llama");
+mkdirSync(model);
+writeFileSync(join(model, "config.json"), JSON.stringify({ max_position_embeddings: 512 }));
+const demo = join(folder, "package", "demo");
+mkdirSync(demo, { recursive: true });
+writeFileSync(join(demo, "config.json"), JSON.stringify({ max_position_embeddings: 131072 }));
+writeFileSync(join(demo, "calibration.txt"), "text");
+writeFileSync(join(folder, "ids.safetensors"), "");
+
+const SURROUNDINGS: Surroundings = {
+  workingDirectory: folder,
+  demoModel: demo,
+  freeMemoryBytes: 8001,
+  tokenRowLength: () => Promise.resolve(4096),
+};
+const TOKENS = { file: join(folder, "ids.safetensors") };
+
+async function resolveRun(flags: RunFlags, isDryRun = false): Promise<{ config: RunConfig; notes: string }> {
+  const { config, notes } = await resolveRunConfig(flags, isDryRun, SURROUNDINGS);
+  return { config, notes: notes.map(({ level, message }) => `${level}: ${message}`).join("\n") };
+}
+
+const BASE: RunFlags = { model: "llama", sparsity: "0.5", calibration: "ids.safetensors" };
+
+test("every default is filled in", async () => {
+  assert.deepEqual((await resolveRun(BASE)).config, {
+    model,
+    out: join(folder, "llama-wanda-0.5"),
+    force: false,
+    resume: false,
+    method: "wanda",
+    methodOptions: {},
+    sparsity: 0.5,
+    pattern: { kind: "unstructured" },
+    calibration: TOKENS,
+    nsamples: 128,
+    seqlen: 512,
+    seed: 0,
+    device: "auto",
+    ignore: [],
+    propagation: "block",
+    memoryBytes: 4000,
+  } satisfies RunConfig);
+});
+
+/** Flags added to the base and what they change in the configuration. */
+const TABLE: readonly [RunFlags, Partial<RunConfig>][] = [
+  [{ sparsity: "70%" }, { sparsity: 0.7, out: join(folder, "llama-wanda-0.7") }],
+  [{ out: "here/pruned" }, { out: join(folder, "here/pruned") }],
+  [{ out: join(tmpdir(), "elsewhere-pruned") }, { out: join(tmpdir(), "elsewhere-pruned") }],
+  [{ force: true }, { force: true }],
+  [{ resume: true }, { resume: true }],
+  [{ calibration: "ids.safetensors#calib" }, { calibration: { ...TOKENS, tensor: "calib" } }],
+  [{ nsamples: "7" }, { nsamples: 7 }],
+  [{ seqlen: "64" }, { seqlen: 64 }],
+  [{ seed: "42" }, { seed: 42 }],
+  [{ device: "cpu" }, { device: "cpu" }],
+  [{ ignore: ["lm_head", "re:.*k_proj"] }, { ignore: ["lm_head", "re:.*k_proj"] }],
+  [{ propagation: "group" }, { propagation: "group" }],
+  [{ memory: "512MiB" }, { memoryBytes: 2 ** 29 }],
+  [{ method: "magnitude" }, { method: "magnitude", calibration: undefined, out: join(folder, "llama-magnitude-0.5") }],
+];
+
+for (const [flags, expected] of TABLE) {
+  test(`flags ${JSON.stringify(flags)} become configuration`, async () => {
+    const { config } = await resolveRun({ ...BASE, ...flags });
+    for (const [key, value] of Object.entries(expected)) assert.deepEqual(config[key as keyof RunConfig], value, key);
+  });
+}
+
+test("options of sparsegpt reach its schema", async () => {
+  const { methodOptions } = (await resolveRun({ ...BASE, method: "sparsegpt", damping: "0.1", blockSize: "64" }))
+    .config;
+  assert.equal(methodOptions["damping"], 0.1);
+  assert.equal(methodOptions["blockSize"], 64);
+  assert.equal(methodOptions["dampingLadder"], undefined, "no ladder unless asked for");
+  const ladder = (await resolveRun({ ...BASE, method: "sparsegpt", damping: "0.01,0.1,1" })).config.methodOptions;
+  assert.equal(ladder["damping"], 0.01);
+  assert.deepEqual(ladder["dampingLadder"], [0.1, 1]);
+  await assert.rejects(
+    () => resolveRun({ ...BASE, method: "sparsegpt", blockSize: "100" }),
+    /--block-size: must divide 128/,
+  );
+});
+
+test("an N:M pattern brings its sparsity, and the output is named after it", async () => {
+  const { calibration = "", model: name = "" } = BASE;
+  const { config } = await resolveRun({ model: name, calibration, pattern: "2:4" });
+  assert.equal(config.sparsity, 0.5);
+  assert.equal(config.out, join(folder, "llama-wanda-2of4"));
+  assert.equal((await resolveRun({ model: name, calibration, pattern: "1:4", sparsity: "75%" })).config.sparsity, 0.75);
+});
+
+test("without a model the demo model is taken, said so, and pruned into the working directory", async () => {
+  const { config, notes } = await resolveRun({ sparsity: "0.7" });
+  assert.equal(config.model, demo);
+  assert.equal(config.out, join(folder, "demo-wanda-0.7"));
+  assert.deepEqual(config.calibration, { file: join(demo, "calibration.txt") });
+  assert.match(notes, /info: no --model given: taking the embedded demo model/);
+});
+
+test("the sequence length is 2048 or the model's shorter context, never its longer one, and the choice is said", async () => {
+  assert.equal((await resolveRun({ sparsity: "0.7" })).config.seqlen, 2048);
+  assert.match(
+    (await resolveRun(BASE)).notes,
+    /info: sequences of 512 tokens, not 2048: the length of the model's context/,
+  );
+  assert.match(
+    (await resolveRun({ ...BASE, seqlen: "1024" })).notes,
+    /warn: --seqlen 1024 is longer than the model's context .*512/,
+  );
+});
+
+/** What is refused: the class decides the exit code, the message names flag and value. */
+const REFUSALS: readonly { flags: RunFlags; Class: typeof PruneError; code: string; message: RegExp }[] = [
+  { flags: { ...BASE, sparsity: "70" }, Class: UsageError, code: "E_SPARSITY", message: /"70".*write 0\.7 or 70%/ },
+  { flags: { ...BASE, pattern: "4:2" }, Class: UsageError, code: "E_PATTERN", message: /4:2/ },
+  {
+    flags: { ...BASE, device: "cuda" },
+    Class: UsageError,
+    code: "E_CHOICE",
+    message: /--device: "cuda" is not one of auto, cpu, webgpu/,
+  },
+  {
+    flags: { ...BASE, propagation: "layer" },
+    Class: UsageError,
+    code: "E_CHOICE",
+    message: /--propagation: "layer" is not one of block, group, dense/,
+  },
+  { flags: { ...BASE, nsamples: "0" }, Class: UsageError, code: "E_COUNT", message: /--nsamples: "0"/ },
+  { flags: { ...BASE, seqlen: "1" }, Class: UsageError, code: "E_COUNT", message: /--seqlen: "1".*at least 2/ },
+  { flags: { ...BASE, memory: "4" }, Class: UsageError, code: "E_SIZE", message: /--memory: "4"/ },
+  {
+    flags: { ...BASE, damping: "0.1" },
+    Class: ConfigError,
+    code: "E_METHOD_OPTION",
+    message: /--damping: the method wanda has no such option/,
+  },
+  {
+    flags: { ...BASE, pattern: "2:4", sparsity: "0.7" },
+    Class: ConfigError,
+    code: "E_SPARSITY_PATTERN",
+    message: /0\.7 contradicts --pattern 2:4, which makes 0\.5/,
+  },
+  {
+    flags: { model: "llama", calibration: "ids.safetensors" },
+    Class: UsageError,
+    code: "E_SPARSITY_MISSING",
+    message: /--sparsity: missing/,
+  },
+  {
+    flags: { model: "llama", sparsity: "0.5" },
+    Class: UsageError,
+    code: "E_CALIBRATION_MISSING",
+    message: /--calibration: missing; wanda/,
+  },
+  {
+    flags: { ...BASE, calibration: "notes.txt#part" },
+    Class: UsageError,
+    code: "E_TOKEN_SOURCE",
+    message: /"notes\.txt#part" is neither/,
+  },
+  {
+    flags: { ...BASE, model: "absent" },
+    Class: CheckpointError,
+    code: "E_MODEL_MISSING",
+    message: /absent: no such directory/,
+  },
+  {
+    flags: { ...BASE, model: "." },
+    Class: CheckpointError,
+    code: "E_MODEL_LAYOUT",
+    message: /is not a directory with a config\.json/,
+  },
+];
+
+for (const { flags, Class, code, message } of REFUSALS) {
+  test(`refuses ${JSON.stringify(flags)}`, async () => {
+    await assert.rejects(
+      () => resolveRun(flags),
+      (error: unknown) => {
+        assert.ok(error instanceof Class, String(error));
+        assert.equal(error.code, code);
+        assert.match(error.message, message);
+        assert.equal(exitCodeOf(error), Class === CheckpointError ? 4 : 2);
+        return true;
+      },
+    );
+  });
+}
+
+test("stored ids with shorter rows shorten the sequences, and a file without ids is one of the problems", async () => {
+  const rows = (tokenRowLength: Surroundings["tokenRowLength"], flags = BASE) =>
+    resolveRunConfig(flags, false, { ...SURROUNDINGS, tokenRowLength });
+  const { config, notes } = await rows(() => Promise.resolve(100));
+  assert.equal(config.seqlen, 100);
+  assert.match(
+    notes.map(({ message }) => message).join("\n"),
+    /sequences of 100 tokens, not 2048: the length of the rows of .*ids\.safetensors/,
+  );
+  const refuse = () => Promise.reject(new CalibrationError("E_TOKEN_TENSOR", "no ids"));
+  await assert.rejects(rows(refuse), { code: "E_TOKEN_TENSOR" });
+  await assert.rejects(rows(refuse, { ...BASE, damping: "1" }), /2 problems:\n.*--damping.*\n.*no ids/);
+  assert.equal((await rows(refuse, { ...BASE, seqlen: "64" })).config.seqlen, 64, "not asked where --seqlen is given");
+});
+
+test("an unknown method is refused with the nearest name and the list", async () => {
+  await assert.rejects(
+    () => resolveRun({ ...BASE, method: "wnada" }),
+    (error: unknown) =>
+      error instanceof UsageError &&
+      /wanda/.test(`${error.message} ${error.hint}`) &&
+      /sparsegpt/.test(`${error.message} ${error.hint}`),
+  );
+});
+
+test("several wrong flags are reported together", async () => {
+  await assert.rejects(
+    () => resolveRun({ ...BASE, sparsity: "70", nsamples: "x", device: "gpu" }),
+    (error: unknown) => {
+      assert.ok(error instanceof UsageError);
+      assert.match(error.message, /^3 problems:\n/);
+      for (const flag of ["--sparsity", "--nsamples", "--device"]) assert.ok(error.message.includes(flag), flag);
+      assert.equal((error.details["problems"] as unknown[]).length, 3);
+      return true;
+    },
+  );
+  await assert.rejects(
+    () => resolveRun({ model: "absent", method: "wanda", damping: "0.1" }),
+    /^\w*: ?3 problems:|3 problems:/,
+  );
+});
+
+test("an output that exists is mentioned by --dry-run, which does not need it to be free", async () => {
+  assert.match((await resolveRun({ ...BASE, out: "package" }, true)).notes, /warn: --out: .*package exists/);
+  assert.doesNotMatch((await resolveRun({ ...BASE, out: "package", force: true }, true)).notes, /exists/);
+});
+
+test("magnitude says that it reads no calibration", async () => {
+  assert.match((await resolveRun({ ...BASE, method: "magnitude" })).notes, /warn: magnitude looks at weights only/);
+});
+
+test("evaluation flags become configuration", async () => {
+  const { config } = await resolveEvaluationConfig(
+    { model: "llama", text: "ids.safetensors#test", seqlen: "128", maxWindows: "3" },
+    SURROUNDINGS,
+  );
+  assert.deepEqual(config, { model, text: { ...TOKENS, tensor: "test" }, seqlen: 128, maxWindows: 3 });
+  assert.equal(
+    (await resolveEvaluationConfig({ model: "llama", text: "ids.safetensors" }, SURROUNDINGS)).config.seqlen,
+    512,
+  );
+  await assert.rejects(() => resolveEvaluationConfig({ model: "llama" } as never, SURROUNDINGS), /--text: missing/);
+});

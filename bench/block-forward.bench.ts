@@ -13,13 +13,27 @@ const ROUNDS = 5;
 const architecture = syntheticArchitecture({ blocks: 1, vocabulary: 32000 });
 const block = architecture.blocks[0];
 if (block === undefined) throw new Error("no block");
-const weights = new Map([...block.tensors].map(([role, { shape }]) => [role, randomValues(shape.reduce((a, b) => a * b, 1), 0.05)]));
+const weights = new Map(
+  [...block.tensors].map(([role, { shape }]) => [
+    role,
+    randomValues(
+      shape.reduce((a, b) => a * b, 1),
+      0.05,
+    ),
+  ]),
+);
 const hidden = randomValues(TOKENS * architecture.hiddenSize, 2);
 const groups = block.groups.map((group) => group.name);
 await using runner = new BlockRunner(architecture);
 
-const linearOf = (role: string): number => block.groups.flatMap((group) => group.linears).filter((linear) => linear.role === role).reduce((sum, l) => sum + l.inFeatures * l.outFeatures, 0);
-const parameters = block.groups.flatMap((group) => group.linears).reduce((sum, linear) => sum + linear.inFeatures * linear.outFeatures, 0);
+const linearOf = (role: string): number =>
+  block.groups
+    .flatMap((group) => group.linears)
+    .filter((linear) => linear.role === role)
+    .reduce((sum, l) => sum + l.inFeatures * l.outFeatures, 0);
+const parameters = block.groups
+  .flatMap((group) => group.linears)
+  .reduce((sum, linear) => sum + linear.inFeatures * linear.outFeatures, 0);
 const forward = (2 * TOKENS * parameters + 2 * TOKENS * TOKENS * 2048) / 1e9;
 const withoutDown = forward - (2 * TOKENS * linearOf("mlp.down_proj.weight")) / 1e9;
 const gram = block.groups.reduce((sum, group) => sum + 2 * TOKENS * group.inFeatures ** 2, 0) / 1e9;
@@ -29,13 +43,23 @@ const taps = (kind: TapKind): BlockRequest["taps"] => ({ kind, groups });
 const rows = await compareWithRoofline(
   [
     { name: "forward", gigaflops: forward, run: run({ hidden: true, taps: undefined }) },
-    { name: "forward to the last linear's input + column norms (wanda's pass)", gigaflops: withoutDown, run: run({ hidden: false, taps: taps("column-norms") }) },
+    {
+      name: "forward to the last linear's input + column norms (wanda's pass)",
+      gigaflops: withoutDown,
+      run: run({ hidden: false, taps: taps("column-norms") }),
+    },
     { name: "forward + Gram matrices", gigaflops: forward + gram, run: run({ hidden: true, taps: taps("gram") }) },
-    { name: "forward to the last linear's input + Gram matrices (sparsegpt's pass)", gigaflops: withoutDown + gram, run: run({ hidden: false, taps: taps("gram") }) },
+    {
+      name: "forward to the last linear's input + Gram matrices (sparsegpt's pass)",
+      gigaflops: withoutDown + gram,
+      run: run({ hidden: false, taps: taps("gram") }),
+    },
   ],
   ROUNDS,
 );
 console.log(`block forward, hidden 2048, 32 heads over 4, intermediate 5632, ${TOKENS} tokens (${machineLine()})`);
 for (const { name, seconds, rate, fraction } of rows) {
-  console.log(`  ${name}: ${(seconds * 1000).toFixed(0)} ms, ${rate.toFixed(0)} GFLOP/s, ${(fraction * 100).toFixed(0)} % of the matrix product`);
+  console.log(
+    `  ${name}: ${(seconds * 1000).toFixed(0)} ms, ${rate.toFixed(0)} GFLOP/s, ${(fraction * 100).toFixed(0)} % of the matrix product`,
+  );
 }

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { encodeHeader } from "../src/checkpoint/header.js";
-import type { RunReport } from "../src/driver/contract.js";
+import type { RunReport } from "../src/contract.js";
 import { machineLine, median, openRoofline } from "./harness.js";
 import { syntheticArchitecture, writeSyntheticCheckpoint } from "./llama-shape.js";
 
@@ -21,14 +21,27 @@ const METHOD = process.env["BENCH_METHOD"] ?? "wanda";
 const COMMAND = fileURLToPath(new URL("../../bin/prune.js", import.meta.url));
 
 async function writeIds(file: string): Promise<void> {
-  const header = encodeHeader([{ name: "ids", dtype: "I32", shape: [SEQUENCES, SEQLEN], byteLength: 4 * SEQUENCES * SEQLEN }]);
+  const header = encodeHeader([
+    { name: "ids", dtype: "I32", shape: [SEQUENCES, SEQLEN], byteLength: 4 * SEQUENCES * SEQLEN },
+  ]);
   const ids = Int32Array.from({ length: SEQUENCES * SEQLEN }, () => Math.floor(Math.random() * VOCABULARY));
   await writeFile(file, Buffer.concat([header.bytes, new Uint8Array(ids.buffer)]));
 }
 
 async function prune(model: string, out: string, ids: string): Promise<RunReport> {
   const argv = [COMMAND, "run", "--model", model, "--method", METHOD, "--sparsity", "0.5", "--calibration", ids];
-  argv.push("--nsamples", String(SEQUENCES), "--seqlen", String(SEQLEN), "--device", "cpu", "--out", out, "--json", "--quiet");
+  argv.push(
+    "--nsamples",
+    String(SEQUENCES),
+    "--seqlen",
+    String(SEQLEN),
+    "--device",
+    "cpu",
+    "--out",
+    out,
+    "--json",
+    "--quiet",
+  );
   const { stdout } = await promisify(execFile)(process.execPath, argv, { maxBuffer: 2 ** 26 });
   return JSON.parse(stdout) as RunReport;
 }
@@ -46,7 +59,9 @@ try {
     const rates = [await roofline.measure(), await roofline.measure()];
     const report = await prune(model, join(work, `out-${blocks}`), ids);
     rates.push(await roofline.measure(), await roofline.measure());
-    const linears = syntheticArchitecture(shape).blocks.flatMap((block) => block.groups.flatMap((group) => group.linears));
+    const linears = syntheticArchitecture(shape).blocks.flatMap((block) =>
+      block.groups.flatMap((group) => group.linears),
+    );
     const parameters = linears.reduce((sum, linear) => sum + linear.inFeatures * linear.outFeatures, 0);
     const gigaflops = (2 * 2 * SEQUENCES * SEQLEN * parameters) / 1e9; // two forwards; statistics and solves not counted
     const fraction = gigaflops / report.seconds / median(rates);

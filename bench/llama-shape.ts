@@ -32,7 +32,11 @@ export function syntheticConfig({ blocks, vocabulary }: SyntheticShape): Record<
 
 export function syntheticArchitecture(shape: SyntheticShape): Architecture {
   const values = syntheticConfig(shape);
-  const config: ModelConfig = { values: new ConfigObject(values, "config.json"), modelType: "llama", text: JSON.stringify(values) };
+  const config: ModelConfig = {
+    values: new ConfigObject(values, "config.json"),
+    modelType: "llama",
+    text: JSON.stringify(values),
+  };
   return LLAMA.describe(config, () => true);
 }
 
@@ -56,23 +60,43 @@ export async function writeSyntheticCheckpoint(directory: string, shape: Synthet
   const architecture = syntheticArchitecture(shape);
   const pattern = weightPattern();
   const vocabulary = [architecture.vocabularySize, architecture.hiddenSize];
-  const shards: { name: string; shape: readonly number[] }[][] = [[{ name: architecture.embedding, shape: vocabulary }]];
+  const shards: { name: string; shape: readonly number[] }[][] = [
+    [{ name: architecture.embedding, shape: vocabulary }],
+  ];
   for (let first = 0; first < architecture.blocks.length; first += 4) {
     const blocks = architecture.blocks.slice(first, first + 4);
-    shards.push(blocks.flatMap((block) => [...block.tensors.values()].map(({ tensor, shape: size }) => ({ name: tensor, shape: size }))));
+    shards.push(
+      blocks.flatMap((block) =>
+        [...block.tensors.values()].map(({ tensor, shape: size }) => ({ name: tensor, shape: size })),
+      ),
+    );
   }
-  shards.push([{ name: "lm_head.weight", shape: vocabulary }, { name: "model.norm.weight", shape: [architecture.hiddenSize] }]);
+  shards.push([
+    { name: "lm_head.weight", shape: vocabulary },
+    { name: "model.norm.weight", shape: [architecture.hiddenSize] },
+  ]);
   const weightMap: Record<string, string> = {};
   for (const [index, tensors] of shards.entries()) {
     const file = `model-${String(index + 1).padStart(5, "0")}-of-${String(shards.length).padStart(5, "0")}.safetensors`;
     for (const { name } of tensors) weightMap[name] = file;
-    const header = encodeHeader(tensors.map(({ name, shape: size }) => ({ name, dtype: "BF16", shape: size, byteLength: 2 * size.reduce((a, b) => a * b, 1) })));
+    const header = encodeHeader(
+      tensors.map(({ name, shape: size }) => ({
+        name,
+        dtype: "BF16",
+        shape: size,
+        byteLength: 2 * size.reduce((a, b) => a * b, 1),
+      })),
+    );
     await using handle = await open(join(directory, file), "w");
     await handle.write(header.bytes);
     for (const { begin, end } of header.tensors) {
-      for (let done = begin; done < end; done += PATTERN_BYTES) await handle.write(pattern.subarray(0, Math.min(PATTERN_BYTES, end - done)));
+      for (let done = begin; done < end; done += PATTERN_BYTES)
+        await handle.write(pattern.subarray(0, Math.min(PATTERN_BYTES, end - done)));
     }
   }
   await writeFile(join(directory, "config.json"), JSON.stringify(syntheticConfig(shape)));
-  await writeFile(join(directory, "model.safetensors.index.json"), JSON.stringify({ metadata: {}, weight_map: weightMap }));
+  await writeFile(
+    join(directory, "model.safetensors.index.json"),
+    JSON.stringify({ metadata: {}, weight_map: weightMap }),
+  );
 }

@@ -1,6 +1,6 @@
 /** What every engine command is handed besides its configuration. */
-import { InterruptedError } from "../errors.js";
-import type { Logger } from "../logging.js";
+import { InterruptedError } from "./errors.js";
+import type { Logger } from "./logging.js";
 import type { EngineEvent, StopSignal } from "./contract.js";
 
 export interface EngineContext {

@@ -2,7 +2,7 @@
  * What the command line asks of the engine and what it hears back. Plain data only: it crosses a thread boundary
  * (structured clone), because ONNX Runtime blocks the thread it runs on.
  */
-import type { Pattern } from "../sparsity/pattern.js";
+import type { Pattern } from "./sparsity/pattern.js";
 
 /** When later linears see what pruning did to earlier ones. */
 export type Propagation = "block" | "group" | "dense";
@@ -138,7 +138,13 @@ export interface TensorInspection {
 /** What the engine tells while it works. */
 export type EngineEvent =
   | { readonly type: "start"; readonly blocks: number; readonly device: string; readonly resumedBlocks: number }
-  | { readonly type: "stage"; readonly block: number; readonly blocks: number; readonly stage: string; /** Share of the whole run done, 0..1. */ readonly fraction: number }
+  | {
+      readonly type: "stage";
+      readonly block: number;
+      readonly blocks: number;
+      readonly stage: string;
+      /** Share of the whole run done, 0..1. */ readonly fraction: number;
+    }
   | {
       readonly type: "block";
       readonly block: number;

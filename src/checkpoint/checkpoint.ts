@@ -11,7 +11,7 @@ import { join, resolve } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { isFloatDtype, widen, type FloatDtype } from "./dtype.js";
 import { asPruneError, fileErrorCode } from "./file-errors.js";
-import { nearestName } from "./nearest-name.js";
+import { nearestName } from "../nearest-name.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
 import { ShardFile } from "./shard-file.js";
 import { checkShardIndex, INDEX_FILE, INDEX_SIZE_CAP, parseShardIndex, type ShardIndex } from "./sharded-index.js";

@@ -7,8 +7,8 @@ import { tmpdir } from "node:os";
 import { freemem } from "node:os";
 import { join } from "node:path";
 import { loadEvaluation, type TokenSequences } from "../calibration/corpus.js";
-import { throwIfStopped, type EngineContext } from "../driver/context.js";
-import type { EvaluationConfig, EvaluationReport } from "../driver/contract.js";
+import { throwIfStopped, type EngineContext } from "../context.js";
+import type { EvaluationConfig, EvaluationReport } from "../contract.js";
 import { CheckpointError } from "../errors.js";
 import { readBlockWeights, sequencesPerRun } from "../model/block-weights.js";
 import { embedTokens } from "../model/embedding.js";
@@ -21,7 +21,12 @@ import { openModel, type Model } from "../model/open-model.js";
 const MEMORY_SHARE = 0.5;
 
 /** Hidden states of all windows after the last block. */
-export async function forwardModel(model: Model, sequences: readonly Int32Array[], states: HiddenStates, context: EngineContext): Promise<void> {
+export async function forwardModel(
+  model: Model,
+  sequences: readonly Int32Array[],
+  states: HiddenStates,
+  context: EngineContext,
+): Promise<void> {
   const { blocks } = model.architecture;
   const batch = sequencesPerRun(states.tokens);
   await using runner = new BlockRunner(model.architecture);
@@ -31,11 +36,18 @@ export async function forwardModel(model: Model, sequences: readonly Int32Array[
     weights = await readBlockWeights(model.checkpoint, block, weights);
     for (let first = 0; first < states.sequences; first += batch) {
       const count = Math.min(batch, states.sequences - first);
-      const { hidden } = await runner.run(block, weights, await states.read(first, count), count, states.tokens, { hidden: true, taps: undefined });
+      const { hidden } = await runner.run(block, weights, await states.read(first, count), count, states.tokens, {
+        hidden: true,
+        taps: undefined,
+      });
       if (hidden !== undefined) await states.write(first, hidden);
       throwIfStopped(context, false);
     }
-    context.emit({ type: "windows", done: Math.round(((block.index + 1) / (blocks.length + 1)) * sequences.length), total: sequences.length });
+    context.emit({
+      type: "windows",
+      done: Math.round(((block.index + 1) / (blocks.length + 1)) * sequences.length),
+      total: sequences.length,
+    });
   }
 }
 
@@ -67,10 +79,14 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
     const tokens = sequences.length * (config.seqlen - 1);
     const nll = losses.reduce((sum, window) => sum + window.reduce((inner, loss) => inner + loss, 0), 0) / tokens;
     if (Number.isNaN(nll)) {
-      throw new CheckpointError("E_NON_FINITE_LOGITS", `${config.model}: the forward gives NaN; the checkpoint holds non-finite weights or overflows.`, {
-        hint: "Check the dense model the same way; if that is finite, the pruned checkpoint is damaged.",
-        details: { model: config.model },
-      });
+      throw new CheckpointError(
+        "E_NON_FINITE_LOGITS",
+        `${config.model}: the forward gives NaN; the checkpoint holds non-finite weights or overflows.`,
+        {
+          hint: "Check the dense model the same way; if that is finite, the pruned checkpoint is damaged.",
+          details: { model: config.model },
+        },
+      );
     }
     return {
       schema: "prune.eval/v1",

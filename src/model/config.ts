@@ -26,7 +26,8 @@ export class ConfigObject {
   count(key: string, fallback?: number): number {
     if (!this.has(key) && fallback !== undefined) return fallback;
     const value = this.#values[key];
-    if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1) throw this.#problem(key, "a positive whole number");
+    if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1)
+      throw this.#problem(key, "a positive whole number");
     return value;
   }
 
@@ -91,7 +92,10 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
   try {
     parsed = JSON.parse(text);
   } catch (cause) {
-    throw new CheckpointError("E_CONFIG", `${file}: is not valid JSON (${(cause as Error).message}).`, { details: { file }, cause });
+    throw new CheckpointError("E_CONFIG", `${file}: is not valid JSON (${(cause as Error).message}).`, {
+      details: { file },
+      cause,
+    });
   }
   if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
     throw new CheckpointError("E_CONFIG", `${file}: must hold a JSON object.`, { details: { file } });

@@ -47,7 +47,12 @@ export function gramPanels(n: number): GramPanel[] {
   return panels;
 }
 
-function tapOutputs(graph: GraphBuilder, kind: TapKind, input: Value, width: number): { value: Value; shape: (number | string)[] }[] {
+function tapOutputs(
+  graph: GraphBuilder,
+  kind: TapKind,
+  input: Value,
+  width: number,
+): { value: Value; shape: (number | string)[] }[] {
   switch (kind) {
     case "inputs":
       return [{ value: input, shape: ["rows", width] }];
@@ -59,7 +64,10 @@ function tapOutputs(graph: GraphBuilder, kind: TapKind, input: Value, width: num
           from === 0 && to === width
             ? input
             : graph.node("Slice", [input, graph.integers([from]), graph.integers([to]), graph.integers([1])]);
-        return { value: graph.node("Gemm", [columns(first, end), columns(0, end)], { transA: 1 }), shape: [end - first, end] };
+        return {
+          value: graph.node("Gemm", [columns(first, end), columns(0, end)], { transA: 1 }),
+          shape: [end - first, end],
+        };
       });
     default:
       return kind satisfies never;
@@ -117,7 +125,14 @@ export class BlockRunner implements AsyncDisposable {
   }
 
   /** @param hidden [batch, tokens, hidden] */
-  async run(block: BlockSpec, weights: BlockWeights, hidden: Float32Array, batch: number, tokens: number, request: BlockRequest): Promise<BlockResult> {
+  async run(
+    block: BlockSpec,
+    weights: BlockWeights,
+    hidden: Float32Array,
+    batch: number,
+    tokens: number,
+    request: BlockRequest,
+  ): Promise<BlockResult> {
     const session = await this.#session(block, request);
     const feeds: Record<string, Feed> = {
       ...this.#positionFeeds(batch, tokens),
@@ -128,7 +143,8 @@ export class BlockRunner implements AsyncDisposable {
     const taps = new Map<string, Float32Array[]>();
     for (const group of request.taps?.groups ?? []) {
       const parts: Float32Array[] = [];
-      for (let part = 0; results[tapName(group, part)] !== undefined; part++) parts.push(results[tapName(group, part)] as Float32Array);
+      for (let part = 0; results[tapName(group, part)] !== undefined; part++)
+        parts.push(results[tapName(group, part)] as Float32Array);
       taps.set(group, parts);
     }
     return { hidden: results["output"], taps };

@@ -29,7 +29,9 @@ function buildTileGraph(hiddenSize: number, output: "losses" | "logits"): BuiltG
   if (output === "logits") graph.output(logits, "logits", ["tokens", "rows"]);
   else {
     const targets = graph.input("targets", ["tokens", 1], "int64");
-    graph.output(graph.node("ReduceLogSumExp", [logits, graph.integers([1])], { keepdims: 0 }), "logSumExp", ["tokens"]);
+    graph.output(graph.node("ReduceLogSumExp", [logits, graph.integers([1])], { keepdims: 0 }), "logSumExp", [
+      "tokens",
+    ]);
     graph.output(graph.node("GatherElements", [logits, targets], { axis: 1 }), "targetLogits", ["tokens", 1]);
   }
   return graph.build();
@@ -40,7 +42,8 @@ export async function applyFinalNorm(model: Model, states: HiddenStates, batch: 
   const { architecture, checkpoint } = model;
   await using session = await createSession(buildNormGraph(architecture));
   const weights: Record<string, Feed> = {};
-  for (const [role, { tensor, shape }] of architecture.head.tensors) weights[role] = { values: await checkpoint.readTensor(tensor), shape };
+  for (const [role, { tensor, shape }] of architecture.head.tensors)
+    weights[role] = { values: await checkpoint.readTensor(tensor), shape };
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
     const hidden = { values: await states.read(first, count), shape: [count * states.tokens, architecture.hiddenSize] };
@@ -55,7 +58,13 @@ async function forEachTile(
   batch: number,
   session: Session,
   feedsOf: (sequence: number, token: number, firstRow: number, rows: number) => bigint,
-  visit: (results: Record<string, Float32Array>, firstSequence: number, count: number, firstRow: number, rows: number) => void,
+  visit: (
+    results: Record<string, Float32Array>,
+    firstSequence: number,
+    count: number,
+    firstRow: number,
+    rows: number,
+  ) => void,
 ): Promise<void> {
   const { projection } = model.architecture.head;
   const { vocabularySize, hiddenSize } = model.architecture;
@@ -69,7 +78,13 @@ async function forEachTile(
         feedsOf(first + Math.floor(i / states.tokens), i % states.tokens, firstRow, rows),
       );
       const hidden = { values: await states.read(first, count), shape: [tokens, hiddenSize] };
-      visit(await session.run({ hidden, tile, targets: { values: targets, shape: [tokens, 1] } }), first, count, firstRow, rows);
+      visit(
+        await session.run({ hidden, tile, targets: { values: targets, shape: [tokens, 1] } }),
+        first,
+        count,
+        firstRow,
+        rows,
+      );
     }
   }
 }
@@ -103,19 +118,19 @@ export async function nextTokenLosses(
       const { logSumExp, targetLogits: gathered } = results as { logSumExp: Float32Array; targetLogits: Float32Array };
       for (let i = 0; i < count * tokens; i++) {
         const at = first * tokens + i;
-        const value = logSumExp[i] as number;
-        const top = Math.max(largest[at] as number, value);
-        sums[at] = (sums[at] as number) * Math.exp((largest[at] as number) - top) + Math.exp(value - top);
+        const value = logSumExp[i];
+        const top = Math.max(largest[at], value);
+        sums[at] = sums[at] * Math.exp(largest[at] - top) + Math.exp(value - top);
         largest[at] = top;
         const target = targetOf(first + Math.floor(i / tokens), i % tokens) - firstRow;
-        if (target >= 0 && target < rows) targetLogits[at] = gathered[i] as number;
+        if (target >= 0 && target < rows) targetLogits[at] = gathered[i];
       }
     },
   );
   return sequences.map((_, sequence) =>
     Float64Array.from({ length: tokens - 1 }, (_, token) => {
       const at = sequence * tokens + token;
-      return (largest[at] as number) + Math.log(sums[at] as number) - (targetLogits[at] as number);
+      return largest[at] + Math.log(sums[at]) - targetLogits[at];
     }),
   );
 }
@@ -125,11 +140,18 @@ export async function computeLogits(model: Model, states: HiddenStates, batch: n
   await using session = await createSession(buildTileGraph(model.architecture.hiddenSize, "logits"));
   const { vocabularySize } = model.architecture;
   const logits = new Float32Array(states.sequences * states.tokens * vocabularySize);
-  await forEachTile(model, states, batch, session, () => 0n, (results, first, count, firstRow, rows) => {
-    const tile = results["logits"] as Float32Array;
-    for (let i = 0; i < count * states.tokens; i++) {
-      logits.set(tile.subarray(i * rows, (i + 1) * rows), (first * states.tokens + i) * vocabularySize + firstRow);
-    }
-  });
+  await forEachTile(
+    model,
+    states,
+    batch,
+    session,
+    () => 0n,
+    (results, first, count, firstRow, rows) => {
+      const tile = results["logits"] as Float32Array;
+      for (let i = 0; i < count * states.tokens; i++) {
+        logits.set(tile.subarray(i * rows, (i + 1) * rows), (first * states.tokens + i) * vocabularySize + firstRow);
+      }
+    },
+  );
   return logits;
 }

@@ -45,11 +45,13 @@ export class HiddenStates implements AsyncDisposable {
   /** [count, tokens, hidden]: a view where everything is in memory, otherwise a copy. Do not write to it. */
   async read(first: number, count: number): Promise<Float32Array> {
     const length = this.sequenceLength;
-    if (first + count <= this.#residentSequences) return this.#resident.subarray(first * length, (first + count) * length);
+    if (first + count <= this.#residentSequences)
+      return this.#resident.subarray(first * length, (first + count) * length);
     const values = new Float32Array(count * length);
     for (let i = 0; i < count; i++) {
       const target = values.subarray(i * length, (i + 1) * length);
-      if (first + i < this.#residentSequences) target.set(this.#resident.subarray((first + i) * length, (first + i + 1) * length));
+      if (first + i < this.#residentSequences)
+        target.set(this.#resident.subarray((first + i) * length, (first + i + 1) * length));
       else await this.#transfer("read", target, first + i);
     }
     return values;
@@ -86,7 +88,7 @@ export class HiddenStates implements AsyncDisposable {
     const scratch = this.#scratch;
     if (scratch === undefined) throw new InternalError("E_HIDDEN_STATES", "hidden states: sequence beyond the end");
     const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    for (let done = 0; done < bytes.length; ) {
+    for (let done = 0; done < bytes.length;) {
       const result =
         kind === "read"
           ? (await scratch.read(bytes, done, bytes.length - done, position + done)).bytesRead

@@ -36,7 +36,13 @@ export interface AttentionShape {
 }
 
 /** Causal attention over flat q, k, v; returns flat [batch * tokens, heads * headDim]. */
-export function attention(context: BlockContext, shape: AttentionShape, flatQuery: Value, flatKey: Value, flatValue: Value): Value {
+export function attention(
+  context: BlockContext,
+  shape: AttentionShape,
+  flatQuery: Value,
+  flatKey: Value,
+  flatValue: Value,
+): Value {
   const { graph, hidden } = context;
   const { heads, keyValueHeads, headDim } = shape;
   let query = unflatten(graph, flatQuery, hidden, heads * headDim);

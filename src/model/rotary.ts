@@ -20,9 +20,13 @@ const SUPPORTED = ["default", "linear", "llama3"] as const;
 /** Scaling written as `rope_scaling` (4.x libraries) or `rope_parameters` (5.x), keyed `type` or `rope_type`. */
 export function readRotaryTable(config: ConfigObject, dimensions: number): RotaryTable {
   const parameters = config.object("rope_parameters") ?? config.object("rope_scaling");
-  const theta = parameters?.has("rope_theta") === true ? parameters.number("rope_theta") : config.number("rope_theta", 10000);
+  const theta =
+    parameters?.has("rope_theta") === true ? parameters.number("rope_theta") : config.number("rope_theta", 10000);
   const kind = parameters?.string("rope_type", parameters.string("type", "default")) ?? "default";
-  const plain = Float32Array.from({ length: dimensions / 2 }, (_, i) => 1 / Math.fround(theta ** ((2 * i) / dimensions)));
+  const plain = Float32Array.from(
+    { length: dimensions / 2 },
+    (_, i) => 1 / Math.fround(theta ** ((2 * i) / dimensions)),
+  );
   if (parameters === undefined || kind === "default") return { dimensions, inverseFrequencies: plain };
   switch (kind) {
     case "linear": {
@@ -32,10 +36,14 @@ export function readRotaryTable(config: ConfigObject, dimensions: number): Rotar
     case "llama3":
       return { dimensions, inverseFrequencies: scaleLlama3(plain, parameters, config) };
     default:
-      throw new CheckpointError("E_ROPE", `config.json: rope scaling "${kind}" is not supported; known: ${SUPPORTED.join(", ")}.`, {
-        hint: "Set --seqlen within the original context and remove the scaling from a copy of config.json, if that is what you mean.",
-        details: { key: "rope_type", found: kind },
-      });
+      throw new CheckpointError(
+        "E_ROPE",
+        `config.json: rope scaling "${kind}" is not supported; known: ${SUPPORTED.join(", ")}.`,
+        {
+          hint: "Set --seqlen within the original context and remove the scaling from a copy of config.json, if that is what you mean.",
+          details: { key: "rope_type", found: kind },
+        },
+      );
   }
 }
 
@@ -47,7 +55,10 @@ function scaleLlama3(frequencies: Float32Array, parameters: ConfigObject, config
   const factor = parameters.number("factor");
   const low = parameters.number("low_freq_factor");
   const high = parameters.number("high_freq_factor");
-  const original = parameters.number("original_max_position_embeddings", config.number("max_position_embeddings", 8192));
+  const original = parameters.number(
+    "original_max_position_embeddings",
+    config.number("max_position_embeddings", 8192),
+  );
   return frequencies.map((frequency) => {
     const rotations = (original * frequency) / (2 * Math.PI); // original context / wavelength
     if (rotations < low) return frequency / factor;
@@ -58,13 +69,16 @@ function scaleLlama3(frequencies: Float32Array, parameters: ConfigObject, config
 }
 
 /** cos and sin of position · frequency, each [tokens, dimensions / 2]. */
-export function rotaryAngles(table: RotaryTable, tokens: number): { readonly cos: Float32Array; readonly sin: Float32Array } {
+export function rotaryAngles(
+  table: RotaryTable,
+  tokens: number,
+): { readonly cos: Float32Array; readonly sin: Float32Array } {
   const half = table.dimensions / 2;
   const cos = new Float32Array(tokens * half);
   const sin = new Float32Array(tokens * half);
   for (let position = 0; position < tokens; position++) {
     for (let i = 0; i < half; i++) {
-      const angle = Math.fround(position * (table.inverseFrequencies[i] as number));
+      const angle = Math.fround(position * table.inverseFrequencies[i]);
       cos[position * half + i] = Math.cos(angle);
       sin[position * half + i] = Math.sin(angle);
     }

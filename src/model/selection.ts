@@ -16,14 +16,20 @@ export function compilePathPattern(pattern: string): RegExp {
     try {
       return new RegExp(`^(?:${pattern.slice(3)})$`, "u");
     } catch (cause) {
-      throw new UsageError("E_IGNORE", `--ignore: "${pattern}" is not a regular expression (${(cause as Error).message}).`, {
-        hint: "Escape special characters with a backslash, or use a glob without re:.",
-        details: { pattern },
-        cause,
-      });
+      throw new UsageError(
+        "E_IGNORE",
+        `--ignore: "${pattern}" is not a regular expression (${(cause as Error).message}).`,
+        {
+          hint: "Escape special characters with a backslash, or use a glob without re:.",
+          details: { pattern },
+          cause,
+        },
+      );
     }
   }
-  const source = pattern.replace(/[\\^$.*+?()[\]{}|/]/g, (symbol) => (symbol === "*" ? ".*" : symbol === "?" ? "." : `\\${symbol}`));
+  const source = pattern.replace(/[\\^$.*+?()[\]{}|/]/g, (symbol) =>
+    symbol === "*" ? ".*" : symbol === "?" ? "." : `\\${symbol}`,
+  );
   return new RegExp(`^${source}$`, "u");
 }
 
@@ -35,7 +41,9 @@ export function selectLinears(architecture: Architecture, ignore: readonly strin
   return {
     selected: linears.filter((linear) => !isIgnored(linear)),
     ignored: linears.filter(isIgnored),
-    unmatchedPatterns: patterns.filter(({ expression }) => !linears.some(({ name }) => expression.test(name))).map(({ text }) => text),
+    unmatchedPatterns: patterns
+      .filter(({ expression }) => !linears.some(({ name }) => expression.test(name)))
+      .map(({ text }) => text),
   };
 }
 

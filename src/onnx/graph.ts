@@ -3,7 +3,14 @@
  * record to encode.ts. It knows operators only by name: what they mean is ONNX's business.
  */
 import { InternalError } from "../errors.js";
-import { encodeModel, type AttributeValue, type ConstantRecord, type ElementType, type NodeRecord, type ValueRecord } from "./encode.js";
+import {
+  encodeModel,
+  type AttributeValue,
+  type ConstantRecord,
+  type ElementType,
+  type NodeRecord,
+  type ValueRecord,
+} from "./encode.js";
 
 /** A value flowing through the graph. */
 export interface Value {
@@ -71,7 +78,13 @@ export class GraphBuilder {
   }
 
   /** One node with several outputs. */
-  nodes(operator: string, inputs: readonly Value[], outputCount: number, attributes: Attributes = {}, domain = ""): Value[] {
+  nodes(
+    operator: string,
+    inputs: readonly Value[],
+    outputCount: number,
+    attributes: Attributes = {},
+    domain = "",
+  ): Value[] {
     const name = `${operator}_${this.#nodes.length}`;
     const outputs = Array.from({ length: outputCount }, (_, index) => `${name}_${index}`);
     outputs.forEach((output) => this.#claim(output));
@@ -98,7 +111,11 @@ export class GraphBuilder {
     const inputs = this.#inputs.filter((input) => used.has(input.name));
     const constants = this.#constants.filter((constant) => used.has(constant.name));
     const model = encodeModel({ name: this.#name, nodes, inputs, outputs: this.#outputs, constants });
-    return { model, inputNames: inputs.map((input) => input.name), outputNames: this.#outputs.map((output) => output.name) };
+    return {
+      model,
+      inputNames: inputs.map((input) => input.name),
+      outputNames: this.#outputs.map((output) => output.name),
+    };
   }
 
   #constant(type: ElementType, shape: readonly number[], bytes: Uint8Array): Value {
@@ -113,7 +130,8 @@ export class GraphBuilder {
   }
 
   #claim(name: string): void {
-    if (this.#names.has(name)) throw new InternalError("E_GRAPH", `graph ${this.#name}: the name "${name}" is taken twice`);
+    if (this.#names.has(name))
+      throw new InternalError("E_GRAPH", `graph ${this.#name}: the name "${name}" is taken twice`);
     this.#names.add(name);
   }
 }

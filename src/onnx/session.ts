@@ -65,11 +65,14 @@ export async function createSession(graph: BuiltGraph, options: SessionOptions =
   return {
     inputNames: graph.inputNames,
     async run(feeds) {
-      const results = await session.run(Object.fromEntries(graph.inputNames.map((name) => [name, toTensor(name, feeds[name])])));
+      const results = await session.run(
+        Object.fromEntries(graph.inputNames.map((name) => [name, toTensor(name, feeds[name])])),
+      );
       return Object.fromEntries(
         graph.outputNames.map((name) => {
           const data = results[name]?.data;
-          if (!(data instanceof Float32Array)) throw new InternalError("E_OUTPUT", `graph output "${name}" is not float32`);
+          if (!(data instanceof Float32Array))
+            throw new InternalError("E_OUTPUT", `graph output "${name}" is not float32`);
           return [name, data];
         }),
       );

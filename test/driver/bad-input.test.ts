@@ -4,7 +4,7 @@ import { cp, readFile, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { encodeHeader } from "../../src/checkpoint/header.js";
-import type { RunConfig } from "../../src/driver/contract.js";
+import type { RunConfig } from "../../src/contract.js";
 import { planRun } from "../../src/driver/plan.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { PruneError } from "../../src/errors.js";
@@ -19,7 +19,12 @@ interface Refusal {
   readonly names: readonly (string | RegExp)[];
 }
 
-async function assertRefused(t: TestContext, config: Partial<RunConfig>, refusal: Refusal, out?: string): Promise<void> {
+async function assertRefused(
+  t: TestContext,
+  config: Partial<RunConfig>,
+  refusal: Refusal,
+  out?: string,
+): Promise<void> {
   const directory = await scratchDirectory(t);
   const run = demoRun(out ?? join(directory, "out"), config);
   const before = await readdir(run.model);
@@ -27,7 +32,8 @@ async function assertRefused(t: TestContext, config: Partial<RunConfig>, refusal
     assert.ok(error instanceof PruneError, String(error));
     assert.equal(error.code, refusal.code, error.message);
     const said = `${error.message} ${error.hint ?? ""}`;
-    for (const name of refusal.names) assert.match(said, name instanceof RegExp ? name : new RegExp(name.replace(/[[\]().]/g, "\\$&")));
+    for (const name of refusal.names)
+      assert.match(said, name instanceof RegExp ? name : new RegExp(name.replace(/[[\]().]/g, "\\$&")));
     assert.ok(error.hint !== undefined, `no hint: ${error.message}`);
     return true;
   });
@@ -52,7 +58,14 @@ test("an unknown architecture is named, with the known ones", async (t) => {
 
 test("missing tensors are all named at once", async (t) => {
   const model = await changedModel(t, (config) => (config["num_hidden_layers"] = 7));
-  await assertRefused(t, { model }, { code: "E_TENSORS", names: ["model.layers.6.self_attn.q_proj.weight is missing", "model.layers.6.mlp.down_proj.weight is missing"] });
+  await assertRefused(
+    t,
+    { model },
+    {
+      code: "E_TENSORS",
+      names: ["model.layers.6.self_attn.q_proj.weight is missing", "model.layers.6.mlp.down_proj.weight is missing"],
+    },
+  );
 });
 
 test("a shape that contradicts config.json is refused with both values", async (t) => {
@@ -66,11 +79,19 @@ test("a config value of the wrong kind is named", async (t) => {
 });
 
 test("an N:M pattern that does not divide a width names the width and a linear", async (t) => {
-  await assertRefused(t, { pattern: parsePattern("2:3"), sparsity: 1 / 3 }, { code: "E_SELECTION", names: ["2:3", "256 and 704", "q_proj", "--ignore"] });
+  await assertRefused(
+    t,
+    { pattern: parsePattern("2:3"), sparsity: 1 / 3 },
+    { code: "E_SELECTION", names: ["2:3", "256 and 704", "q_proj", "--ignore"] },
+  );
 });
 
 test("an ignore pattern that matches nothing is an error", async (t) => {
-  await assertRefused(t, { ignore: ["*.down_porj"] }, { code: "E_SELECTION", names: ["*.down_porj".replace("*", "\\*")] });
+  await assertRefused(
+    t,
+    { ignore: ["*.down_porj"] },
+    { code: "E_SELECTION", names: ["*.down_porj".replace("*", "\\*")] },
+  );
 });
 
 test("a token id beyond the vocabulary is refused with id and size", async (t) => {
@@ -90,7 +111,11 @@ test("calibration text shorter than one window is refused with both lengths", as
 });
 
 test("a method that needs calibration says so", async (t) => {
-  await assertRefused(t, { calibration: undefined }, { code: "E_CALIBRATION_MISSING", names: ["wanda", "--calibration"] });
+  await assertRefused(
+    t,
+    { calibration: undefined },
+    { code: "E_CALIBRATION_MISSING", names: ["wanda", "--calibration"] },
+  );
 });
 
 test("an output inside the input is refused", async (t) => {
@@ -104,7 +129,10 @@ test("resuming what was never started is refused", async (t) => {
 
 test("a dry run lists unmatched patterns instead of failing, counts exactly, and writes nothing", async (t) => {
   const directory = await scratchDirectory(t);
-  const plan = await planRun(demoRun(join(directory, "out"), { ignore: ["model.layers.0.*", "nothing"] }), createTestContext());
+  const plan = await planRun(
+    demoRun(join(directory, "out"), { ignore: ["model.layers.0.*", "nothing"] }),
+    createTestContext(),
+  );
   assert.equal(plan.linears, 35);
   assert.equal(plan.ignored.length, 7);
   assert.deepEqual(plan.unmatchedPatterns, ["nothing"]);

@@ -17,12 +17,35 @@ const BLOCKS = 6;
 
 function command(out: string, extra: readonly string[] = []): string[] {
   const calibration = `${repositoryPath("test/fixtures/models/demo-self.safetensors")}#calib`;
-  const argv = [repositoryPath("bin/prune.js"), "run", "--model", repositoryPath("models/demo"), "--method", "sparsegpt"];
-  argv.push("--sparsity", "0.6", "--calibration", calibration, "--nsamples", "8", "--seqlen", "128", "--device", "cpu", "--out", out, "--json");
+  const argv = [
+    repositoryPath("bin/prune.js"),
+    "run",
+    "--model",
+    repositoryPath("models/demo"),
+    "--method",
+    "sparsegpt",
+  ];
+  argv.push(
+    "--sparsity",
+    "0.6",
+    "--calibration",
+    calibration,
+    "--nsamples",
+    "8",
+    "--seqlen",
+    "128",
+    "--device",
+    "cpu",
+    "--out",
+    out,
+    "--json",
+  );
   return [...argv, ...extra];
 }
 
-async function run(argv: readonly string[]): Promise<{ readonly status: number | null; readonly stdout: string; readonly stderr: string }> {
+async function run(
+  argv: readonly string[],
+): Promise<{ readonly status: number | null; readonly stdout: string; readonly stderr: string }> {
   const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"] });
   let [stdout, stderr] = ["", ""];
   child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
@@ -32,7 +55,12 @@ async function run(argv: readonly string[]): Promise<{ readonly status: number |
 }
 
 /** Run until the journal holds `blocks` finished blocks, then kill without warning. */
-async function runAndKill(argv: readonly string[], journal: string, blocks: number, signal: NodeJS.Signals): Promise<number | null> {
+async function runAndKill(
+  argv: readonly string[],
+  journal: string,
+  blocks: number,
+  signal: NodeJS.Signals,
+): Promise<number | null> {
   const child = spawn(process.execPath, argv, { stdio: "ignore" });
   const closed = new Promise<number | null>((resolve) => child.on("close", resolve));
   for (;;) {
@@ -48,34 +76,41 @@ async function runAndKill(argv: readonly string[], journal: string, blocks: numb
 async function contentsOf(directory: string): Promise<Record<string, string>> {
   const contents: Record<string, string> = {};
   for (const name of (await readdir(directory)).sort()) {
-    contents[name] = createHash("sha256").update(await readFile(join(directory, name))).digest("hex");
+    contents[name] = createHash("sha256")
+      .update(await readFile(join(directory, name)))
+      .digest("hex");
   }
   return contents;
 }
 
-test("killed after any block, a resumed run gives the bytes of an uninterrupted one", { timeout: 300_000 }, async (t) => {
-  const directory = await scratchDirectory(t);
-  const whole = join(directory, "whole");
-  const reference = await run(command(whole));
-  assert.equal(reference.status, 0, reference.stderr);
-  const expected = await contentsOf(whole);
-  assert.ok(expected["model.safetensors"] !== undefined && expected["journal.jsonl"] === undefined);
-  const expectedLayers = (JSON.parse(reference.stdout) as { layers: { name: string; zeros: number; loss: number }[] }).layers;
+test(
+  "killed after any block, a resumed run gives the bytes of an uninterrupted one",
+  { timeout: 300_000 },
+  async (t) => {
+    const directory = await scratchDirectory(t);
+    const whole = join(directory, "whole");
+    const reference = await run(command(whole));
+    assert.equal(reference.status, 0, reference.stderr);
+    const expected = await contentsOf(whole);
+    assert.ok(expected["model.safetensors"] !== undefined && expected["journal.jsonl"] === undefined);
+    const expectedLayers = (JSON.parse(reference.stdout) as { layers: { name: string; zeros: number; loss: number }[] })
+      .layers;
 
-  for (let blocks = 0; blocks < BLOCKS; blocks++) {
-    const out = join(directory, `killed-${blocks}`);
-    await runAndKill(command(out), join(`${out}.partial`, "journal.jsonl"), blocks, "SIGKILL");
-    assert.ok(!existsSync(out), "a killed run must not leave something under the real name");
-    const resumed = await run(command(out, ["--resume"]));
-    assert.equal(resumed.status, 0, resumed.stderr);
-    assert.deepEqual(await contentsOf(out), expected, `killed after ${blocks} blocks`);
-    assert.ok(!existsSync(`${out}.partial`));
-    const document = JSON.parse(resumed.stdout) as { resumedBlocks: number; layers: typeof expectedLayers };
-    assert.ok(document.resumedBlocks >= blocks && document.resumedBlocks <= blocks + 1);
-    const facts = ({ name, zeros, loss }: (typeof expectedLayers)[number]): unknown[] => [name, zeros, loss];
-    assert.deepEqual(document.layers.map(facts), expectedLayers.map(facts));
-  }
-});
+    for (let blocks = 0; blocks < BLOCKS; blocks++) {
+      const out = join(directory, `killed-${blocks}`);
+      await runAndKill(command(out), join(`${out}.partial`, "journal.jsonl"), blocks, "SIGKILL");
+      assert.ok(!existsSync(out), "a killed run must not leave something under the real name");
+      const resumed = await run(command(out, ["--resume"]));
+      assert.equal(resumed.status, 0, resumed.stderr);
+      assert.deepEqual(await contentsOf(out), expected, `killed after ${blocks} blocks`);
+      assert.ok(!existsSync(`${out}.partial`));
+      const document = JSON.parse(resumed.stdout) as { resumedBlocks: number; layers: typeof expectedLayers };
+      assert.ok(document.resumedBlocks >= blocks && document.resumedBlocks <= blocks + 1);
+      const facts = ({ name, zeros, loss }: (typeof expectedLayers)[number]): unknown[] => [name, zeros, loss];
+      assert.deepEqual(document.layers.map(facts), expectedLayers.map(facts));
+    }
+  },
+);
 
 test("SIGTERM stops between steps with exit code 75, and the run can be resumed", { timeout: 120_000 }, async (t) => {
   const out = join(await scratchDirectory(t), "out");
@@ -102,9 +137,9 @@ test("a resume with other options, or over a changed output, is refused", { time
   const bytes = await readFile(shard);
   const { size } = await stat(shard);
   const header = Number(bytes.readBigUInt64LE(0));
-  const { data_offsets: offsets } = (JSON.parse(bytes.subarray(8, 8 + header).toString("utf8")) as Record<string, { data_offsets: [number, number] }>)[
-    "model.layers.0.mlp.up_proj.weight"
-  ] as { data_offsets: [number, number] };
+  const { data_offsets: offsets } = (
+    JSON.parse(bytes.subarray(8, 8 + header).toString("utf8")) as Record<string, { data_offsets: [number, number] }>
+  )["model.layers.0.mlp.up_proj.weight"] as { data_offsets: [number, number] };
   const at = 8 + header + offsets[0];
   assert.ok(at < size);
   bytes[at] = (bytes[at] ?? 0) ^ 0x55;

@@ -47,17 +47,30 @@ test("the text gives the same number as its token ids, and windows can be limite
 });
 
 const stories = needsShared("models/stories260k");
-for (const [split, expected] of [["eval_t10", 3.93953], ["eval_t08", 2.86723]] as const) {
+for (const [split, expected] of [
+  ["eval_t10", 3.93953],
+  ["eval_t08", 2.86723],
+] as const) {
   test(`dense stories260k has the released code's perplexity on ${split}`, stories, async () => {
     const file = sharedPath("golden/models/stories260k.safetensors") ?? "";
     const model = sharedPath("models/stories260k") ?? "";
-    const report = await evaluatePerplexity({ model, text: { file, tensor: split }, seqlen: 256, maxWindows: undefined }, createTestContext());
+    const report = await evaluatePerplexity(
+      { model, text: { file, tensor: split }, seqlen: 256, maxWindows: undefined },
+      createTestContext(),
+    );
     assertPerplexity(report.perplexity, expected);
   });
 }
 
-test("the dense demo model has the released code's perplexity on a novel it never saw", needsShared("golden/models/demo.safetensors"), async () => {
-  const text = { file: sharedPath("golden/models/demo.safetensors") ?? "", tensor: "books_valid" };
-  const report = await evaluatePerplexity({ model: repositoryPath("models/demo"), text, seqlen: 256, maxWindows: undefined }, createTestContext());
-  assertPerplexity(report.perplexity, 36.85248565673828);
-});
+test(
+  "the dense demo model has the released code's perplexity on a novel it never saw",
+  needsShared("golden/models/demo.safetensors"),
+  async () => {
+    const text = { file: sharedPath("golden/models/demo.safetensors") ?? "", tensor: "books_valid" };
+    const report = await evaluatePerplexity(
+      { model: repositoryPath("models/demo"), text, seqlen: 256, maxWindows: undefined },
+      createTestContext(),
+    );
+    assertPerplexity(report.perplexity, 36.85248565673828);
+  },
+);

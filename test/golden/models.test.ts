@@ -10,7 +10,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import type { RunConfig } from "../../src/driver/contract.js";
+import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
@@ -68,10 +68,16 @@ async function assertMatchesReleasedCode(golden: GoldenModel, result: GoldenResu
     const report = await pruneModel(runConfig(golden, result, out), createTestContext());
     for (const layer of report.layers) {
       // Rounding down to whole weights costs at most one weight of a row, 1/64 in the narrowest linears here.
-      assert.ok(layer.zeros / layer.elements > result.sparsity - 0.02 && layer.zeros / layer.elements < result.sparsity + 1e-3, `${layer.name}: ${layer.zeros} of ${layer.elements}`);
+      assert.ok(
+        layer.zeros / layer.elements > result.sparsity - 0.02 && layer.zeros / layer.elements < result.sparsity + 1e-3,
+        `${layer.name}: ${layer.zeros} of ${layer.elements}`,
+      );
     }
     const text = { file: golden.ids, tensor: golden.split };
-    const { perplexity } = await evaluatePerplexity({ model: out, text, seqlen: SEQLEN, maxWindows: undefined }, createTestContext());
+    const { perplexity } = await evaluatePerplexity(
+      { model: out, text, seqlen: SEQLEN, maxWindows: undefined },
+      createTestContext(),
+    );
     const expected = (result.ppl ?? result.released?.ppl ?? {})[golden.split] ?? NaN;
     const difference = perplexity / expected - 1;
     const line = `${perplexity.toFixed(3)}, released code ${expected.toFixed(3)} (${(difference * 100).toFixed(2)} %)`;

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
-import type { RunConfig } from "../../src/driver/contract.js";
+import type { RunConfig } from "../../src/contract.js";
 import { UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { repositoryPath } from "./paths.js";
 

@@ -45,7 +45,13 @@ for (const folder of FOLDERS) {
         const scratchFile = join(directory, "scratch.bin");
         // A budget of one sequence forces the second one through the scratch file.
         const memoryBytes = tokens * architecture.hiddenSize * 4;
-        await using states = await HiddenStates.create({ sequences: 2, tokens, hiddenSize: architecture.hiddenSize, memoryBytes, scratchFile });
+        await using states = await HiddenStates.create({
+          sequences: 2,
+          tokens,
+          hiddenSize: architecture.hiddenSize,
+          memoryBytes,
+          scratchFile,
+        });
         await embedTokens(model, ids, states);
         assert.ok(relativeError(await states.read(0, 2), tensorOf(golden, "embed").values) < 1e-7, "embed");
 
@@ -55,7 +61,10 @@ for (const folder of FOLDERS) {
           const weights = await readBlockWeights(model.checkpoint, block);
           const groups = block.groups.map((group) => group.name);
           const input = await states.read(0, 2);
-          const result = await runner.run(block, weights, input, 2, tokens, { hidden: true, taps: { kind: "inputs", groups } });
+          const result = await runner.run(block, weights, input, 2, tokens, {
+            hidden: true,
+            taps: { kind: "inputs", groups },
+          });
           assert.ok(result.hidden);
           if (block.index === 1) {
             for (const group of block.groups) {
@@ -67,7 +76,10 @@ for (const folder of FOLDERS) {
             }
           }
           const size = 2 * tokens * architecture.hiddenSize;
-          const error = relativeError(result.hidden, hiddenStates.subarray(block.index * size, (block.index + 1) * size));
+          const error = relativeError(
+            result.hidden,
+            hiddenStates.subarray(block.index * size, (block.index + 1) * size),
+          );
           assert.ok(error < TOLERANCE, `hidden states of block ${block.index}: ${error}`);
           await states.write(0, result.hidden);
         }
@@ -109,14 +121,19 @@ for (const folder of FOLDERS) {
         const x = lookUp(inputs.taps, name)[0] as Float32Array;
         const gram = new Float64Array(n * n);
         for (let t = 0; t < x.length / n; t++) {
-          for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) gram[i * n + j] = (gram[i * n + j] ?? 0) + (x[t * n + i] ?? 0) * (x[t * n + j] ?? 0);
+          for (let i = 0; i < n; i++)
+            for (let j = 0; j < n; j++)
+              gram[i * n + j] = (gram[i * n + j] ?? 0) + (x[t * n + i] ?? 0) * (x[t * n + j] ?? 0);
         }
         // 27 terms in float32: relative error below 27 · 2⁻²⁴ ≈ 2e-6 of the largest product sum.
         const diagonal = Float64Array.from({ length: n }, (_, i) => gram[i * n + i] ?? 0);
         assert.ok(relativeError(lookUp(norms.taps, name)[0] ?? [], diagonal) < 1e-5, `${name} norms`);
         gramPanels(n).forEach(({ first, end }, index) => {
           const panel = lookUp(grams.taps, name)[index] ?? new Float32Array(0);
-          const expected = Float64Array.from({ length: (end - first) * end }, (_, i) => gram[(first + Math.floor(i / end)) * n + (i % end)] ?? 0);
+          const expected = Float64Array.from(
+            { length: (end - first) * end },
+            (_, i) => gram[(first + Math.floor(i / end)) * n + (i % end)] ?? 0,
+          );
           assert.ok(relativeError(panel, expected) < 1e-5, `${name} panel ${index}`);
         });
       }

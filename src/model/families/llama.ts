@@ -3,7 +3,15 @@
  * checkpoints that only reuse its layout. Biases where the config has them, explicit head_dim, tied or own head.
  */
 import { CheckpointError } from "../../errors.js";
-import type { Architecture, BlockContext, BlockSpec, BlockTensor, HeadSpec, InputGroup, LinearSpec } from "../architecture.js";
+import type {
+  Architecture,
+  BlockContext,
+  BlockSpec,
+  BlockTensor,
+  HeadSpec,
+  InputGroup,
+  LinearSpec,
+} from "../architecture.js";
 import type { ModelConfig } from "../config.js";
 import type { Family } from "./registry.js";
 import { attention, flatten, linear, rmsNorm, silu, unflatten } from "../pieces.js";
@@ -64,7 +72,12 @@ function groupPlans(shape: Shape): { readonly name: string; readonly linears: re
   const { hidden, intermediate, attentionBias, mlpBias } = shape;
   const queries = shape.heads * shape.headDim;
   const keys = shape.keyValueHeads * shape.headDim;
-  const plan = (path: string, inFeatures: number, outFeatures: number, bias: boolean): LinearPlan => ({ path, inFeatures, outFeatures, bias });
+  const plan = (path: string, inFeatures: number, outFeatures: number, bias: boolean): LinearPlan => ({
+    path,
+    inFeatures,
+    outFeatures,
+    bias,
+  });
   return [
     {
       name: "attention-input",
@@ -77,7 +90,10 @@ function groupPlans(shape: Shape): { readonly name: string; readonly linears: re
     { name: "attention-output", linears: [plan("self_attn.o_proj", queries, hidden, attentionBias)] },
     {
       name: "mlp-input",
-      linears: [plan("mlp.gate_proj", hidden, intermediate, mlpBias), plan("mlp.up_proj", hidden, intermediate, mlpBias)],
+      linears: [
+        plan("mlp.gate_proj", hidden, intermediate, mlpBias),
+        plan("mlp.up_proj", hidden, intermediate, mlpBias),
+      ],
     },
     { name: "mlp-output", linears: [plan("mlp.down_proj", intermediate, hidden, mlpBias)] },
   ];
@@ -88,14 +104,21 @@ function buildBlock(shape: Shape, context: BlockContext): Value {
   const project = (input: Value, path: string, hasBias: boolean): Value =>
     linear(graph, input, tensor(`${path}.weight`), hasBias ? tensor(`${path}.bias`) : undefined);
 
-  const attentionInput = flatten(graph, rmsNorm(graph, hidden, tensor("input_layernorm.weight"), shape.epsilon), shape.hidden);
+  const attentionInput = flatten(
+    graph,
+    rmsNorm(graph, hidden, tensor("input_layernorm.weight"), shape.epsilon),
+    shape.hidden,
+  );
   context.tap("attention-input", attentionInput);
   const [query, key, value] = ["q_proj", "k_proj", "v_proj"].map((name) =>
     project(attentionInput, `self_attn.${name}`, shape.attentionBias),
   ) as [Value, Value, Value];
   const mixed = attention(context, { ...shape, scale: shape.headDim ** -0.5, rotary: "default" }, query, key, value);
   context.tap("attention-output", mixed);
-  const residual = graph.node("Add", [flatten(graph, hidden, shape.hidden), project(mixed, "self_attn.o_proj", shape.attentionBias)]);
+  const residual = graph.node("Add", [
+    flatten(graph, hidden, shape.hidden),
+    project(mixed, "self_attn.o_proj", shape.attentionBias),
+  ]);
 
   const mlpInput = rmsNorm(graph, residual, tensor("post_attention_layernorm.weight"), shape.epsilon);
   context.tap("mlp-input", mlpInput);

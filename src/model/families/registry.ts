@@ -18,8 +18,12 @@ export function findFamily(config: ModelConfig): Family {
   const family = FAMILIES.find((candidate) => candidate.modelTypes.includes(config.modelType));
   if (family !== undefined) return family;
   const known = FAMILIES.flatMap((candidate) => candidate.modelTypes).join(", ");
-  throw new CheckpointError("E_ARCHITECTURE", `config.json: model_type "${config.modelType}" is not supported; known: ${known}.`, {
-    hint: "prune reads the layout of these families; see docs/architecture.md for how one is added.",
-    details: { key: "model_type", found: config.modelType },
-  });
+  throw new CheckpointError(
+    "E_ARCHITECTURE",
+    `config.json: model_type "${config.modelType}" is not supported; known: ${known}.`,
+    {
+      hint: "prune reads the layout of these families; see docs/architecture.md for how one is added.",
+      details: { key: "model_type", found: config.modelType },
+    },
+  );
 }

@@ -1,0 +1,84 @@
+/** The arrows of docs/architecture.md, read from the import lines: a folder imports only what the table allows. */
+import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+import { test } from "node:test";
+import { repositoryPath } from "./helpers/paths.js";
+
+/** Plain data, errors, logging and words: everyone may import these. */
+const EVERYWHERE = ["contract", "context", "errors", "logging", "nearest-name", "version"];
+
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  cli: ["index", "driver", "report", "config"],
+  index: ["driver", "report", "config", "calibration", "evaluation", "solvers", "sparsity"],
+  driver: ["evaluation", "report", "calibration", "solvers", "model", "checkpoint", "device", "sparsity", "onnx"],
+  evaluation: ["calibration", "model"],
+  report: ["model", "checkpoint", "device", "sparsity"],
+  config: ["solvers", "sparsity"],
+  calibration: ["solvers", "model", "checkpoint", "device"],
+  solvers: ["device", "sparsity"],
+  model: ["checkpoint", "onnx", "sparsity"],
+  checkpoint: [],
+  device: ["onnx"],
+  sparsity: [],
+  onnx: [],
+  contract: ["sparsity"],
+};
+
+/** Native addons, each behind one folder. */
+const ADDONS: Readonly<Record<string, string>> = { "onnxruntime-node": "src/onnx", webgpu: "src/device/webgpu" };
+
+function sources(): string[] {
+  const files = readdirSync(repositoryPath("src"), { recursive: true }).map(String);
+  return files.filter((file) => file.endsWith(".ts") && !file.includes("assembly")).map((file) => join("src", file));
+}
+
+function importsOf(file: string): string[] {
+  const text = readFileSync(repositoryPath(file), "utf8");
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => match[1] ?? "");
+}
+
+/** src/model/rotary.ts → model; src/errors.ts → errors */
+function roomOf(path: string): string {
+  return (path.split("/")[1] ?? "").replace(/\.[jt]s$/, "");
+}
+
+test("imports follow the arrows of the architecture", () => {
+  const wrong = sources().flatMap((file) =>
+    importsOf(file)
+      .filter((name) => name.startsWith("."))
+      .map((name) => normalize(join(dirname(file), name)))
+      .filter((target) => {
+        const [from, to] = [roomOf(file), roomOf(target)];
+        return from !== to && !EVERYWHERE.includes(to) && MAY_IMPORT[from]?.includes(to) !== true;
+      })
+      .map((target) => `${file} imports ${target}`),
+  );
+  assert.deepEqual(wrong, []);
+});
+
+test("solvers do not import each other", () => {
+  const methods = sources().filter((file) => /^src\/solvers\/(magnitude|wanda|sparsegpt)\.ts$/.test(file));
+  assert.equal(methods.length, 3);
+  for (const file of methods) {
+    const siblings = importsOf(file).filter((name) => name.startsWith("./"));
+    assert.ok(siblings.every((name) => name === "./solver.js" || name === "./layer.js"), `${file}: ${siblings.join(", ")}`);
+  }
+});
+
+test("each native addon is imported in one folder", () => {
+  for (const [addon, folder] of Object.entries(ADDONS)) {
+    const importers = sources().filter((file) => importsOf(file).includes(addon));
+    assert.ok(importers.length > 0, addon);
+    for (const file of importers) assert.ok(file.startsWith(`${folder}/`), `${file} imports ${addon}`);
+  }
+});
+
+test("every room of the source has a rule here and a row in docs/architecture.md", () => {
+  const document = readFileSync(repositoryPath("docs/architecture.md"), "utf8");
+  const rooms = new Set(sources().map(roomOf).filter((room) => !EVERYWHERE.includes(room) && room !== "index"));
+  for (const room of rooms) {
+    assert.ok(MAY_IMPORT[room] !== undefined, room);
+    assert.match(document, new RegExp(`\`src/${room}/\``), room);
+  }
+});

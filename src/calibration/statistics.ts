@@ -54,7 +54,7 @@ export async function collectStatistics(options: CollectOptions): Promise<Map<st
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
     const result = await runner.run(block, weights, await states.read(first, count), count, states.tokens, request);
-    for (const [group, parts] of result.taps) lookUp(statistics, group).add(parts, count * states.tokens, count);
+    for (const [group, { parts, rows }] of result.taps) lookUp(statistics, group).add(parts, rows, count);
     if (options.onHidden !== undefined && result.hidden !== undefined) await options.onHidden(first, result.hidden);
     options.onBatch(first + count, states.sequences);
   }

@@ -5,7 +5,7 @@ import { openModel, type Model } from "../model/open-model.js";
 import { sequencesPerRun } from "../model/block-weights.js";
 import { gramPanels } from "../model/forward.js";
 import { requireUsableSelection, selectLinears } from "../model/selection.js";
-import type { LinearSpec } from "../model/architecture.js";
+import { tensorOf, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { findSolver } from "../solvers/registry.js";
 import type { StatisticName } from "../solvers/solver.js";
@@ -36,7 +36,14 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   const { blocks } = model.architecture;
   const elements = sumOf(selection.selected, ({ inFeatures, outFeatures }) => inFeatures * outFeatures);
   const checkpointBytes = sumOf(model.checkpoint.shards, (shard) => statSync(join(config.model, shard)).size);
-  const prunedBytes = sumOf(selection.selected, ({ name }) => model.checkpoint.info(`${name}.weight`).byteLength);
+  const prunedTensors = new Set(
+    blocks.flatMap((block) =>
+      block.groups.flatMap((group) =>
+        group.linears.filter((linear) => selection.selected.includes(linear)).map((linear) => tensorOf(block, linear)),
+      ),
+    ),
+  );
+  const prunedBytes = sumOf([...prunedTensors], (tensor) => model.checkpoint.info(tensor).byteLength);
   const operations = floatingPointOperations(config, model, solver.needs);
   return {
     schema: "prune.plan/v1",

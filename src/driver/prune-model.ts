@@ -8,11 +8,12 @@ import { loadCalibration, type TokenSequences } from "../calibration/corpus.js";
 import { createOutput, type OutputCheckpoint } from "../checkpoint/output.js";
 import type { Device } from "../device/device.js";
 import { CalibrationError, CheckpointError } from "../errors.js";
-import type { BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
-import { readBlockWeights, sequencesPerRun, transposed } from "../model/block-weights.js";
+import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
+import { readBlockWeights, sequencesPerRun } from "../model/block-weights.js";
 import { embedTokens } from "../model/embedding.js";
 import { BlockRunner, lookUp } from "../model/forward.js";
 import { HiddenStates } from "../model/hidden-states.js";
+import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { requireUsableSelection, selectLinears } from "../model/selection.js";
 import { findSolver } from "../solvers/registry.js";
@@ -172,17 +173,16 @@ async function processBlock(run: Run, journal: Journal, block: BlockSpec): Promi
   const { context, model, output } = run;
   stage(run, block, "read", 0);
   run.weights = await readBlockWeights(model.checkpoint, block, run.weights);
-  const { weights } = run;
   const layers: LayerReport[] = [];
   if (run.config.propagation === "group") {
     for (const current of new Set(block.groups.map((group) => group.stage))) {
       const groups = block.groups.filter((group) => group.stage === current);
-      layers.push(...(await pruneGroups(run, block, weights, groups)));
+      layers.push(...(await pruneGroups(run, block, groups)));
     }
-  } else layers.push(...(await pruneGroups(run, block, weights, block.groups)));
+  } else layers.push(...(await pruneGroups(run, block, block.groups)));
   await output.flush();
   await journal.append({ block: block.index, sha256: await hashBlock(run, block), layers });
-  if (run.config.propagation !== "dense") await forwardBlock(run, block, weights);
+  if (run.config.propagation !== "dense") await forwardBlock(run, block);
 
   const losses = layers.map((layer) => layer.loss);
   context.emit({
@@ -216,24 +216,19 @@ async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry): Promi
   const { propagation } = run.config;
   if (propagation === "dense") {
     run.weights = await readBlockWeights(run.model.checkpoint, block, run.weights);
-    const statistics = await collect(run, block, run.weights, block.groups); // the very graph of the first run: its bits count
+    const statistics = await collect(run, block, block.groups); // the very graph of the first run: its bits count
     for (const group of statistics.values()) group[Symbol.dispose]();
   } else {
     run.weights = await readBlockWeights(run.output.checkpoint, block, run.weights);
-    await forwardBlock(run, block, run.weights);
+    await forwardBlock(run, block);
   }
 }
 
-/** Collect the statistics of some groups and solve their linears, in the order of the block. */
-async function pruneGroups(
-  run: Run,
-  block: BlockSpec,
-  weights: Map<string, Float32Array>,
-  groups: readonly InputGroup[],
-): Promise<LayerReport[]> {
-  const statistics = await collect(run, block, weights, groups);
+/** Collect the statistics of some groups, solve their linears in the order of the block, and write what changed. */
+async function pruneGroups(run: Run, block: BlockSpec, groups: readonly InputGroup[]): Promise<LayerReport[]> {
+  const statistics = await collect(run, block, groups);
   try {
-    const layers: LayerReport[] = [];
+    const solved: SolvedLinear[] = [];
     for (const group of groups) {
       const linears = group.linears.filter((linear) => run.selected.has(linear.name));
       if (linears.length === 0) continue;
@@ -241,11 +236,16 @@ async function pruneGroups(
       const finished = (await grown?.finish()) ?? { tokenCount: 0, sequenceCount: 0 };
       for (const linear of linears) {
         throwIfStopped(run.context, true);
-        stage(run, block, linear.role.replace(/\.weight$/, ""), 0.5);
-        layers.push(await pruneLinear(run, linear, weights, finished));
+        stage(run, block, linear.name.slice(block.name.length + 1), 0.5);
+        solved.push(await solveLinear(run, block, linear, finished));
       }
     }
-    return layers;
+    await writeTensors(run, block, new Set(solved.map(({ linear }) => linear.role)));
+    return solved.map(({ linear, loss, seconds }) => {
+      const { stored, shape } = storedTensor(run, block, linear);
+      const elements = linear.inFeatures * linear.outFeatures;
+      return { name: linear.name, zeros: countZeros(stored, shape, linear), elements, loss, seconds };
+    });
   } finally {
     for (const group of statistics.values()) group[Symbol.dispose]();
   }
@@ -254,10 +254,9 @@ async function pruneGroups(
 async function collect(
   run: Run,
   block: BlockSpec,
-  weights: Map<string, Float32Array>,
   groups: readonly InputGroup[],
 ): Promise<Map<string, GroupStatistics>> {
-  const { states, runner, device, batch, solver } = run;
+  const { states, runner, device, batch, solver, weights } = run;
   if (states === undefined) return new Map();
   const needed = groups.filter((group) => group.linears.some((linear) => run.selected.has(linear.name)));
   return collectStatistics({
@@ -277,58 +276,60 @@ async function collect(
   });
 }
 
-/** Solve one linear, patch the output, and leave the weight as stored (rounded to its dtype) in `weights`. */
-async function pruneLinear(
-  run: Run,
-  linear: LinearSpec,
-  weights: Map<string, Float32Array>,
-  statistics: LayerStatistics,
-): Promise<LayerReport> {
-  const started = performance.now();
-  const { device, output, solver, config } = run;
-  const { name, role, inFeatures, outFeatures, inputAxis } = linear;
-  const stored = lookUp(weights, role);
-  const dense = inputAxis === 1 ? stored : transposed(stored, inFeatures, outFeatures);
-  const weight = device.uploadMatrix(dense, outFeatures, inFeatures, name);
-  const { pattern, sparsity } = config;
-  const solution = await solver.solve(
-    { name, inFeatures, outFeatures, weight, statistics, pattern, sparsity },
-    run.options,
-    { device },
-  );
-  const values = await device.download({ matrix: solution.weight });
-  solution.weight[Symbol.dispose]();
-  solution.keepMask[Symbol.dispose]();
-  const tensor = `${name}.weight`;
-  const { overflowed } = await output.writeTensor(
-    tensor,
-    inputAxis === 1 ? values : transposed(values, outFeatures, inFeatures),
-  );
-  if (overflowed > 0)
-    run.context.logger.warn(`${tensor}: ${overflowed} weights exceed the range of the stored type`, {
-      tensor,
-      overflowed,
-    });
-  await output.checkpoint.readTensor(tensor, stored); // later blocks must see the rounded weights
-  const loss = solution.loss ?? null;
-  return {
-    name,
-    zeros: countZeros(stored),
-    elements: stored.length,
-    loss,
-    seconds: (performance.now() - started) / 1000,
-  };
+interface SolvedLinear {
+  readonly linear: LinearSpec;
+  readonly loss: number | null;
+  readonly seconds: number;
 }
 
-function countZeros(values: Float32Array): number {
-  let zeros = 0;
-  for (let i = 0; i < values.length; i++) if (values[i] === 0) zeros++;
-  return zeros;
+function storedTensor(
+  run: Run,
+  block: BlockSpec,
+  linear: LinearSpec,
+): { stored: Float32Array; shape: readonly number[] } {
+  return { stored: lookUp(run.weights, linear.role), shape: lookUp(block.tensors, linear.role).shape };
+}
+
+/** Solve one linear and put the result into the block's weights. */
+async function solveLinear(
+  run: Run,
+  block: BlockSpec,
+  linear: LinearSpec,
+  statistics: LayerStatistics,
+): Promise<SolvedLinear> {
+  const started = performance.now();
+  const { device, solver, config } = run;
+  const { name, inFeatures, outFeatures } = linear;
+  const { stored, shape } = storedTensor(run, block, linear);
+  const weight = device.uploadMatrix(takeMatrix(stored, shape, linear), outFeatures, inFeatures, name);
+  const { pattern, sparsity } = config;
+  const problem = { name, inFeatures, outFeatures, weight, statistics, pattern, sparsity };
+  const solution = await solver.solve(problem, run.options, { device });
+  putMatrix(await device.download({ matrix: solution.weight }), stored, shape, linear);
+  solution.weight[Symbol.dispose]();
+  solution.keepMask[Symbol.dispose]();
+  return { linear, loss: solution.loss ?? null, seconds: (performance.now() - started) / 1000 };
+}
+
+/** Write changed tensors and read them back: later blocks must see the weights as rounded to the stored type. */
+async function writeTensors(run: Run, block: BlockSpec, roles: ReadonlySet<string>): Promise<void> {
+  for (const role of roles) {
+    const { tensor } = lookUp(block.tensors, role);
+    const values = lookUp(run.weights, role);
+    const { overflowed } = await run.output.writeTensor(tensor, values);
+    if (overflowed > 0) {
+      run.context.logger.warn(`${tensor}: ${overflowed} weights exceed the range of the stored type`, {
+        tensor,
+        overflowed,
+      });
+    }
+    await run.output.checkpoint.readTensor(tensor, values);
+  }
 }
 
 /** Hidden states through a block whose weights are final. The last block's output is not needed. */
-async function forwardBlock(run: Run, block: BlockSpec, weights: Map<string, Float32Array>): Promise<void> {
-  const { states, runner, batch, model } = run;
+async function forwardBlock(run: Run, block: BlockSpec): Promise<void> {
+  const { states, runner, batch, model, weights } = run;
   if (states === undefined || block.index === model.architecture.blocks.length - 1) return;
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
@@ -341,10 +342,11 @@ async function forwardBlock(run: Run, block: BlockSpec, weights: Map<string, Flo
 }
 
 async function hashBlock(run: Run, block: BlockSpec): Promise<string> {
-  const { checkpoint } = run.output;
   const linears = block.groups.flatMap((group) => group.linears).filter((linear) => run.selected.has(linear.name));
   const hashes: string[] = [];
-  for (const linear of linears) hashes.push(hashOf(await checkpoint.readBytes(`${linear.name}.weight`)));
+  for (const tensor of new Set(linears.map((linear) => tensorOf(block, linear)))) {
+    hashes.push(hashOf(await run.output.checkpoint.readBytes(tensor)));
+  }
   return hashOf(hashes.join("\n"));
 }
 

@@ -2,19 +2,33 @@
  * What the program knows of a model: where its tensors are, which linears read which input, and how one block's
  * forward is written as an ONNX graph. A family (families/<name>.ts) turns a config.json into one of these.
  */
+import { InternalError } from "../errors.js";
 import type { GraphBuilder, Value } from "../onnx/graph.js";
 import type { RotaryTable } from "./rotary.js";
 
-/** A prunable linear layer. */
+/** Consecutive outputs of a stored matrix. */
+export interface OutputRange {
+  readonly first: number;
+  readonly count: number;
+}
+
+/**
+ * A prunable linear layer: a whole stored matrix, or the part of a fused tensor that is one logical matrix (each of
+ * q, k and v is pruned by itself even where a checkpoint stores them as one).
+ */
 export interface LinearSpec {
-  /** Module path: the weight's tensor name without ".weight". */
+  /** Module path: the weight's tensor name without ".weight"; a part of a fused tensor adds its own name to it. */
   readonly name: string;
-  /** Key of its weight among the block's tensors, for example "mlp.down_proj.weight". */
+  /** Key of the tensor that holds it among the block's tensors, for example "mlp.down_proj.weight". */
   readonly role: string;
   readonly inFeatures: number;
   readonly outFeatures: number;
   /** Axis of the stored matrix along which inputs lie: 1 for [out, in], 0 for Conv1D's [in, out]. */
   readonly inputAxis: 0 | 1;
+  /** Which matrix of a stacked [experts, …, …] tensor. */
+  readonly slab?: number;
+  /** The stored matrix's outputs that belong to this linear, in order; all where absent. */
+  readonly outputs?: readonly OutputRange[];
 }
 
 /** Linears that read one and the same input, so that one statistic serves all of them. */
@@ -24,6 +38,8 @@ export interface InputGroup {
   readonly stage: number;
   readonly inFeatures: number;
   readonly linears: readonly LinearSpec[];
+  /** Whether only some tokens reach it (an expert): how many is known only after a run. */
+  readonly isRouted?: boolean;
 }
 
 /** A tensor the block's graph is fed with. */
@@ -42,8 +58,12 @@ export interface BlockContext {
   tensor(role: string): Value;
   /** cos and sin tables [tokens, rotaryDim / 2] and positions [batch, tokens] of one of the architecture's rotary tables. */
   rotary(name: string): { readonly cos: Value; readonly sin: Value; readonly positions: Value };
-  /** Announce the input of a group: [batch * tokens, inFeatures]. */
+  /** An additive attention mask of the architecture, causal included: [tokens, tokens] or [1, heads, tokens, tokens]. */
+  mask(name: string): Value;
+  /** Announce the input of a group: [batch * tokens, inFeatures], or [routed tokens, inFeatures] for an expert. */
   tap(group: string, input: Value): void;
+  /** Every expert is to see every token: for statistics of experts that the router starves. */
+  readonly isRoutingBypassed: boolean;
 }
 
 export interface BlockSpec {
@@ -59,13 +79,40 @@ export interface BlockSpec {
   build(context: BlockContext): Value;
 }
 
+/** From embeddings to the hidden states that enter the first block, where that is more than a look-up. */
+export interface PrologueSpec {
+  readonly tensors: ReadonlyMap<string, BlockTensor>;
+  /**
+   * @param embedded  [batch, tokens, embeddingWidth]
+   * @param positions [batch, tokens], 0 … tokens - 1
+   * @returns [batch, tokens, hidden]
+   */
+  build(graph: GraphBuilder, embedded: Value, positions: Value, tensor: (role: string) => Value): Value;
+}
+
 /** From the last block's hidden states to logits. */
 export interface HeadSpec {
   readonly tensors: ReadonlyMap<string, BlockTensor>;
-  /** Final norm: hidden [tokens, hidden] → [tokens, hidden]. */
+  /** Final norm and what else precedes the projection: hidden [tokens, hidden] → [tokens, width]. */
   build(graph: GraphBuilder, hidden: Value, tensor: (role: string) => Value): Value;
-  /** [vocabulary, hidden]; the embedding where the two are tied. */
+  /** Width that the projection reads: hidden, unless `build` projects to another. */
+  readonly width: number;
+  /** [vocabulary, width]; the embedding where the two are tied. */
   readonly projection: string;
+  /** [vocabulary], or undefined. */
+  readonly bias?: string;
+  /** Logits are multiplied by this; default 1. */
+  readonly logitScale?: number;
+  /** Then squashed to cap · tanh(logits / cap). */
+  readonly softcap?: number;
+}
+
+/** Which keys a query sees, besides those of its past. */
+export interface AttentionMask {
+  /** Position i sees j with i - window < j <= i. */
+  readonly window?: number;
+  /** ALiBi: slope · (j - i) is added per head. */
+  readonly slopes?: readonly number[];
 }
 
 export interface Architecture {
@@ -73,10 +120,14 @@ export interface Architecture {
   readonly hiddenSize: number;
   readonly vocabularySize: number;
   readonly maxPositions: number;
-  /** [vocabulary, hidden] */
+  /** [vocabulary, embeddingWidth] */
   readonly embedding: string;
+  /** hiddenSize, or less where the prologue projects. */
+  readonly embeddingWidth: number;
+  readonly prologue?: PrologueSpec;
   readonly isHeadTied: boolean;
   readonly rotaryTables: ReadonlyMap<string, RotaryTable>;
+  readonly masks: ReadonlyMap<string, AttentionMask>;
   readonly blocks: readonly BlockSpec[];
   readonly head: HeadSpec;
 }
@@ -84,4 +135,12 @@ export interface Architecture {
 /** All prunable linears, in order. */
 export function prunableLinears(architecture: Architecture): LinearSpec[] {
   return architecture.blocks.flatMap((block) => block.groups.flatMap((group) => group.linears));
+}
+
+/** The tensor in the checkpoint that holds a linear of this block. */
+export function tensorOf(block: BlockSpec, linear: LinearSpec): string {
+  const tensor = block.tensors.get(linear.role);
+  if (tensor === undefined)
+    throw new InternalError("E_ROLE", `${linear.name}: its block has no tensor "${linear.role}"`);
+  return tensor.tensor;
 }

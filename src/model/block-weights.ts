@@ -27,12 +27,3 @@ export async function readBlockWeights(
   }
   return weights;
 }
-
-/** [columns, rows] from row-major [rows, columns]. */
-export function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
-  const result = new Float32Array(values.length);
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) result[column * rows + row] = values[row * columns + column];
-  }
-  return result;
-}

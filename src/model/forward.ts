@@ -5,7 +5,9 @@
  */
 import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
 import { createSession, type Feed, type Session } from "../onnx/session.js";
+import { ELEMENT_TYPES } from "../onnx/encode.js";
 import type { Architecture, BlockSpec } from "./architecture.js";
+import { maskShape, maskValues } from "./mask.js";
 import { rotaryAngles } from "./rotary.js";
 
 /** Values of a block's tensors by role, each compact and row-major. */
@@ -19,14 +21,29 @@ export type TapKind = "inputs" | "column-norms" | "gram";
 
 export interface BlockRequest {
   readonly hidden: boolean;
-  readonly taps: { readonly kind: TapKind; readonly groups: readonly string[] } | undefined;
+  readonly taps:
+    | {
+        readonly kind: TapKind;
+        readonly groups: readonly string[];
+        /** Let every expert see every token. */
+        readonly isRoutingBypassed?: boolean;
+      }
+    | undefined;
+}
+
+/** What a group's tap returned. */
+export interface Tap {
+  /** One array, or one per panel of the Gram matrix. */
+  readonly parts: readonly Float32Array[];
+  /** Tokens that reached the group: all of the run, or those routed to an expert. */
+  readonly rows: number;
 }
 
 export interface BlockResult {
   /** [batch, tokens, hidden]; present where asked for. */
   readonly hidden: Float32Array | undefined;
-  /** By group: one array, or one per panel of the Gram matrix. */
-  readonly taps: ReadonlyMap<string, readonly Float32Array[]>;
+  /** By group. */
+  readonly taps: ReadonlyMap<string, Tap>;
 }
 
 /** Rows [first, end) of the lower block triangle: columns [0, end). */
@@ -86,13 +103,23 @@ function buildBlockGraph(architecture: Architecture, block: BlockSpec, request: 
     }),
   );
   const widths = new Map(block.groups.map((group) => [group.name, group.inFeatures]));
+  const masks = new Map(
+    [...architecture.masks].map(([name, { slopes }]) => [
+      name,
+      graph.input(`mask.${name}`, maskShape(slopes, "tokens")),
+    ]),
+  );
+  const routed = new Set(block.groups.filter((group) => group.isRouted === true).map((group) => group.name));
   const output = block.build({
     graph,
     hidden,
+    isRoutingBypassed: request.taps?.isRoutingBypassed === true,
     tensor: (role) => lookUp(tensors, role),
     rotary: (name) => lookUp(tables, name),
+    mask: (name) => lookUp(masks, name),
     tap(group, input) {
       if (request.taps?.groups.includes(group) !== true) return;
+      if (routed.has(group)) graph.output(countRows(graph, input), rowsName(group), [1]);
       tapOutputs(graph, request.taps.kind, input, lookUp(widths, group)).forEach(({ value, shape }, part) => {
         graph.output(value, tapName(group, part), shape);
       });
@@ -100,6 +127,14 @@ function buildBlockGraph(architecture: Architecture, block: BlockSpec, request: 
   });
   if (request.hidden) graph.output(output, "output", ["batch", "tokens", architecture.hiddenSize]);
   return graph.build();
+}
+
+function countRows(graph: GraphBuilder, input: Value): Value {
+  return graph.node("Cast", [graph.node("Shape", [input], { start: 0, end: 1 })], { to: ELEMENT_TYPES.float32 });
+}
+
+function rowsName(group: string): string {
+  return `rows.${group}`;
 }
 
 function tapName(group: string, part: number): string {
@@ -140,12 +175,12 @@ export class BlockRunner implements AsyncDisposable {
     };
     for (const [role, { shape }] of block.tensors) feeds[role] = { values: lookUp(weights, role), shape };
     const results = await session.run(feeds);
-    const taps = new Map<string, Float32Array[]>();
+    const taps = new Map<string, Tap>();
     for (const group of request.taps?.groups ?? []) {
       const parts: Float32Array[] = [];
       for (let part = 0; results[tapName(group, part)] !== undefined; part++)
         parts.push(results[tapName(group, part)] as Float32Array);
-      taps.set(group, parts);
+      taps.set(group, { parts, rows: results[rowsName(group)]?.[0] ?? batch * tokens });
     }
     return { hidden: results["output"], taps };
   }
@@ -176,6 +211,9 @@ export class BlockRunner implements AsyncDisposable {
       const shape = [tokens, table.dimensions / 2];
       feeds[`cos.${name}`] = { values: cos, shape };
       feeds[`sin.${name}`] = { values: sin, shape };
+    }
+    for (const [name, mask] of this.#architecture.masks) {
+      feeds[`mask.${name}`] = { values: maskValues(mask, tokens), shape: maskShape(mask.slopes, tokens) };
     }
     this.#positions = { key, feeds };
     return feeds;

@@ -5,6 +5,7 @@
 import { GraphBuilder, type BuiltGraph } from "../onnx/graph.js";
 import { createSession, type Feed, type Session } from "../onnx/session.js";
 import type { Architecture } from "./architecture.js";
+import { lookUp } from "./forward.js";
 import type { HiddenStates } from "./hidden-states.js";
 import type { Model } from "./open-model.js";
 
@@ -15,17 +16,31 @@ function buildNormGraph(architecture: Architecture): BuiltGraph {
   const graph = new GraphBuilder("head-norm");
   const hidden = graph.input("hidden", ["tokens", architecture.hiddenSize]);
   const tensors = new Map([...architecture.head.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
-  const normed = architecture.head.build(graph, hidden, (role) => tensors.get(role) ?? hidden);
-  graph.output(normed, "normed", ["tokens", architecture.hiddenSize]);
+  const { hiddenSize, head } = architecture;
+  const normed = head.build(graph, hidden, (role) => lookUp(tensors, role));
+  // Hidden states keep their slot size, so a narrower result is filled up with zeros.
+  const padding = graph.integers([0, 0, 0, hiddenSize - head.width]);
+  graph.output(head.width === hiddenSize ? normed : graph.node("Pad", [normed, padding]), "normed", [
+    "tokens",
+    hiddenSize,
+  ]);
   return graph.build();
 }
 
-/** logits = hidden · tileᵀ; their log-sum-exp and the logit of each target (0 where it lies in another tile). */
-function buildTileGraph(hiddenSize: number, output: "losses" | "logits"): BuiltGraph {
+/** Logits of one tile of the vocabulary; their log-sum-exp and the logit of each target (row 0's where it lies elsewhere). */
+function buildTileGraph({ hiddenSize, head }: Architecture, output: "losses" | "logits"): BuiltGraph {
   const graph = new GraphBuilder("head-tile");
   const hidden = graph.input("hidden", ["tokens", hiddenSize]);
-  const tile = graph.input("tile", ["rows", hiddenSize]);
-  const logits = graph.node("Gemm", [hidden, tile], { transB: 1 });
+  const tile = graph.input("tile", ["rows", head.width]);
+  const bias = graph.input("bias", ["rows"]);
+  const width = [graph.integers([0]), graph.integers([head.width]), graph.integers([1])];
+  const states = head.width === hiddenSize ? hidden : graph.node("Slice", [hidden, ...width]);
+  let logits = graph.node("Gemm", head.bias === undefined ? [states, tile] : [states, tile, bias], { transB: 1 });
+  if (head.logitScale !== undefined) logits = graph.node("Mul", [logits, graph.floats([head.logitScale], [])]);
+  if (head.softcap !== undefined) {
+    const cap = graph.floats([head.softcap], []);
+    logits = graph.node("Mul", [graph.node("Tanh", [graph.node("Div", [logits, cap])]), cap]);
+  }
   if (output === "logits") graph.output(logits, "logits", ["tokens", "rows"]);
   else {
     const targets = graph.input("targets", ["tokens", 1], "int64");
@@ -66,11 +81,14 @@ async function forEachTile(
     rows: number,
   ) => void,
 ): Promise<void> {
-  const { projection } = model.architecture.head;
-  const { vocabularySize, hiddenSize } = model.architecture;
+  const { projection, width } = model.architecture.head;
+  const { vocabularySize, hiddenSize, head } = model.architecture;
+  const biases =
+    head.bias === undefined ? new Float32Array(vocabularySize) : await model.checkpoint.readTensor(head.bias);
   for (let firstRow = 0; firstRow < vocabularySize; firstRow += TILE_ROWS) {
     const rows = Math.min(TILE_ROWS, vocabularySize - firstRow);
-    const tile = { values: await model.checkpoint.readRows(projection, firstRow, rows), shape: [rows, hiddenSize] };
+    const tile = { values: await model.checkpoint.readRows(projection, firstRow, rows), shape: [rows, width] };
+    const bias = { values: biases.subarray(firstRow, firstRow + rows), shape: [rows] };
     for (let first = 0; first < states.sequences; first += batch) {
       const count = Math.min(batch, states.sequences - first);
       const tokens = count * states.tokens;
@@ -79,7 +97,7 @@ async function forEachTile(
       );
       const hidden = { values: await states.read(first, count), shape: [tokens, hiddenSize] };
       visit(
-        await session.run({ hidden, tile, targets: { values: targets, shape: [tokens, 1] } }),
+        await session.run({ hidden, tile, bias, targets: { values: targets, shape: [tokens, 1] } }),
         first,
         count,
         firstRow,
@@ -99,7 +117,7 @@ export async function nextTokenLosses(
   sequences: readonly Int32Array[],
   batch: number,
 ): Promise<Float64Array[]> {
-  await using session = await createSession(buildTileGraph(model.architecture.hiddenSize, "losses"));
+  await using session = await createSession(buildTileGraph(model.architecture, "losses"));
   const { tokens } = states;
   const largest = new Float64Array(sequences.length * tokens).fill(-Infinity); // running maximum of the tiles' log-sum-exps
   const sums = new Float64Array(sequences.length * tokens); // Σ exp(logSumExp - largest)
@@ -137,7 +155,7 @@ export async function nextTokenLosses(
 
 /** All logits [sequences, tokens, vocabulary] from normed states: for small models and tests. */
 export async function computeLogits(model: Model, states: HiddenStates, batch: number): Promise<Float32Array> {
-  await using session = await createSession(buildTileGraph(model.architecture.hiddenSize, "logits"));
+  await using session = await createSession(buildTileGraph(model.architecture, "logits"));
   const { vocabularySize } = model.architecture;
   const logits = new Float32Array(states.sequences * states.tokens * vocabularySize);
   await forEachTile(

@@ -17,14 +17,17 @@ const MOST_PROBLEMS_SHOWN = 12;
 
 /** What of a model's tensors is missing or contradicts its config, one sentence each. */
 export function findTensorProblems(architecture: Architecture, checkpoint: Checkpoint): string[] {
-  const vocabulary = [architecture.vocabularySize, architecture.hiddenSize];
+  const { vocabularySize, embedding, embeddingWidth, prologue, blocks, head } = architecture;
   const wanted: BlockTensor[] = [
-    { tensor: architecture.embedding, shape: vocabulary },
-    ...architecture.blocks.flatMap((block) => [...block.tensors.values()]),
-    ...architecture.head.tensors.values(),
-    ...(architecture.isHeadTied ? [] : [{ tensor: architecture.head.projection, shape: vocabulary }]),
+    { tensor: embedding, shape: [vocabularySize, embeddingWidth] },
+    ...(prologue?.tensors.values() ?? []),
+    ...blocks.flatMap((block) => [...block.tensors.values()]),
+    ...head.tensors.values(),
+    { tensor: head.projection, shape: [vocabularySize, head.width] },
+    ...(head.bias === undefined ? [] : [{ tensor: head.bias, shape: [vocabularySize] }]),
   ];
-  return wanted.flatMap(({ tensor, shape }) => {
+  const distinct = new Map(wanted.map((entry) => [entry.tensor, entry])); // a tied head names the embedding again
+  return [...distinct.values()].flatMap(({ tensor, shape }) => {
     if (!checkpoint.has(tensor)) return [`${tensor} is missing (expected [${shape.join(", ")}])`];
     const info = checkpoint.info(tensor);
     if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {

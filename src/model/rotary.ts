@@ -11,8 +11,19 @@ import type { ConfigObject } from "./config.js";
 export interface RotaryTable {
   /** Rotated dimensions of a head; even. */
   readonly dimensions: number;
+  /** Some scalings depend on how long a sequence is. */
+  at(tokens: number): RotaryFrequencies;
+}
+
+export interface RotaryFrequencies {
   /** [dimensions / 2], float32 values */
   readonly inverseFrequencies: Float32Array;
+  /** cos and sin are multiplied by this; default 1. */
+  readonly attentionFactor?: number;
+}
+
+function fixedTable(dimensions: number, inverseFrequencies: Float32Array): RotaryTable {
+  return { dimensions, at: () => ({ inverseFrequencies }) };
 }
 
 const SUPPORTED = ["default", "linear", "llama3"] as const;
@@ -27,14 +38,17 @@ export function readRotaryTable(config: ConfigObject, dimensions: number): Rotar
     { length: dimensions / 2 },
     (_, i) => 1 / Math.fround(theta ** ((2 * i) / dimensions)),
   );
-  if (parameters === undefined || kind === "default") return { dimensions, inverseFrequencies: plain };
+  if (parameters === undefined || kind === "default") return fixedTable(dimensions, plain);
   switch (kind) {
     case "linear": {
       const factor = parameters.number("factor");
-      return { dimensions, inverseFrequencies: plain.map((frequency) => frequency / factor) };
+      return fixedTable(
+        dimensions,
+        plain.map((frequency) => frequency / factor),
+      );
     }
     case "llama3":
-      return { dimensions, inverseFrequencies: scaleLlama3(plain, parameters, config) };
+      return fixedTable(dimensions, scaleLlama3(plain, parameters, config));
     default:
       throw new CheckpointError(
         "E_ROPE",
@@ -74,13 +88,14 @@ export function rotaryAngles(
   tokens: number,
 ): { readonly cos: Float32Array; readonly sin: Float32Array } {
   const half = table.dimensions / 2;
+  const { inverseFrequencies, attentionFactor = 1 } = table.at(tokens);
   const cos = new Float32Array(tokens * half);
   const sin = new Float32Array(tokens * half);
   for (let position = 0; position < tokens; position++) {
     for (let i = 0; i < half; i++) {
-      const angle = Math.fround(position * table.inverseFrequencies[i]);
-      cos[position * half + i] = Math.cos(angle);
-      sin[position * half + i] = Math.sin(angle);
+      const angle = Math.fround(position * inverseFrequencies[i]);
+      cos[position * half + i] = Math.cos(angle) * attentionFactor;
+      sin[position * half + i] = Math.sin(angle) * attentionFactor;
     }
   }
   return { cos, sin };

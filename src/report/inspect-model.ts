@@ -2,7 +2,7 @@
 import { openCheckpoint } from "../checkpoint/checkpoint.js";
 import { isFloatDtype } from "../checkpoint/dtype.js";
 import type { InspectionReport } from "../contract.js";
-import { prunableLinears } from "../model/architecture.js";
+import { tensorOf } from "../model/architecture.js";
 import { readModelConfig } from "../model/config.js";
 import { FAMILIES } from "../model/families/registry.js";
 import { inspectCheckpoint } from "./inspect.js";
@@ -18,7 +18,11 @@ export async function inspectModel(directory: string): Promise<InspectionReport>
   const prunable = new Map<string, { readonly inputAxis: 0 | 1 }>();
   if (family !== undefined) {
     const architecture = family.describe(config, (name) => checkpoint.has(name));
-    for (const { name, inputAxis } of prunableLinears(architecture)) prunable.set(`${name}.weight`, { inputAxis });
+    for (const block of architecture.blocks) {
+      for (const linear of block.groups.flatMap((group) => group.linears)) {
+        prunable.set(tensorOf(block, linear), { inputAxis: linear.inputAxis });
+      }
+    }
   } else {
     for (const [name, { dtype, shape }] of checkpoint.tensors) {
       if (isFloatDtype(dtype) && shape.length === 2 && /\.\d+\..*weight$/.test(name))

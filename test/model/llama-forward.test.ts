@@ -70,7 +70,7 @@ for (const folder of FOLDERS) {
             for (const group of block.groups) {
               for (const linear of group.linears) {
                 const expected = tensorOf(golden, `inputs/${linear.name}`).values;
-                const error = relativeError(lookUp(result.taps, group.name)[0] ?? [], expected);
+                const error = relativeError(lookUp(result.taps, group.name).parts[0] ?? [], expected);
                 assert.ok(error < TOLERANCE, `input of ${linear.name}: ${error}`);
               }
             }
@@ -118,7 +118,7 @@ for (const folder of FOLDERS) {
         runner.run(block, weights, hidden, 3, tokens, { hidden: false, taps: { kind, groups } });
       const [inputs, norms, grams] = [await run("inputs"), await run("column-norms"), await run("gram")];
       for (const { name, inFeatures: n } of block.groups) {
-        const x = lookUp(inputs.taps, name)[0] as Float32Array;
+        const x = lookUp(inputs.taps, name).parts[0] as Float32Array;
         const gram = new Float64Array(n * n);
         for (let t = 0; t < x.length / n; t++) {
           for (let i = 0; i < n; i++)
@@ -127,9 +127,9 @@ for (const folder of FOLDERS) {
         }
         // 27 terms in float32: relative error below 27 · 2⁻²⁴ ≈ 2e-6 of the largest product sum.
         const diagonal = Float64Array.from({ length: n }, (_, i) => gram[i * n + i] ?? 0);
-        assert.ok(relativeError(lookUp(norms.taps, name)[0] ?? [], diagonal) < 1e-5, `${name} norms`);
+        assert.ok(relativeError(lookUp(norms.taps, name).parts[0] ?? [], diagonal) < 1e-5, `${name} norms`);
         gramPanels(n).forEach(({ first, end }, index) => {
-          const panel = lookUp(grams.taps, name)[index] ?? new Float32Array(0);
+          const panel = lookUp(grams.taps, name).parts[index] ?? new Float32Array(0);
           const expected = Float64Array.from(
             { length: (end - first) * end },
             (_, i) => gram[(first + Math.floor(i / end)) * n + (i % end)] ?? 0,

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test, type TestContext } from "node:test";
 import fc from "fast-check";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
-import type { InspectionReport, TensorInspection } from "../../src/driver/contract.js";
+import type { InspectionReport, TensorInspection } from "../../src/contract.js";
 import { inspectCheckpoint } from "../../src/report/inspect.js";
 import { temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";
 

@@ -159,6 +159,7 @@ function describe(config: ModelConfig, hasTensor: (name: string) => boolean): Ar
   const head: HeadSpec = {
     tensors: new Map([["norm", { tensor: "model.norm.weight", shape: [shape.hidden] }]]),
     build: (graph, hidden, tensor) => rmsNorm(graph, hidden, tensor("norm"), shape.epsilon),
+    width: shape.hidden,
     projection: isHeadTied ? embedding : "lm_head.weight",
   };
   return {
@@ -167,8 +168,10 @@ function describe(config: ModelConfig, hasTensor: (name: string) => boolean): Ar
     vocabularySize,
     maxPositions: values.count("max_position_embeddings", 2048),
     embedding,
+    embeddingWidth: shape.hidden,
     isHeadTied,
     rotaryTables: new Map([["default", readRotaryTable(values, shape.headDim)]]),
+    masks: new Map(),
     blocks: Array.from({ length: values.count("num_hidden_layers") }, (_, index) => describeBlock(shape, index)),
     head,
   };

@@ -1,0 +1,82 @@
+// Selection over a whole matrix, in passes over its rows: three histograms (11 + 11 + 9 bits) find the threshold,
+// which the host reads off; then ties are counted per row if not all of them are pruned, and the mask is written.
+
+import { argument, equalBits16, greaterBits16, lastWordBits, rowKeys, HISTOGRAM_BYTES } from "./keys";
+
+/**
+ * args: weights, scales, columns, prefixShift, prefix, digitShift, digitMask. Items are rows.
+ * Counts digits of keys whose bits above `prefixShift` equal `prefix`. scratch: histogram (accumulated), keys.
+ */
+export function histogramRows(first: i32, end: i32, args: usize, scratch: usize): void {
+  const columns = <i32>argument(args, 2);
+  const keys = scratch + HISTOGRAM_BYTES;
+  for (let row = first; row < end; row++) {
+    rowKeys(argument(args, 0) + ((<usize>row * columns) << 2), argument(args, 1), columns, keys);
+    countDigits(keys, columns, args, 3, scratch);
+  }
+}
+
+/** The four arguments from index `from`: prefixShift, prefix, digitShift, digitMask. */
+export function countDigits(keys: usize, count: i32, args: usize, from: i32, histogram: usize): void {
+  const prefixShift = <u32>argument(args, from);
+  const prefix = <u32>argument(args, from + 1);
+  const wanted = i32x4.splat(<i32>prefix);
+  let i: i32 = 0;
+  if (prefixShift < 31) {
+    // After the first digit few keys match: look at four at a time.
+    for (; i + 4 <= count; i += 4) {
+      const at = keys + ((<usize>i) << 2);
+      if (!v128.any_true(i32x4.eq(i32x4.shr_u(v128.load(at), <i32>prefixShift), wanted))) continue;
+      for (let lane: usize = 0; lane < 16; lane += 4) countDigit(load<u32>(at + lane), args, from, histogram);
+    }
+  }
+  for (; i < count; i++) countDigit(load<u32>(keys + ((<usize>i) << 2)), args, from, histogram);
+}
+
+function countDigit(key: u32, args: usize, from: i32, histogram: usize): void {
+  if (key >> (<u32>argument(args, from)) != <u32>argument(args, from + 1)) return;
+  const digit = (key >> (<u32>argument(args, from + 2))) & (<u32>argument(args, from + 3));
+  const at = histogram + ((<usize>digit) << 2);
+  store<i32>(at, load<i32>(at) + 1);
+}
+
+/** args: weights, scales, columns, threshold, counts. counts[row] = keys equal to the threshold. scratch: keys. */
+export function countTiesRows(first: i32, end: i32, args: usize, scratch: usize): void {
+  const columns = <i32>argument(args, 2);
+  const threshold = <u32>argument(args, 3);
+  for (let row = first; row < end; row++) {
+    rowKeys(argument(args, 0) + ((<usize>row * columns) << 2), argument(args, 1), columns, scratch);
+    let ties: i32 = 0;
+    for (let c: i32 = 0; c < columns; c++) ties += <i32>(load<u32>(scratch + ((<usize>c) << 2)) == threshold);
+    store<i32>(argument(args, 4) + ((<usize>row) << 2), ties);
+  }
+}
+
+/**
+ * args: weights, scales, columns, threshold, tiesToPrune (per row), words. Items are rows. Prunes keys below the
+ * threshold and the first tiesToPrune[row] equal ones. scratch: keys, whole words of them.
+ */
+export function markRows(first: i32, end: i32, args: usize, scratch: usize): void {
+  const columns = <i32>argument(args, 2);
+  const limit = i32x4.splat(<i32>argument(args, 3));
+  const wordsPerRow = (columns + 31) >> 5;
+  memory.fill(scratch, 0, (<usize>wordsPerRow) << 7);
+  for (let row = first; row < end; row++) {
+    rowKeys(argument(args, 0) + ((<usize>row * columns) << 2), argument(args, 1), columns, scratch);
+    let ties = load<i32>(argument(args, 4) + ((<usize>row) << 2));
+    const words = argument(args, 5) + ((<usize>row * wordsPerRow) << 2);
+    for (let word: i32 = 0; word < wordsPerRow; word++) {
+      const at = scratch + ((<usize>word) << 7);
+      let kept = greaterBits16(at, limit) | (greaterBits16(at + 64, limit) << 16);
+      let equal = equalBits16(at, limit) | (equalBits16(at + 64, limit) << 16);
+      while (equal != 0) {
+        const bit = equal & (0 - equal);
+        if (ties > 0) ties--;
+        else kept |= bit;
+        equal ^= bit;
+      }
+      if (word == wordsPerRow - 1) kept &= lastWordBits(columns);
+      store<u32>(words + ((<usize>word) << 2), kept);
+    }
+  }
+}

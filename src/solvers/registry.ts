@@ -1,0 +1,23 @@
+/** The layer-wise methods by name. Adding a method is one line here. */
+import { UsageError } from "../errors.js";
+import { nearestName } from "../nearest-name.js";
+import { magnitude } from "./magnitude.js";
+import type { LayerSolver } from "./solver.js";
+import { sparsegpt } from "./sparsegpt.js";
+import { wanda } from "./wanda.js";
+
+const ALL: readonly LayerSolver<unknown>[] = [magnitude, wanda, sparsegpt];
+
+export const SOLVERS: ReadonlyMap<string, LayerSolver<unknown>> = new Map(ALL.map((solver) => [solver.name, solver]));
+
+/** @throws UsageError E_METHOD naming the nearest method and all of them */
+export function findSolver(name: string): LayerSolver<unknown> {
+  const solver = SOLVERS.get(name);
+  if (solver !== undefined) return solver;
+  const names = [...SOLVERS.keys()];
+  const nearest = nearestName(name.toLowerCase(), names);
+  throw new UsageError("E_METHOD", `--method: "${name}" is not a method; known methods are ${names.join(", ")}.`, {
+    hint: nearest === undefined ? "`prune --help` says what each does." : `Did you mean "${nearest}"?`,
+    details: { value: name, known: names },
+  });
+}

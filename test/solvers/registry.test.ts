@@ -1,0 +1,53 @@
+/** Finding methods by name, and their option schemas. */
+import { test } from "node:test";
+import assert from "node:assert/strict";
+import { UsageError } from "../../src/errors.js";
+import { findSolver, SOLVERS } from "../../src/solvers/registry.js";
+
+test("every registered solver is found under its own name", () => {
+  assert.deepEqual([...SOLVERS.keys()], ["magnitude", "wanda", "sparsegpt"]);
+  for (const [name, solver] of SOLVERS) {
+    assert.equal(findSolver(name), solver);
+    assert.equal(solver.name, name);
+    assert.ok(solver.summary.length > 10);
+  }
+});
+
+test("an unknown method is a usage error that names the nearest one and lists all", () => {
+  for (const [wrong, near] of [
+    ["wand", "wanda"],
+    ["sparse-gpt", "sparsegpt"],
+    ["SparseGPT2", "sparsegpt"],
+    ["magnitud", "magnitude"],
+  ]) {
+    assert.throws(
+      () => findSolver(wrong),
+      (error) =>
+        error instanceof UsageError &&
+        error.code === "E_METHOD" &&
+        error.message.includes(`"${wrong}"`) &&
+        error.message.includes("magnitude, wanda, sparsegpt") &&
+        error.hint?.includes(`"${near}"`) === true,
+    );
+  }
+});
+
+test("options have the documented defaults", () => {
+  assert.deepEqual(findSolver("sparsegpt").schema.parse({}), { damping: 0.01, blockSize: 128 });
+  assert.deepEqual(findSolver("wanda").schema.parse({}), {});
+  assert.deepEqual(findSolver("magnitude").schema.parse({}), {});
+});
+
+test("unknown, mistyped and out-of-range options are refused", () => {
+  const { schema } = findSolver("sparsegpt");
+  for (const bad of [{ dampng: 0.1 }, { damping: 0 }, { damping: -1 }, { damping: "0.1" }, { damping: Infinity }]) {
+    assert.throws(() => schema.parse(bad), JSON.stringify(bad));
+  }
+  for (const blockSize of [0, 3, 48, 127, 256, 1.5])
+    assert.throws(() => schema.parse({ blockSize }), `blockSize ${blockSize}`);
+  for (const blockSize of [1, 2, 4, 8, 16, 32, 64, 128]) {
+    assert.deepEqual(schema.parse({ blockSize }), { damping: 0.01, blockSize });
+  }
+  assert.throws(() => findSolver("wanda").schema.parse({ damping: 0.1 }));
+  assert.throws(() => findSolver("magnitude").schema.parse({ blockSize: 128 }));
+});

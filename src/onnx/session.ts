@@ -19,7 +19,7 @@ export interface Feed {
 export type Feeds = Readonly<Record<string, Feed>>;
 
 export interface SessionOptions {
-  /** Threads of one operator; default: all cores. Sums do not depend on it. */
+  /** Threads of one operator; default: all cores. Sums of narrow products may depend on it, so a run's device names it. */
   readonly threads?: number;
 }
 

@@ -1,13 +1,17 @@
 /**
  * Magnitude pruning: the smallest |w| of a whole weight matrix go (or of every N:M group). Needs no calibration data.
- * As the baseline of locuslab/wanda `prune_magnitude`, but exact: that code also prunes the weight at the threshold.
+ * As the baseline of locuslab/wanda `prune_magnitude`, but exact: that code also prunes the
+ * weight at the threshold (`counting: "released"` does too, without its further ones among ties).
  */
 import { z } from "zod";
-import { pruneCount } from "../sparsity/target.js";
+import { COUNTINGS, pruneCount, releasedPruneCount } from "../sparsity/target.js";
 import { disposeOnFailure, expectGroupsFit } from "./layer.js";
 import type { LayerSolver } from "./solver.js";
 
-const schema = z.strictObject({});
+const schema = z.strictObject({
+  /** "released" prunes the one weight more per matrix that the released code does: to reproduce published numbers. */
+  counting: z.enum(COUNTINGS).default("exact"),
+});
 export type MagnitudeOptions = z.infer<typeof schema>;
 
 export const magnitude: LayerSolver<MagnitudeOptions> = {
@@ -15,14 +19,17 @@ export const magnitude: LayerSolver<MagnitudeOptions> = {
   summary: "remove the weights of smallest magnitude in each matrix; needs no calibration data",
   needs: [],
   schema,
-  solve(problem, _options, { device }) {
+  solve(problem, { counting }, { device }) {
     return disposeOnFailure(problem.weight, async (owned) => {
       expectGroupsFit(problem);
       const { weight, inFeatures, outFeatures, pattern } = problem;
       using ones = device.uploadMatrix(new Float32Array(inFeatures).fill(1), 1, inFeatures, `${problem.name}: ones`);
       const keepMask = owned(device.createMask(outFeatures, inFeatures, `${problem.name}: keep mask`));
       if (pattern.kind === "n-of-m") device.selectGroups(weight, ones, pattern.keep, pattern.group, keepMask);
-      else device.selectMatrix(weight, ones, pruneCount(outFeatures * inFeatures, problem.sparsity), keepMask);
+      else {
+        const count = counting === "exact" ? pruneCount : releasedPruneCount;
+        device.selectMatrix(weight, ones, count(outFeatures * inFeatures, problem.sparsity), keepMask);
+      }
       device.applyMask(weight, keepMask);
       await device.synchronize();
       return { weight, keepMask, loss: undefined };

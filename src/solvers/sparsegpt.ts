@@ -17,7 +17,8 @@
  * rows from the weights as updated so far, score |w|·R_cc, with counts that add up to the exact total; N:M masks are
  * chosen when a group's first column is reached. Scaling H changes nothing, so it is normalised to unit mean diagonal.
  *
- * Matches IST-DASLab/sparsegpt 147d215 except that its threshold prunes one weight more per block than asked.
+ * Matches IST-DASLab/sparsegpt 147d215 except that its threshold prunes one weight more per block than asked; with
+ * `counting: "released"` that one goes too.
  */
 import { z } from "zod";
 import {
@@ -32,7 +33,7 @@ import {
 } from "../device/device.js";
 import { NumericalError } from "../errors.js";
 import type { Pattern } from "../sparsity/pattern.js";
-import { pruneCountOfRange } from "../sparsity/target.js";
+import { COUNTINGS, pruneCountOfRange, releasedPruneCount } from "../sparsity/target.js";
 import { disposeOnFailure, expectFiniteStatistics, expectGroupsFit, requireStatistic } from "./layer.js";
 import type { LayerProblem, LayerSolution, LayerSolver } from "./solver.js";
 
@@ -48,6 +49,8 @@ const schema = z.strictObject({
     .max(LARGEST_PANEL)
     .refine((value) => LARGEST_PANEL % value === 0, `must divide ${LARGEST_PANEL}: 1, 2, 4, 8, 16, 32, 64 or 128`)
     .default(LARGEST_PANEL),
+  /** "released" prunes the one weight more per block that the paper's code does: to reproduce published numbers. */
+  counting: z.enum(COUNTINGS).default("exact"),
   /** Dampings to try in turn where `damping` leaves H not positive definite; without it that is an error. */
   dampingLadder: z.array(damping).readonly().optional(),
 });
@@ -82,7 +85,7 @@ export const sparsegpt = {
       using _inverses = cholesky.panelInverses;
       using _diagonal = cholesky.diagonal;
       const keepMask = owned(device.createMask(problem.outFeatures, problem.inFeatures, `${problem.name}: keep mask`));
-      const loss = await sweepPanels(problem, cholesky, options.blockSize, keepMask, device);
+      const loss = await sweepPanels(problem, cholesky, options, keepMask, device);
       return { weight: problem.weight, keepMask, loss: loss * hessian.meanDiagonal, damping };
     });
   },
@@ -171,7 +174,7 @@ function panelWidthOf(pattern: Pattern): number {
 async function sweepPanels(
   problem: LayerProblem,
   cholesky: ReversedCholesky,
-  blockSize: number,
+  { blockSize, counting }: SparseGptOptions,
   keepMask: KeepMask,
   device: Device,
 ): Promise<number> {
@@ -205,10 +208,12 @@ async function sweepPanels(
       losses,
       start,
       width,
-      rows: R,
       blockSize,
       pattern,
-      sparsity: problem.sparsity,
+      pruneCount: (from, to) =>
+        counting === "exact"
+          ? pruneCountOfRange(R * from, R * to, problem.sparsity)
+          : releasedPruneCount(R * (to - from), problem.sparsity),
     });
     device.subtract(current, original, original);
     device.transpose(current, { matrix: weight, firstColumn: start, columns: width });
@@ -226,15 +231,15 @@ interface PanelTask {
   readonly losses: Matrix;
   readonly start: number;
   readonly width: number;
-  readonly rows: number;
   readonly blockSize: number;
   readonly pattern: Pattern;
-  readonly sparsity: number;
+  /** Weights to prune in columns [from, to) of the whole weight. */
+  readonly pruneCount: (from: number, to: number) => number;
 }
 
 /** Choose masks and sweep: N:M inside the sweep, unstructured block by block. */
 function sweepPanel(task: PanelTask): void {
-  const { device, panel, inverse, keepMask, losses, start, width, rows, pattern } = task;
+  const { device, panel, inverse, keepMask, losses, start, width, pattern } = task;
   const common = { panel, inverse, keepMask, maskColumn: start, losses };
   if (pattern.kind === "n-of-m") {
     const choose = { keep: pattern.keep, group: pattern.group };
@@ -247,7 +252,7 @@ function sweepPanel(task: PanelTask): void {
     device.selectPanel(
       { matrix: panel.matrix, firstRow: first, rows: columns },
       { matrix: task.diagonal, firstColumn: column, columns },
-      pruneCountOfRange(rows * column, rows * (column + columns), task.sparsity),
+      task.pruneCount(column, column + columns),
       keepMask,
       column,
     );

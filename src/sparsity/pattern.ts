@@ -20,7 +20,10 @@ export function parsePattern(text: string): Pattern {
   const match = /^(\d+):(\d+)$/.exec(text);
   const hint = `Use "unstructured" or KEEP:GROUP, for example 2:4 (keeps 2 of every 4 weights along the input dimension).`;
   if (match === null) {
-    throw new UsageError("E_PATTERN", `--pattern: "${text}" is neither "unstructured" nor N:M.`, { hint, details: { value: text } });
+    throw new UsageError("E_PATTERN", `--pattern: "${text}" is neither "unstructured" nor N:M.`, {
+      hint,
+      details: { value: text },
+    });
   }
   const keep = Number(match[1]);
   const group = Number(match[2]);

@@ -18,3 +18,11 @@ export function pruneCount(elements: number, sparsity: number): number {
 export function pruneCountOfRange(start: number, end: number, sparsity: number): number {
   return pruneCount(end, sparsity) - pruneCount(start, sparsity);
 }
+
+/** How many weights of a comparison group go: exactly the asked number, or what the papers' released code removes. */
+export const COUNTINGS = ["exact", "released"] as const;
+
+/** The released code prunes all scores up to the one at index floor(n * sparsity): one more than asked. Ties aside. */
+export function releasedPruneCount(elements: number, sparsity: number): number {
+  return Math.min(elements, pruneCount(elements, sparsity) + 1);
+}

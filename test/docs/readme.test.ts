@@ -10,7 +10,7 @@ import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { EXIT_CODES } from "../../src/errors.js";
 import { repositoryPath } from "../helpers/paths.js";
-import { scratchDirectory } from "../helpers/runs.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
 
 /** Run by the person who reads, or by the very test run we are in. */
 const NOT_RUN_HERE = ["npm run demo", "npm ci && npm run build && npm link", "npm test"];
@@ -29,7 +29,7 @@ function argvOf(line: string): string[] {
 }
 
 test("every command of the README works as written", { timeout: 300_000 }, async (t) => {
-  const directory = await scratchDirectory(t);
+  const directory = temporaryDirectory(t);
   cpSync(repositoryPath("models/demo"), join(directory, "Llama-3.2-1B"), { recursive: true });
   const calibration = readFileSync(repositoryPath("models/demo/calibration.txt"), "utf8");
   const documents = calibration.match(/[\s\S]{1,4000}/g) ?? [];

@@ -11,7 +11,8 @@ import { PruneError } from "../../src/errors.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
-import { demoRun, scratchDirectory } from "../helpers/runs.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
+import { demoRun } from "../helpers/runs.js";
 
 interface Refusal {
   readonly code: string;
@@ -25,7 +26,7 @@ async function assertRefused(
   refusal: Refusal,
   out?: string,
 ): Promise<void> {
-  const directory = await scratchDirectory(t);
+  const directory = temporaryDirectory(t);
   const run = demoRun(out ?? join(directory, "out"), config);
   const before = await readdir(run.model);
   await assert.rejects(pruneModel(run, createTestContext()), (error: unknown) => {
@@ -43,7 +44,7 @@ async function assertRefused(
 
 /** A copy of the demo model with another config. */
 async function changedModel(t: TestContext, change: (config: Record<string, unknown>) => void): Promise<string> {
-  const directory = join(await scratchDirectory(t), "model");
+  const directory = join(temporaryDirectory(t), "model");
   await cp(repositoryPath("models/demo"), directory, { recursive: true });
   const config = JSON.parse(await readFile(join(directory, "config.json"), "utf8")) as Record<string, unknown>;
   change(config);
@@ -95,7 +96,7 @@ test("an ignore pattern that matches nothing is an error", async (t) => {
 });
 
 test("a token id beyond the vocabulary is refused with id and size", async (t) => {
-  const directory = await scratchDirectory(t);
+  const directory = temporaryDirectory(t);
   const header = encodeHeader([{ name: "ids", dtype: "I32", shape: [4, 64], byteLength: 1024 }]);
   const ids = new Int32Array(256).fill(7);
   ids[70] = 4096;
@@ -105,7 +106,7 @@ test("a token id beyond the vocabulary is refused with id and size", async (t) =
 });
 
 test("calibration text shorter than one window is refused with both lengths", async (t) => {
-  const file = join(await scratchDirectory(t), "short.txt");
+  const file = join(temporaryDirectory(t), "short.txt");
   await writeFile(file, "Too short a text.");
   await assertRefused(t, { calibration: { file } }, { code: "E_TEXT_TOO_SHORT", names: [/\b64\b/] });
 });
@@ -128,7 +129,7 @@ test("resuming what was never started is refused", async (t) => {
 });
 
 test("a dry run lists unmatched patterns instead of failing, counts exactly, and writes nothing", async (t) => {
-  const directory = await scratchDirectory(t);
+  const directory = temporaryDirectory(t);
   const plan = await planRun(
     demoRun(join(directory, "out"), { ignore: ["model.layers.0.*", "nothing"] }),
     createTestContext(),

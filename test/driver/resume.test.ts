@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
 import { repositoryPath } from "../helpers/paths.js";
-import { scratchDirectory } from "../helpers/runs.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
 
 const BLOCKS = 6;
 
@@ -87,7 +87,7 @@ test(
   "killed after any block, a resumed run gives the bytes of an uninterrupted one",
   { timeout: 300_000 },
   async (t) => {
-    const directory = await scratchDirectory(t);
+    const directory = temporaryDirectory(t);
     const whole = join(directory, "whole");
     const reference = await run(command(whole));
     assert.equal(reference.status, 0, reference.stderr);
@@ -113,7 +113,7 @@ test(
 );
 
 test("SIGTERM stops between steps with exit code 75, and the run can be resumed", { timeout: 120_000 }, async (t) => {
-  const out = join(await scratchDirectory(t), "out");
+  const out = join(temporaryDirectory(t), "out");
   const status = await runAndKill(command(out), join(`${out}.partial`, "journal.jsonl"), 1, "SIGTERM");
   assert.equal(status, 75);
   assert.ok(existsSync(`${out}.partial`) && !existsSync(out));
@@ -125,7 +125,7 @@ test("SIGTERM stops between steps with exit code 75, and the run can be resumed"
 });
 
 test("a resume with other options, or over a changed output, is refused", { timeout: 120_000 }, async (t) => {
-  const out = join(await scratchDirectory(t), "out");
+  const out = join(temporaryDirectory(t), "out");
   const partial = `${out}.partial`;
   await runAndKill(command(out), join(partial, "journal.jsonl"), 2, "SIGKILL");
   const other = await run(command(out, ["--resume", "--damping", "0.02"]));

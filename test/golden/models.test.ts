@@ -1,8 +1,12 @@
 /**
  * Whole models pruned from the same token ids as the papers' released code, compared by perplexity.
  *
- * Tolerance: 1 %, and 3 % at 0.6 and beyond on stories260k, whose tiny matrices feel the one extra weight that the
- * released threshold removes per comparison group (docs/decisions/0001-exact-counts.md). Zeros must be exact.
+ * With our exact counts (docs/decisions/0001-exact-counts.md) the perplexity must be the released code's within 1 %,
+ * and within 3 % at 0.6 and beyond on stories260k, whose tiny matrices feel the one weight that the released threshold
+ * removes beyond the asked number in every comparison group; there it may also be better by more (sparsegpt 0.7: 106.7
+ * instead of 111.1). That nothing but this one weight makes the difference is shown by repeating those runs with the
+ * released code's counts, which must give its perplexity within 0.1 %. (Only there: the demo model's bf16 weights tie,
+ * and of ties the released threshold removes all.)
  */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -37,17 +41,24 @@ interface GoldenModel {
   readonly ids: string;
   readonly results: string;
   readonly split: string;
+  /** Relative, for exact counts. */
   readonly tolerance: (sparsity: number) => number;
+  readonly mayBeBetter: (sparsity: number) => boolean;
+  /** Whether the stored weights are float32 without equal magnitudes. */
+  readonly isTieFree: boolean;
 }
 
-function runConfig(golden: GoldenModel, result: GoldenResult, out: string): RunConfig {
+type Counting = "exact" | "released";
+const RELEASED_TOLERANCE = 1e-3;
+
+function runConfig(golden: GoldenModel, result: GoldenResult, counting: Counting, out: string): RunConfig {
   return {
     model: golden.model,
     out,
     force: false,
     resume: false,
     method: result.method,
-    methodOptions: {},
+    methodOptions: result.method === "wanda" ? {} : { counting },
     sparsity: result.sparsity,
     pattern: parsePattern(result.pattern),
     calibration: { file: golden.ids, tensor: "calib" },
@@ -61,11 +72,15 @@ function runConfig(golden: GoldenModel, result: GoldenResult, out: string): RunC
   };
 }
 
-async function assertMatchesReleasedCode(golden: GoldenModel, result: GoldenResult): Promise<string> {
+async function assertMatchesReleasedCode(
+  golden: GoldenModel,
+  result: GoldenResult,
+  counting: Counting,
+): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), "prune-golden-"));
   try {
     const out = join(directory, "out");
-    const report = await pruneModel(runConfig(golden, result, out), createTestContext());
+    const report = await pruneModel(runConfig(golden, result, counting, out), createTestContext());
     for (const layer of report.layers) {
       // Rounding down to whole weights costs at most one weight of a row, 1/64 in the narrowest linears here.
       assert.ok(
@@ -81,7 +96,9 @@ async function assertMatchesReleasedCode(golden: GoldenModel, result: GoldenResu
     const expected = (result.ppl ?? result.released?.ppl ?? {})[golden.split] ?? NaN;
     const difference = perplexity / expected - 1;
     const line = `${perplexity.toFixed(3)}, released code ${expected.toFixed(3)} (${(difference * 100).toFixed(2)} %)`;
-    assert.ok(Math.abs(difference) <= golden.tolerance(result.sparsity), line);
+    const tolerance = counting === "exact" ? golden.tolerance(result.sparsity) : RELEASED_TOLERANCE;
+    const isBetter = counting === "exact" && difference < 0 && golden.mayBeBetter(result.sparsity);
+    assert.ok(isBetter || Math.abs(difference) <= tolerance, line);
     return line;
   } finally {
     await rm(directory, { recursive: true });
@@ -97,8 +114,13 @@ function registerModel(golden: GoldenModel, options: { readonly skip: string | f
   for (const result of results) {
     const { method, pattern, sparsity } = result;
     if (!METHODS.includes(method) || (golden.name === "stories260k" && pattern === REFUSED)) continue;
-    test(`${golden.name}: ${method} ${pattern === "unstructured" ? sparsity : pattern} has the released code's perplexity`, async (t) => {
-      t.diagnostic(await assertMatchesReleasedCode(golden, result));
+    const title = `${golden.name}: ${method} ${pattern === "unstructured" ? sparsity : pattern}`;
+    test(`${title} has the released code's perplexity`, async (t) => {
+      t.diagnostic(await assertMatchesReleasedCode(golden, result, "exact"));
+    });
+    if (!golden.isTieFree || method === "wanda" || pattern !== "unstructured") continue; // elsewhere nothing differs
+    test(`${title} with the released code's counts has its perplexity`, async (t) => {
+      t.diagnostic(await assertMatchesReleasedCode(golden, result, "released"));
     });
   }
 }
@@ -112,6 +134,8 @@ registerModel(
     results: repositoryPath("test/fixtures/models/demo-self.json"),
     split: "evaluation",
     tolerance: () => 0.01,
+    mayBeBetter: () => false,
+    isTieFree: false,
   },
   { skip: false },
 );
@@ -123,6 +147,8 @@ registerModel(
     results: sharedPath("golden/models/demo.json") ?? "",
     split: "books_valid",
     tolerance: () => 0.01,
+    mayBeBetter: () => false,
+    isTieFree: false,
   },
   needsShared("golden/models/demo.json"),
 );
@@ -134,6 +160,8 @@ registerModel(
     results: sharedPath("golden/models/stories260k.json") ?? "",
     split: "eval_t10",
     tolerance: (sparsity) => (sparsity >= 0.6 ? 0.03 : 0.01),
+    mayBeBetter: (sparsity) => sparsity >= 0.6,
+    isTieFree: true,
   },
   needsShared("golden/models/stories260k.json"),
 );

@@ -1,8 +1,4 @@
 /** Small, complete run configurations over the demo model. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import type { TestContext } from "node:test";
 import type { RunConfig } from "../../src/contract.js";
 import { UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { repositoryPath } from "./paths.js";
@@ -28,11 +24,4 @@ export function demoRun(out: string, overrides: Partial<RunConfig> = {}): RunCon
     memoryBytes: 2 ** 28,
     ...overrides,
   };
-}
-
-/** A directory that is removed after the test. */
-export async function scratchDirectory(t: TestContext): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), "prune-test-"));
-  t.after(() => rm(directory, { recursive: true, force: true }));
-  return directory;
 }

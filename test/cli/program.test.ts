@@ -92,7 +92,7 @@ test("--help loads commander and nothing else that is not ours, and no native ad
   );
   assert.ok(files.includes("dist/src/cli/main.js"), stderr);
   const allowed =
-    /^(bin\/prune\.js|dist\/src\/(cli\/\w+|errors|version|checkpoint\/nearest-name)\.js|node_modules\/commander\/.*)$/;
+    /^(bin\/prune\.js|dist\/src\/(cli\/\w+|errors|version|nearest-name)\.js|node_modules\/commander\/.*)$/;
   assert.deepEqual(
     files.filter((file) => !allowed.test(file)),
     [],

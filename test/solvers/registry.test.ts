@@ -33,9 +33,13 @@ test("an unknown method is a usage error that names the nearest one and lists al
 });
 
 test("options have the documented defaults", () => {
-  assert.deepEqual(findSolver("sparsegpt").schema.parse({}), { damping: 0.01, blockSize: 128 });
+  assert.deepEqual(findSolver("sparsegpt").schema.parse({}), {
+    damping: 0.01,
+    blockSize: 128,
+    counting: "exact",
+  });
   assert.deepEqual(findSolver("wanda").schema.parse({}), {});
-  assert.deepEqual(findSolver("magnitude").schema.parse({}), {});
+  assert.deepEqual(findSolver("magnitude").schema.parse({}), { counting: "exact" });
 });
 
 test("unknown, mistyped and out-of-range options are refused", () => {
@@ -46,7 +50,7 @@ test("unknown, mistyped and out-of-range options are refused", () => {
   for (const blockSize of [0, 3, 48, 127, 256, 1.5])
     assert.throws(() => schema.parse({ blockSize }), `blockSize ${blockSize}`);
   for (const blockSize of [1, 2, 4, 8, 16, 32, 64, 128]) {
-    assert.deepEqual(schema.parse({ blockSize }), { damping: 0.01, blockSize });
+    assert.deepEqual(schema.parse({ blockSize }), { damping: 0.01, blockSize, counting: "exact" });
   }
   assert.throws(() => findSolver("wanda").schema.parse({ damping: 0.1 }));
   assert.throws(() => findSolver("magnitude").schema.parse({ blockSize: 128 }));

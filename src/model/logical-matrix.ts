@@ -4,23 +4,34 @@
  */
 import type { LinearSpec } from "./architecture.js";
 
+/** A run of outputs in the stored tensor and in the linear's own matrix. */
+interface Piece {
+  /** Offset of the first output's first value in the stored tensor. */
+  readonly offset: number;
+  /** Steps between a stored output's inputs, and between outputs. */
+  readonly inputStep: number;
+  readonly outputStep: number;
+  readonly firstRow: number;
+  readonly rows: number;
+}
+
+function piecesOf(linear: LinearSpec, shape: readonly number[]): Piece[] {
+  const [rows, columns] = shape.slice(-2);
+  const base = (linear.slab ?? 0) * rows * columns;
+  const isTransposed = linear.inputAxis === 0;
+  let firstRow = 0;
+  return (linear.outputs ?? [{ first: 0, count: linear.outFeatures }]).map(({ first, count }) => {
+    const piece = isTransposed
+      ? { offset: base + first, inputStep: columns, outputStep: 1, firstRow, rows: count }
+      : { offset: base + first * columns, inputStep: 1, outputStep: columns, firstRow, rows: count };
+    firstRow += count;
+    return piece;
+  });
+}
+
 /** Whether a linear is exactly its stored tensor, so that nothing needs copying. */
 export function isWholeTensor({ inputAxis, slab, outputs }: LinearSpec): boolean {
   return inputAxis === 1 && slab === undefined && outputs === undefined;
-}
-
-/** Where each output lies: offset of its first value and the step between its inputs. */
-function* outputPlaces(linear: LinearSpec, shape: readonly number[]): Generator<{ offset: number; step: number }> {
-  const [rows, columns] = shape.slice(-2);
-  const base = (linear.slab ?? 0) * rows * columns;
-  const ranges = linear.outputs ?? [{ first: 0, count: linear.outFeatures }];
-  for (const { first, count } of ranges) {
-    for (let output = first; output < first + count; output++) {
-      yield linear.inputAxis === 1
-        ? { offset: base + output * columns, step: 1 }
-        : { offset: base + output, step: columns };
-    }
-  }
 }
 
 /** [outFeatures, inFeatures], a copy unless the linear is the whole tensor. */
@@ -28,10 +39,16 @@ export function takeMatrix(stored: Float32Array, shape: readonly number[], linea
   if (isWholeTensor(linear)) return stored;
   const { inFeatures, outFeatures } = linear;
   const matrix = new Float32Array(outFeatures * inFeatures);
-  let row = 0;
-  for (const { offset, step } of outputPlaces(linear, shape)) {
-    for (let input = 0; input < inFeatures; input++) matrix[row * inFeatures + input] = stored[offset + input * step];
-    row++;
+  for (const { offset, inputStep, outputStep, firstRow, rows } of piecesOf(linear, shape)) {
+    if (inputStep === 1) {
+      matrix.set(stored.subarray(offset, offset + rows * inFeatures), firstRow * inFeatures);
+      continue;
+    }
+    for (let row = 0; row < rows; row++) {
+      const from = offset + row * outputStep;
+      const to = (firstRow + row) * inFeatures;
+      for (let input = 0; input < inFeatures; input++) matrix[to + input] = stored[from + input * inputStep];
+    }
   }
   return matrix;
 }
@@ -43,23 +60,24 @@ export function putMatrix(
   shape: readonly number[],
   linear: LinearSpec,
 ): void {
-  if (isWholeTensor(linear)) {
-    stored.set(matrix);
-    return;
-  }
   const { inFeatures } = linear;
-  let row = 0;
-  for (const { offset, step } of outputPlaces(linear, shape)) {
-    for (let input = 0; input < inFeatures; input++) stored[offset + input * step] = matrix[row * inFeatures + input];
-    row++;
+  for (const { offset, inputStep, outputStep, firstRow, rows } of piecesOf(linear, shape)) {
+    if (inputStep === 1) {
+      stored.set(matrix.subarray(firstRow * inFeatures, (firstRow + rows) * inFeatures), offset);
+      continue;
+    }
+    for (let row = 0; row < rows; row++) {
+      const from = (firstRow + row) * inFeatures;
+      const to = offset + row * outputStep;
+      for (let input = 0; input < inFeatures; input++) stored[to + input * inputStep] = matrix[from + input];
+    }
   }
 }
 
 /** How many of a linear's weights are zero in the stored tensor. */
 export function countZeros(stored: Float32Array, shape: readonly number[], linear: LinearSpec): number {
+  const matrix = takeMatrix(stored, shape, linear);
   let zeros = 0;
-  for (const { offset, step } of outputPlaces(linear, shape)) {
-    for (let input = 0; input < linear.inFeatures; input++) if (stored[offset + input * step] === 0) zeros++;
-  }
+  for (let i = 0; i < matrix.length; i++) if (matrix[i] === 0) zeros++;
   return zeros;
 }

@@ -77,7 +77,12 @@ export function putMatrix(
 /** How many of a linear's weights are zero in the stored tensor. */
 export function countZeros(stored: Float32Array, shape: readonly number[], linear: LinearSpec): number {
   const matrix = takeMatrix(stored, shape, linear);
-  let zeros = 0;
-  for (let i = 0; i < matrix.length; i++) if (matrix[i] === 0) zeros++;
-  return zeros;
+  const bits = new Int32Array(matrix.buffer, matrix.byteOffset, matrix.length);
+  let kept = 0;
+  // Without a branch, which half-sparse data would mispredict half the time: m | -m is negative unless m is 0.
+  for (let i = 0; i < bits.length; i++) {
+    const magnitude = bits[i] & 0x7fffffff;
+    kept += (magnitude | -magnitude) >>> 31;
+  }
+  return matrix.length - kept;
 }

@@ -38,6 +38,12 @@ export class ConfigObject {
     return value;
   }
 
+  /** A number that may be null: undefined then. `fallback` is for a file that lacks the key. */
+  numberOrNull(key: string, fallback?: number): number | undefined {
+    if (this.#values[key] === undefined) return fallback;
+    return this.has(key) ? this.number(key) : undefined;
+  }
+
   boolean(key: string, fallback: boolean): boolean {
     if (!this.has(key)) return fallback;
     const value = this.#values[key];
@@ -50,6 +56,34 @@ export class ConfigObject {
     const value = this.#values[key];
     if (typeof value !== "string") throw this.#problem(key, "a string");
     return value;
+  }
+
+  /** A list of numbers, or undefined where the key is missing. */
+  numbers(key: string): readonly number[] | undefined {
+    const value = this.#values[key];
+    if (!this.has(key)) return undefined;
+    if (!Array.isArray(value) || !value.every((entry) => typeof entry === "number" && Number.isFinite(entry)))
+      throw this.#problem(key, "a list of numbers");
+    return value as number[];
+  }
+
+  /** A list of strings, or undefined where the key is missing. */
+  strings(key: string): readonly string[] | undefined {
+    const value = this.#values[key];
+    if (!this.has(key)) return undefined;
+    if (!Array.isArray(value) || !value.every((entry) => typeof entry === "string"))
+      throw this.#problem(key, "a list of strings");
+    return value as string[];
+  }
+
+  /** The first of several names of one value that the file has; the first of all where it has none. */
+  keyAmong(first: string, ...others: readonly string[]): string {
+    return [first, ...others].find((key) => this.has(key)) ?? first;
+  }
+
+  /** The error for a value that is well formed but not what the model's family can be. */
+  refuse(key: string, expected: string): CheckpointError {
+    return this.#problem(key, expected);
   }
 
   object(key: string): ConfigObject | undefined {
@@ -69,8 +103,12 @@ export class ConfigObject {
 }
 
 export interface ModelConfig {
+  /** The keys of the language model: the file's own, or those of `text_config` in a multimodal checkpoint. */
   readonly values: ConfigObject;
+  /** Of the language model. */
   readonly modelType: string;
+  /** The file's own model_type where it describes more than a language model. */
+  readonly wrapper?: string;
   /** The file as it stands, for the run's fingerprint. */
   readonly text: string;
 }
@@ -100,6 +138,10 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
   if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
     throw new CheckpointError("E_CONFIG", `${file}: must hold a JSON object.`, { details: { file } });
   }
-  const values = new ConfigObject(parsed as Json, "config.json");
-  return { values, modelType: values.string("model_type"), text };
+  const outer = new ConfigObject(parsed as Json, "config.json");
+  const modelType = outer.string("model_type");
+  const inner = outer.object("text_config");
+  if (inner !== undefined) return { values: inner, modelType: inner.string("model_type"), wrapper: modelType, text };
+  const isMultimodal = outer.has("vision_config") || outer.has("audio_config");
+  return { values: outer, modelType, ...(isMultimodal ? { wrapper: modelType } : {}), text };
 }

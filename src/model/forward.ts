@@ -152,11 +152,19 @@ export class BlockRunner implements AsyncDisposable {
   readonly #architecture: Architecture;
   readonly #threads: number | undefined;
   readonly #sessions = new Map<string, Session>();
+  /** Which experts starve differs from block to block, so sessions that bypass the router are not worth keeping. */
+  #bypassing: { readonly key: string; readonly session: Session } | undefined;
+  #sessionsCompiled = 0;
   #positions: { readonly key: string; readonly feeds: Record<string, Feed> } | undefined;
 
   constructor(architecture: Architecture, options: { readonly threads?: number } = {}) {
     this.#architecture = architecture;
     this.#threads = options.threads;
+  }
+
+  /** How many graphs were compiled so far: it must not grow with a model's depth. */
+  get sessionsCompiled(): number {
+    return this.#sessionsCompiled;
   }
 
   /** @param hidden [batch, tokens, hidden] */
@@ -188,16 +196,23 @@ export class BlockRunner implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const session of this.#sessions.values()) await session[Symbol.asyncDispose]();
     this.#sessions.clear();
+    await this.#bypassing?.session[Symbol.asyncDispose]();
+    this.#bypassing = undefined;
   }
 
   async #session(block: BlockSpec, request: BlockRequest): Promise<Session> {
     const key = JSON.stringify([block.shapeKey, request]);
-    let session = this.#sessions.get(key);
-    if (session === undefined) {
-      const options = this.#threads === undefined ? {} : { threads: this.#threads };
-      session = await createSession(buildBlockGraph(this.#architecture, block, request), options);
+    const known = this.#sessions.get(key) ?? (this.#bypassing?.key === key ? this.#bypassing.session : undefined);
+    if (known !== undefined) return known;
+    const options = this.#threads === undefined ? {} : { threads: this.#threads };
+    const session = await createSession(buildBlockGraph(this.#architecture, block, request), options);
+    this.#sessionsCompiled++;
+    if (request.taps?.isRoutingBypassed !== true) {
       this.#sessions.set(key, session);
+      return session;
     }
+    await this.#bypassing?.session[Symbol.asyncDispose]();
+    this.#bypassing = { key, session };
     return session;
   }
 

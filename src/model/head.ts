@@ -2,7 +2,7 @@
  * From the last block's hidden states to next-token losses, over tiles of the vocabulary so that neither the
  * projection nor the logits are ever held whole.
  */
-import { GraphBuilder, type BuiltGraph } from "../onnx/graph.js";
+import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
 import { createSession, type Feed, type Session } from "../onnx/session.js";
 import type { Architecture } from "./architecture.js";
 import { lookUp } from "./forward.js";
@@ -27,12 +27,28 @@ function buildNormGraph(architecture: Architecture): BuiltGraph {
   return graph.build();
 }
 
-/** Logits of one tile of the vocabulary; their log-sum-exp and the logit of each target (row 0's where it lies elsewhere). */
-function buildTileGraph({ hiddenSize, head }: Architecture, output: "losses" | "logits"): BuiltGraph {
-  const graph = new GraphBuilder("head-tile");
-  const hidden = graph.input("hidden", ["tokens", hiddenSize]);
-  const tile = graph.input("tile", ["rows", head.width]);
-  const bias = graph.input("bias", ["rows"]);
+/** Rows [first, first + rows) of the vocabulary. */
+export interface VocabularyTile {
+  readonly first: number;
+  readonly rows: number;
+}
+
+/** The vocabulary in pieces that are computed one after another. */
+export function vocabularyTiles(vocabularySize: number): VocabularyTile[] {
+  return Array.from({ length: Math.ceil(vocabularySize / TILE_ROWS) }, (_, tile) => {
+    const first = tile * TILE_ROWS;
+    return { first, rows: Math.min(TILE_ROWS, vocabularySize - first) };
+  });
+}
+
+/**
+ * Logits [tokens, rows] of one tile from normed states; adds the inputs `<prefix>hidden`, `<prefix>tile` and
+ * `<prefix>bias` to the graph, which `tileFeeds` and the caller's hidden states feed.
+ */
+export function addTileLogits(graph: GraphBuilder, { hiddenSize, head }: Architecture, prefix = ""): Value {
+  const hidden = graph.input(`${prefix}hidden`, ["tokens", hiddenSize]);
+  const tile = graph.input(`${prefix}tile`, ["rows", head.width]);
+  const bias = graph.input(`${prefix}bias`, ["rows"]);
   const width = [graph.integers([0]), graph.integers([head.width]), graph.integers([1])];
   const states = head.width === hiddenSize ? hidden : graph.node("Slice", [hidden, ...width]);
   let logits = graph.node("Gemm", head.bias === undefined ? [states, tile] : [states, tile, bias], { transB: 1 });
@@ -41,6 +57,28 @@ function buildTileGraph({ hiddenSize, head }: Architecture, output: "losses" | "
     const cap = graph.floats([head.softcap], []);
     logits = graph.node("Mul", [graph.node("Tanh", [graph.node("Div", [logits, cap])]), cap]);
   }
+  return logits;
+}
+
+/** What feeds the projection's part of `addTileLogits`. */
+export async function tileFeeds(
+  model: Model,
+  { first, rows }: VocabularyTile,
+  prefix = "",
+): Promise<Record<string, Feed>> {
+  const { head } = model.architecture;
+  const tile = await model.checkpoint.readRows(head.projection, first, rows);
+  const biases = head.bias === undefined ? undefined : await model.checkpoint.readTensor(head.bias);
+  return {
+    [`${prefix}tile`]: { values: tile, shape: [rows, head.width] },
+    [`${prefix}bias`]: { values: biases?.subarray(first, first + rows) ?? new Float32Array(rows), shape: [rows] },
+  };
+}
+
+/** Log-sum-exp of a tile's logits and the logit of each target (row 0's where the target lies elsewhere). */
+function buildTileGraph(architecture: Architecture, output: "losses" | "logits"): BuiltGraph {
+  const graph = new GraphBuilder("head-tile");
+  const logits = addTileLogits(graph, architecture);
   if (output === "logits") graph.output(logits, "logits", ["tokens", "rows"]);
   else {
     const targets = graph.input("targets", ["tokens", 1], "int64");
@@ -81,42 +119,33 @@ async function forEachTile(
     rows: number,
   ) => void,
 ): Promise<void> {
-  const { projection, width } = model.architecture.head;
-  const { vocabularySize, hiddenSize, head } = model.architecture;
-  const biases =
-    head.bias === undefined ? new Float32Array(vocabularySize) : await model.checkpoint.readTensor(head.bias);
-  for (let firstRow = 0; firstRow < vocabularySize; firstRow += TILE_ROWS) {
-    const rows = Math.min(TILE_ROWS, vocabularySize - firstRow);
-    const tile = { values: await model.checkpoint.readRows(projection, firstRow, rows), shape: [rows, width] };
-    const bias = { values: biases.subarray(firstRow, firstRow + rows), shape: [rows] };
+  const { vocabularySize, hiddenSize } = model.architecture;
+  for (const tile of vocabularyTiles(vocabularySize)) {
+    const weights = await tileFeeds(model, tile);
     for (let first = 0; first < states.sequences; first += batch) {
       const count = Math.min(batch, states.sequences - first);
       const tokens = count * states.tokens;
       const targets = BigInt64Array.from({ length: tokens }, (_, i) =>
-        feedsOf(first + Math.floor(i / states.tokens), i % states.tokens, firstRow, rows),
+        feedsOf(first + Math.floor(i / states.tokens), i % states.tokens, tile.first, tile.rows),
       );
       const hidden = { values: await states.read(first, count), shape: [tokens, hiddenSize] };
-      visit(
-        await session.run({ hidden, tile, bias, targets: { values: targets, shape: [tokens, 1] } }),
-        first,
-        count,
-        firstRow,
-        rows,
-      );
+      const results = await session.run({ ...weights, hidden, targets: { values: targets, shape: [tokens, 1] } });
+      visit(results, first, count, tile.first, tile.rows);
     }
   }
 }
 
 /**
  * Negative log likelihood of every next token, from normed states.
- * @returns per sequence [tokens - 1] in nats: entry t is -log p(ids[t + 1] | ids[0..t])
+ * @returns `losses` per sequence [tokens - 1] in nats: entry t is -log p(ids[t + 1] | ids[0..t]); and the logarithm of
+ *   each position's partition function, [sequences * tokens]
  */
-export async function nextTokenLosses(
+export async function nextTokenStatistics(
   model: Model,
   states: HiddenStates,
   sequences: readonly Int32Array[],
   batch: number,
-): Promise<Float64Array[]> {
+): Promise<{ readonly losses: Float64Array[]; readonly logPartitions: Float64Array }> {
   await using session = await createSession(buildTileGraph(model.architecture, "losses"));
   const { tokens } = states;
   const largest = new Float64Array(sequences.length * tokens).fill(-Infinity); // running maximum of the tiles' log-sum-exps
@@ -145,12 +174,24 @@ export async function nextTokenLosses(
       }
     },
   );
-  return sequences.map((_, sequence) =>
+  const logPartitions = largest.map((top, at) => top + Math.log(sums[at]));
+  const losses = sequences.map((_, sequence) =>
     Float64Array.from({ length: tokens - 1 }, (_, token) => {
       const at = sequence * tokens + token;
-      return largest[at] + Math.log(sums[at]) - targetLogits[at];
+      return logPartitions[at] - targetLogits[at];
     }),
   );
+  return { losses, logPartitions };
+}
+
+/** Only the losses of `nextTokenStatistics`. */
+export async function nextTokenLosses(
+  model: Model,
+  states: HiddenStates,
+  sequences: readonly Int32Array[],
+  batch: number,
+): Promise<Float64Array[]> {
+  return (await nextTokenStatistics(model, states, sequences, batch)).losses;
 }
 
 /** All logits [sequences, tokens, vocabulary] from normed states: for small models and tests. */

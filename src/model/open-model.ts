@@ -1,10 +1,12 @@
 /** Opening a checkpoint as a model: config, tensors and architecture, checked against each other before any work. */
-import { CheckpointError } from "../errors.js";
+import { CheckpointError, PruneError } from "../errors.js";
 import { isFloatDtype } from "../checkpoint/dtype.js";
 import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
+import type { Logger } from "../logging.js";
 import type { Architecture, BlockTensor } from "./architecture.js";
 import { readModelConfig, type ModelConfig } from "./config.js";
-import { findFamily } from "./families/registry.js";
+import { FAMILIES, familyOf, findFamily, modelTypesOf, type Family } from "./families/registry.js";
+import { findTensorNames, renameTensors } from "./tensor-names.js";
 
 export interface Model extends AsyncDisposable {
   readonly directory: string;
@@ -13,10 +15,31 @@ export interface Model extends AsyncDisposable {
   readonly checkpoint: Checkpoint;
 }
 
+export interface OpenModelOptions {
+  /** Name of a family to take instead of the one that config.json's model_type stands for. */
+  readonly family?: string | undefined;
+  /** Hears of parts of the checkpoint that are not the language model's. */
+  readonly logger?: Logger;
+}
+
 const MOST_PROBLEMS_SHOWN = 12;
 
-/** What of a model's tensors is missing or contradicts its config, one sentence each. */
-export function findTensorProblems(architecture: Architecture, checkpoint: Checkpoint): string[] {
+/** A family's description of a checkpoint, in the names its tensors have there. Nothing is checked yet. */
+export function describeCheckpoint(family: Family, config: ModelConfig, checkpoint: Checkpoint): Architecture {
+  const shapeOf = (name: string): readonly number[] | undefined => checkpoint.tensors.get(name)?.shape;
+  const canonical = family.describe(config, (name) => checkpoint.has(name), shapeOf);
+  const rename = findTensorNames(canonical, checkpoint.tensors);
+  // What a family decides by looking at tensors (tied heads, layouts of experts) it must decide by the stored names.
+  const architecture = family.describe(
+    config,
+    (name) => checkpoint.has(rename(name)),
+    (name) => shapeOf(rename(name)),
+  );
+  return renameTensors(architecture, rename);
+}
+
+/** All tensors the forward needs, each once: a tied head names the embedding again. */
+function wantedTensors(architecture: Architecture): ReadonlyMap<string, BlockTensor> {
   const { vocabularySize, embedding, embeddingWidth, prologue, blocks, head } = architecture;
   const wanted: BlockTensor[] = [
     { tensor: embedding, shape: [vocabularySize, embeddingWidth] },
@@ -26,9 +49,14 @@ export function findTensorProblems(architecture: Architecture, checkpoint: Check
     { tensor: head.projection, shape: [vocabularySize, head.width] },
     ...(head.bias === undefined ? [] : [{ tensor: head.bias, shape: [vocabularySize] }]),
   ];
-  const distinct = new Map(wanted.map((entry) => [entry.tensor, entry])); // a tied head names the embedding again
-  return [...distinct.values()].flatMap(({ tensor, shape }) => {
-    if (!checkpoint.has(tensor)) return [`${tensor} is missing (expected [${shape.join(", ")}])`];
+  return new Map(wanted.map((entry) => [entry.tensor, entry]));
+}
+
+/** What of a model's tensors is missing, contradicts its config, or would be left out, one sentence each. */
+export function findTensorProblems(architecture: Architecture, checkpoint: Checkpoint, config: ModelConfig): string[] {
+  const wanted = wantedTensors(architecture);
+  const wrong = [...wanted.values()].flatMap(({ tensor, shape }) => {
+    if (!checkpoint.has(tensor)) return [`${tensor} is missing; config.json says [${shape.join(", ")}]`];
     const info = checkpoint.info(tensor);
     if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
       return [`${tensor} in ${info.file} is [${info.shape.join(", ")}]; config.json says [${shape.join(", ")}]`];
@@ -36,31 +64,112 @@ export function findTensorProblems(architecture: Architecture, checkpoint: Check
     if (!isFloatDtype(info.dtype)) return [`${tensor} in ${info.file} is ${info.dtype}; expected F32, F16 or BF16`];
     return [];
   });
+  const surplus = surplusTensors(architecture, checkpoint, config).map((name) => {
+    const { file, shape } = checkpoint.info(name);
+    return `${name} in ${file} is [${shape.join(", ")}]; config.json says there is none`;
+  });
+  return [...wrong, ...surplus];
 }
 
-/** Open DIRECTORY and check every tensor the forward needs; all problems are reported at once. */
-export async function openModel(directory: string): Promise<Model> {
+/**
+ * Parameters that the forward would leave out: a bias of a module it reads, or inside the decoder a norm, an expert or
+ * a whole block that the config denies. Buffers (masks, rotary frequencies) are not named like a module's parameters
+ * and are left alone.
+ */
+function surplusTensors(architecture: Architecture, checkpoint: Checkpoint, { values }: ModelConfig): string[] {
+  const [first] = architecture.blocks;
+  if (first === undefined) return [];
+  const wanted = wantedTensors(architecture);
+  const blocksPrefix = first.name.slice(0, first.name.lastIndexOf(".") + 1);
+  // Layers that predict further tokens follow the decoder's own under the same name.
+  const mayHaveMoreBlocks = values.has("num_nextn_predict_layers");
+  const modules = new Set([...wanted.keys()].map((name) => name.slice(0, name.lastIndexOf("."))));
+  return [...checkpoint.tensors.keys()].filter((name) => {
+    if (wanted.has(name)) return false;
+    if (name.endsWith(".bias") && modules.has(name.slice(0, -".bias".length))) return true;
+    if (!name.startsWith(blocksPrefix) || !name.endsWith(".weight")) return false;
+    const [index = ""] = name.slice(blocksPrefix.length).split(".", 1);
+    return Number(index) < architecture.blocks.length || !mayHaveMoreBlocks;
+  });
+}
+
+/**
+ * The family by name, or else by config.json's model_type.
+ * @throws UsageError E_FAMILY for an unknown name
+ * @throws CheckpointError E_ARCHITECTURE for an unknown model_type; its hint offers families that the tensors fit
+ */
+function chooseFamily(name: string | undefined, config: ModelConfig, checkpoint: Checkpoint): Family {
+  if (name !== undefined) return findFamily(name);
+  const known = familyOf(config.modelType);
+  if (known !== undefined) return known;
+  const alike = FAMILIES.filter((family) => fits(family, config, checkpoint)).map((family) => family.name);
+  const [first] = alike;
+  throw new CheckpointError(
+    "E_ARCHITECTURE",
+    `${checkpoint.directory}: config.json: model_type "${config.modelType}" is not supported; known: ${FAMILIES.flatMap(modelTypesOf).join(", ")}.`,
+    {
+      hint:
+        first === undefined
+          ? "No known family has these tensors. `prune families` lists what is supported."
+          : `looks like ${first}: pass --family ${first}, and check its perplexity with \`prune eval\` first.`,
+      details: { key: "model_type", found: config.modelType, alike },
+    },
+  );
+}
+
+/** Whether a family can be described from the config and accounts for every parameter with its shape. */
+function fits(family: Family, config: ModelConfig, checkpoint: Checkpoint): boolean {
+  try {
+    return findTensorProblems(describeCheckpoint(family, config, checkpoint), checkpoint, config).length === 0;
+  } catch (error) {
+    if (error instanceof PruneError) return false; // its config lacks or contradicts what the family needs
+    throw error;
+  }
+}
+
+function requireNoProblems(problems: readonly string[], directory: string): void {
+  if (problems.length === 0) return;
+  const shown = problems.slice(0, MOST_PROBLEMS_SHOWN).join("; ");
+  const more = problems.length > MOST_PROBLEMS_SHOWN ? `; and ${problems.length - MOST_PROBLEMS_SHOWN} more` : "";
+  throw new CheckpointError("E_TENSORS", `${directory}: tensors do not fit config.json: ${shown}${more}.`, {
+    hint: "The download may be incomplete, or config.json belongs to another checkpoint.",
+    details: { directory, problems },
+  });
+}
+
+/** Say which parts of a multimodal checkpoint are only carried along. */
+function tellOfOtherParts({ architecture, checkpoint, config }: Model, logger: Logger): void {
+  if (config.wrapper === undefined) return;
+  const wanted = wantedTensors(architecture);
+  const prefix = architecture.blocks[0]?.name.replace(/\.\d+$/, ".") ?? "";
+  const others = [...checkpoint.tensors.keys()].filter((name) => !wanted.has(name) && !name.startsWith(prefix));
+  const parts = [...new Set(others.map((name) => name.split(".").slice(0, 2).join(".")))];
+  logger.info(
+    `${config.wrapper}: only the language model is read; ${others.length} tensors of other parts are passed through untouched`,
+    { wrapper: config.wrapper, family: architecture.family, tensors: others.length, parts },
+  );
+}
+
+/**
+ * Open DIRECTORY and check every tensor the forward needs; all problems are reported at once.
+ * @throws CheckpointError E_ARCHITECTURE, E_TENSORS, E_CONFIG and those of opening; UsageError E_FAMILY
+ */
+export async function openModel(directory: string, options: OpenModelOptions = {}): Promise<Model> {
   const config = await readModelConfig(directory);
-  const family = findFamily(config);
   const checkpoint = await openCheckpoint(directory);
   try {
-    const architecture = family.describe(config, (name) => checkpoint.has(name));
-    const problems = findTensorProblems(architecture, checkpoint);
-    if (problems.length > 0) {
-      const shown = problems.slice(0, MOST_PROBLEMS_SHOWN).join("; ");
-      const more = problems.length > MOST_PROBLEMS_SHOWN ? `; and ${problems.length - MOST_PROBLEMS_SHOWN} more` : "";
-      throw new CheckpointError("E_TENSORS", `${directory}: tensors do not fit config.json: ${shown}${more}.`, {
-        hint: "The download may be incomplete, or config.json belongs to another checkpoint.",
-        details: { directory, problems },
-      });
-    }
-    return {
+    const family = chooseFamily(options.family, config, checkpoint);
+    const architecture = describeCheckpoint(family, config, checkpoint);
+    requireNoProblems(findTensorProblems(architecture, checkpoint, config), directory);
+    const model: Model = {
       directory,
       config,
       architecture,
       checkpoint,
       [Symbol.asyncDispose]: () => checkpoint[Symbol.asyncDispose](),
     };
+    if (options.logger !== undefined) tellOfOtherParts(model, options.logger);
+    return model;
   } catch (error) {
     await checkpoint[Symbol.asyncDispose]();
     throw error;

@@ -1,0 +1,15 @@
+/** OLMo 2: no norm in front of the branches but one behind each; queries and keys are normed over all heads at once. */
+import { gatedFamily, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
+
+export const OLMO2 = gatedFamily(
+  "olmo2",
+  ["norms on what the branches return", "RMS norm over all query heads and over all key heads"],
+  (values) => {
+    const norm = readRmsNorm(values, 1e-5);
+    return {
+      norm,
+      norms: { afterAttention: "post_attention_layernorm", afterMlp: "post_feedforward_layernorm" },
+      headNorm: perHeadNorm(norm, "all-heads"),
+    };
+  },
+);

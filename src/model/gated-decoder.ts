@@ -1,0 +1,205 @@
+/**
+ * The layout that most families share with llama (q, k, v, o, gate, up, down under `model.layers.N`), and what they
+ * change in it, as data. Families with other module names plan their decoder themselves (decoder.ts).
+ */
+import type { Architecture, AttentionMask } from "./architecture.js";
+import { attentionBranch, queryKeyValueParts, type HeadNorm } from "./attention.js";
+import type { Branch } from "./branch.js";
+import type { ConfigObject, ModelConfig } from "./config.js";
+import { describeDecoder, type NormPlaces } from "./decoder.js";
+import {
+  readActivation,
+  readHeads,
+  readTied,
+  type HasTensor,
+  type HeadCounts,
+  type WindowOf,
+} from "./decoder-config.js";
+import type { Family } from "./families/registry.js";
+import { gatedMlp } from "./mlp.js";
+import type { Activation, Norm, Projection } from "./pieces.js";
+import { readRotaryTable, type RotaryTable } from "./rotary.js";
+
+/** What a family changes; everything absent is as in llama. */
+export interface GatedVariations {
+  /** Default: RMS with `rms_norm_eps`. */
+  readonly norm?: Norm;
+  readonly norms?: NormPlaces;
+  readonly residual?: "sequential" | "parallel";
+  readonly residualMultiplier?: number;
+  /** Biases of q, k, v; default: `attention_bias`. */
+  readonly hasInputBias?: boolean;
+  /** Default: `attention_bias`. */
+  readonly hasOutputBias?: boolean;
+  /** Default: `mlp_bias`. */
+  readonly hasMlpBias?: boolean;
+  /** Default: `hidden_act`, which must be known. */
+  readonly activation?: Activation | undefined;
+  readonly heads?: HeadCounts;
+  /** Default headDim^-½. */
+  readonly attentionScale?: number;
+  readonly attentionSoftcap?: number | undefined;
+  readonly headNorm?: HeadNorm | undefined;
+  /** Whether q, k, v are one tensor and gate, up another. */
+  readonly isFused?: boolean;
+  /** Default: one table, over the whole head. */
+  readonly rotaryTables?: ReadonlyMap<string, RotaryTable>;
+  /** Which table a layer uses, or undefined for no positions; default "default". */
+  readonly rotaryOf?: (layer: number) => string | undefined;
+  readonly isRotaryInterleaved?: boolean;
+  readonly windowOf?: WindowOf;
+  readonly embeddingScale?: number;
+  readonly logitScale?: number;
+  readonly logitSoftcap?: number | undefined;
+  readonly isTiedByDefault?: boolean;
+  /** A layer's own attention in place of the usual one. */
+  readonly attentionOf?: (layer: number) => Branch;
+  /** A layer's own MLP in place of the dense one. */
+  readonly mlpOf?: (layer: number, dense: () => Branch) => Branch;
+}
+
+/** x + attention(norm(x)), then x + mlp(norm(x)). */
+export const PRE_NORM: NormPlaces = { beforeAttention: "input_layernorm", beforeMlp: "post_attention_layernorm" };
+
+/** The norm of all families that do not say otherwise. */
+export function readRmsNorm(values: ConfigObject, epsilon = 1e-6): Norm {
+  return { kind: "rms", epsilon: values.number("rms_norm_eps", epsilon) };
+}
+
+/** q, k and v per head, before rotation, as several families name them. */
+export function perHeadNorm(norm: Norm, gain: HeadNorm["gain"] = "shared"): HeadNorm {
+  return { norm, query: "self_attn.q_norm", key: "self_attn.k_norm", gain };
+}
+
+/** A family that is this layout with variations. */
+export function gatedFamily(
+  name: string,
+  exercises: readonly string[],
+  vary: (values: ConfigObject) => GatedVariations,
+): Family {
+  return {
+    name,
+    modelTypes: [name],
+    exercises,
+    describe: (config, hasTensor) => describeGatedDecoder(name, config, hasTensor, vary(config.values)),
+  };
+}
+
+export function describeGatedDecoder(
+  family: string,
+  { values }: ModelConfig,
+  hasTensor: HasTensor,
+  variations: GatedVariations,
+): Architecture {
+  const { norm = readRmsNorm(values), norms = PRE_NORM, windowOf = () => undefined } = variations;
+  const hiddenSize = values.count("hidden_size");
+  const layers = values.count("num_hidden_layers");
+  const heads = variations.heads ?? readHeads(values, hiddenSize);
+  const rotaryTables = variations.rotaryTables ?? new Map([["default", readRotaryTable(values, heads.headDim)]]);
+  const masks = new Map<string, AttentionMask>();
+  for (let layer = 0; layer < layers; layer++) {
+    const window = windowOf(layer);
+    if (window !== undefined) masks.set(`window-${window}`, { window });
+  }
+  const dense = (): Branch => denseMlp(values, hiddenSize, variations);
+  return describeDecoder({
+    family,
+    hiddenSize,
+    vocabularySize: values.count("vocab_size"),
+    maxPositions: values.count("max_position_embeddings", 2048),
+    embedding: { path: "model.embed_tokens", ...given("scale", variations.embeddingScale) },
+    rotaryTables,
+    masks,
+    layersPath: "model.layers",
+    layers,
+    layer: (index) => ({
+      norm,
+      norms,
+      residual: variations.residual ?? "sequential",
+      ...given("residualMultiplier", variations.residualMultiplier),
+      attention:
+        variations.attentionOf?.(index) ??
+        usualAttention({ values, hiddenSize, heads, rotaryTables, variations }, index),
+      mlp: variations.mlpOf?.(index, dense) ?? dense(),
+    }),
+    head: {
+      norm: { path: "model.norm", norm },
+      path: "lm_head",
+      isTied: readTied(values, variations.isTiedByDefault ?? false, hasTensor, "lm_head"),
+      ...given("logitScale", variations.logitScale),
+      ...given("softcap", variations.logitSoftcap),
+    },
+  });
+}
+
+/** An optional entry of an object: nothing where the value is undefined. */
+function given<Key extends string, Item>(key: Key, value: Item | undefined): { readonly [K in Key]?: Item } {
+  return value === undefined ? {} : ({ [key]: value } as { readonly [K in Key]?: Item });
+}
+
+interface AttentionContext {
+  readonly values: ConfigObject;
+  readonly hiddenSize: number;
+  readonly heads: HeadCounts;
+  readonly rotaryTables: ReadonlyMap<string, RotaryTable>;
+  readonly variations: GatedVariations;
+}
+
+function usualAttention(context: AttentionContext, layer: number): Branch {
+  const { values, hiddenSize, heads, rotaryTables, variations } = context;
+  const hasBias = values.boolean("attention_bias", false);
+  const { hasInputBias = hasBias, hasOutputBias = hasBias, windowOf, rotaryOf } = variations;
+  const queries = heads.heads * heads.headDim;
+  const keys = heads.keyValueHeads * heads.headDim;
+  const input = (path: string, outFeatures: number): Projection => ({
+    path: `self_attn.${path}`,
+    inFeatures: hiddenSize,
+    outFeatures,
+    hasBias: hasInputBias,
+  });
+  const rotary = rotaryOf === undefined ? "default" : rotaryOf(layer);
+  const window = windowOf?.(layer);
+  return attentionBranch({
+    ...heads,
+    scale: variations.attentionScale ?? heads.headDim ** -0.5,
+    ...given("softcap", variations.attentionSoftcap),
+    rotary,
+    ...given("rotaryDimensions", rotary === undefined ? undefined : rotaryTables.get(rotary)?.dimensions),
+    ...given("isRotaryInterleaved", variations.isRotaryInterleaved),
+    ...given("mask", window === undefined ? undefined : `window-${window}`),
+    input:
+      variations.isFused === true
+        ? {
+            layout: "stacked",
+            fused: { ...input("qkv_proj", queries + 2 * keys), parts: queryKeyValueParts("stacked", heads) },
+          }
+        : {
+            layout: "separate",
+            query: input("q_proj", queries),
+            key: input("k_proj", keys),
+            value: input("v_proj", keys),
+          },
+    ...given("headNorm", variations.headNorm),
+    output: { path: "self_attn.o_proj", inFeatures: queries, outFeatures: hiddenSize, hasBias: hasOutputBias },
+  });
+}
+
+function denseMlp(values: ConfigObject, hiddenSize: number, variations: GatedVariations): Branch {
+  const hasBias = variations.hasMlpBias ?? values.boolean("mlp_bias", false);
+  const { activation = readActivation(values, "hidden_act", "silu") } = variations;
+  const width = values.count("intermediate_size");
+  const down: Projection = { path: "mlp.down_proj", inFeatures: width, outFeatures: hiddenSize, hasBias };
+  const input = (path: string, outFeatures: number): Projection => ({
+    path,
+    inFeatures: hiddenSize,
+    outFeatures,
+    hasBias,
+  });
+  if (variations.isFused !== true)
+    return gatedMlp({ activation, down, gate: input("mlp.gate_proj", width), up: input("mlp.up_proj", width) });
+  const parts = [
+    { name: "gate", outputs: [{ first: 0, count: width }] },
+    { name: "up", outputs: [{ first: width, count: width }] },
+  ];
+  return gatedMlp({ activation, down, gateUp: { ...input("mlp.gate_up_proj", 2 * width), parts } });
+}

@@ -1,0 +1,56 @@
+/** Dense MLPs as branches of a block: plain (up, activation, down) and gated (down(activation(gate) · up)). */
+import type { Value } from "../onnx/graph.js";
+import type { BlockContext } from "./architecture.js";
+import type { Branch } from "./branch.js";
+import { activate, project, projectionLinears, projectionShapes, type Activation, type Projection } from "./pieces.js";
+
+export interface PlainMlpSpec {
+  readonly activation: Activation;
+  readonly up: Projection;
+  readonly down: Projection;
+}
+
+/** Gate and up stored apart, or as one whose outputs are [gate; up]. */
+export type GatedMlpSpec = { readonly activation: Activation; readonly down: Projection } & (
+  { readonly gate: Projection; readonly up: Projection } | { readonly gateUp: Projection }
+);
+
+function mlpBranch(
+  inputs: readonly Projection[],
+  down: Projection,
+  key: string,
+  inner: (context: BlockContext, input: Value) => Value,
+): Branch {
+  return {
+    key,
+    tensors: [...inputs, down].flatMap(projectionShapes),
+    reads: inputs.flatMap(projectionLinears),
+    groups: [{ name: "mlp-output", stage: 1, inFeatures: down.inFeatures, linears: projectionLinears(down) }],
+    build(context, input) {
+      const activated = inner(context, input);
+      context.tap("mlp-output", activated);
+      return project(context, down, activated);
+    },
+  };
+}
+
+export function plainMlp(spec: PlainMlpSpec): Branch {
+  return mlpBranch([spec.up], spec.down, JSON.stringify(spec), (context, input) =>
+    activate(context.graph, spec.activation, project(context, spec.up, input)),
+  );
+}
+
+export function gatedMlp(spec: GatedMlpSpec): Branch {
+  const inputs = "gateUp" in spec ? [spec.gateUp] : [spec.gate, spec.up];
+  return mlpBranch(inputs, spec.down, JSON.stringify(spec), (context, input) => {
+    const [gate, up] = gateAndUp(context, spec, input);
+    return context.graph.node("Mul", [activate(context.graph, spec.activation, gate), up]);
+  });
+}
+
+function gateAndUp(context: BlockContext, spec: GatedMlpSpec, input: Value): [Value, Value] {
+  if (!("gateUp" in spec)) return [project(context, spec.gate, input), project(context, spec.up, input)];
+  const { inFeatures } = spec.down;
+  const sizes = context.graph.integers([inFeatures, inFeatures]);
+  return context.graph.nodes("Split", [project(context, spec.gateUp, input), sizes], 2, { axis: 1 }) as [Value, Value];
+}

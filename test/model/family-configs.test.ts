@@ -1,0 +1,217 @@
+/** What families make of config.json: contradictions are refused by key and value, and equal blocks share a graph. */
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test, type TestContext } from "node:test";
+import type { Architecture } from "../../src/model/architecture.js";
+import { ConfigObject } from "../../src/model/config.js";
+import { alibiSlopes } from "../../src/model/families/bloom.js";
+import { FAMILIES, familyOf } from "../../src/model/families/registry.js";
+import { openModel } from "../../src/model/open-model.js";
+import { copyFixture, fixturePath, fixtures, readJson } from "../helpers/architectures.js";
+
+type Json = Record<string, unknown>;
+
+function configOf(folder: string, changes: Json): Json {
+  return { ...readJson<Json>(fixturePath(folder, "config.json")), ...changes };
+}
+
+/** The architecture of a fixture's config with some keys changed, whatever its tensors are. */
+function describe(folder: string, changes: Json, hasTensor: (name: string) => boolean = () => true): Architecture {
+  const config = configOf(folder, changes);
+  const modelType = String(config["model_type"]);
+  const family = familyOf(modelType);
+  assert.ok(family, modelType);
+  const values = new ConfigObject(config, "config.json");
+  return family.describe({ values, modelType, text: "" }, hasTensor, () => undefined);
+}
+
+async function openChanged(t: TestContext, folder: string, changes: Json): Promise<void> {
+  const fixture = fixtures().find((each) => each.folder === folder);
+  assert.ok(fixture, folder);
+  const directory = await copyFixture(t, fixture, "config.json");
+  writeFileSync(join(directory, "config.json"), JSON.stringify(configOf(folder, changes)));
+  await using model = await openModel(directory);
+  assert.fail(`opened as ${model.architecture.family}`);
+}
+
+const REFUSED: readonly (readonly [folder: string, changes: Json, message: RegExp])[] = [
+  ["llama", { num_key_value_heads: 4 }, /6 attention heads cannot be shared by 4 key\/value heads/],
+  ["mistral", { hidden_size: 50 }, /hidden size of 50 cannot be split over 4 attention heads/],
+  ["llama", { hidden_act: "xielu" }, /"hidden_act" is "xielu"; expected one of silu, /],
+  ["llama", { intermediate_size: undefined }, /"intermediate_size" is nothing; expected a positive whole number/],
+  ["qwen3", { layer_types: ["full_attention"] }, /"layer_types" is \["full_attention"\]; expected 3 times/],
+  ["qwen3", { layer_types: ["linear", "linear", "linear"] }, /"layer_types" is .*linear.*; expected 3 times/],
+  ["smollm3", { no_rope_layers: [1, 0] }, /"no_rope_layers" is \[1,0\]; expected a list of 3/],
+  ["phi", { qk_layernorm: true }, /"qk_layernorm" is true; expected false/],
+  ["opt", { layer_norm_elementwise_affine: false }, /"layer_norm_elementwise_affine" is false; expected true/],
+  ["bloom", { apply_residual_connection_post_layernorm: true }, /post_layernorm" is true; expected false/],
+  ["falcon_7b_style", { alibi: true }, /"alibi" is true; expected false/],
+  ["falcon_new_decoder", { num_kv_heads: 4 }, /"num_kv_heads" is 4; expected a divisor of the 6 attention heads/],
+];
+
+for (const [folder, changes, message] of REFUSED) {
+  test(`${folder} with ${JSON.stringify(changes)} is refused with key and value`, () => {
+    assert.throws(() => describe(folder, changes), { code: "E_CONFIG", message });
+  });
+}
+
+const CONTRADICTED: readonly (readonly [folder: string, changes: Json, message: RegExp])[] = [
+  [
+    "llama",
+    { num_key_value_heads: 3 },
+    /layers\.0\.self_attn\.k_proj\.weight in .* is \[16, 48\]; config\.json says \[24, 48\]/,
+  ],
+  ["gpt2", { n_inner: 96 }, /h\.0\.mlp\.c_fc\.weight in .* is \[48, 192\]; config\.json says \[48, 96\]/],
+  ["llama", { attention_bias: true }, /self_attn\.q_proj\.bias is missing/],
+  ["llama_bias", { mlp_bias: false }, /mlp\.gate_proj\.bias in .* is \[88\]; config\.json says there is none/],
+];
+
+for (const [folder, changes, message] of CONTRADICTED) {
+  test(`${folder} with ${JSON.stringify(changes)} contradicts its tensors, and both sides are named`, async (t) => {
+    await assert.rejects(openChanged(t, folder, changes), { code: "E_TENSORS", message });
+  });
+}
+
+test("a head is tied by the config's word, else by the family's default, and always where the file has none", () => {
+  const isTied = (folder: string, changes: Json, hasHead: boolean): boolean =>
+    describe(folder, changes, (name) => hasHead || !/^(lm_head|embed_out)/.test(name)).isHeadTied;
+  assert.equal(isTied("llama", { tie_word_embeddings: undefined }, true), false);
+  assert.equal(isTied("llama", { tie_word_embeddings: undefined }, false), true);
+  assert.equal(isTied("llama", { tie_word_embeddings: false }, false), true);
+  assert.equal(isTied("llama", { tie_word_embeddings: true }, true), true);
+  for (const folder of [
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "opt",
+    "gpt2",
+    "bloom",
+    "falcon_7b_style",
+    "cohere",
+    "smollm3",
+  ]) {
+    assert.equal(isTied(folder, { tie_word_embeddings: undefined }, true), true, folder);
+    assert.equal(isTied(folder, { tie_word_embeddings: false }, true), false, folder);
+  }
+});
+
+test("sixty-one blocks of two kinds need two graphs, and blocks of one kind one", () => {
+  const shapesOf = (folder: string, changes: Json): number =>
+    new Set(describe(folder, changes).blocks.map((block) => block.shapeKey)).size;
+  assert.equal(shapesOf("gemma2", { num_hidden_layers: 61 }), 2);
+  assert.equal(shapesOf("gemma3_text", { num_hidden_layers: 61 }), 2);
+  assert.equal(shapesOf("smollm3", { num_hidden_layers: 61, no_rope_layers: null, layer_types: null }), 2);
+  assert.equal(shapesOf("llama", { num_hidden_layers: 61 }), 1);
+});
+
+test("windows follow layer_types, or the family's own rule where the config has none", () => {
+  const windowed = (folder: string, changes: Json): boolean[] =>
+    describe(folder, changes).blocks.map((block) => block.shapeKey.includes("window-"));
+  assert.deepEqual(windowed("gemma2", {}), [true, false, true, false]);
+  assert.deepEqual(windowed("gemma2", { layer_types: Array(4).fill("full_attention") }), Array(4).fill(false));
+  assert.deepEqual(windowed("qwen3", { layer_types: undefined, max_window_layers: 2 }), [false, false, true]);
+  assert.deepEqual(windowed("qwen3", { use_sliding_window: false }), [false, false, false]);
+  assert.deepEqual(windowed("mistral", { sliding_window: null }), [false, false, false]);
+  const six = { num_hidden_layers: 7, sliding_window_pattern: undefined };
+  assert.deepEqual(windowed("gemma3_text", six), [true, true, true, true, true, false, true]);
+});
+
+test("a Gemma file that only has hidden_act gets the tanh form of GELU, whatever variant of it is named", () => {
+  const [old] = describe("gemma", { hidden_activation: undefined, hidden_act: "gelu" }).blocks;
+  assert.equal(old?.shapeKey, describe("gemma", {}).blocks[0]?.shapeKey);
+  const [exact] = describe("gemma", { hidden_activation: "gelu" }).blocks;
+  assert.notEqual(exact?.shapeKey, old?.shapeKey);
+});
+
+/** Outputs of q, k, v in the fused tensor of block 0 as [first, count], from the layouts' definitions. */
+const FUSED: readonly (readonly [
+  folder: string,
+  path: string,
+  parts: Readonly<Record<string, readonly number[][]>>,
+])[] = [
+  ["gpt2", "attn.c_attn", { q: [[0, 48]], k: [[48, 48]], v: [[96, 48]] }],
+  ["phi3", "self_attn.qkv_proj", { q: [[0, 48]], k: [[48, 16]], v: [[64, 16]] }],
+  ["phi3", "mlp.gate_up_proj", { gate: [[0, 88]], up: [[88, 88]] }],
+  [
+    "gpt_neox", // 3 heads of 16: per head 16 rows each of q, k, v
+    "attention.query_key_value",
+    {
+      q: [
+        [0, 16],
+        [48, 16],
+        [96, 16],
+      ],
+      k: [
+        [16, 16],
+        [64, 16],
+        [112, 16],
+      ],
+      v: [
+        [32, 16],
+        [80, 16],
+        [128, 16],
+      ],
+    },
+  ],
+  [
+    "bloom", // 6 heads of 8
+    "self_attention.query_key_value",
+    {
+      q: [0, 24, 48, 72, 96, 120].map((first) => [first, 8]),
+      k: [8, 32, 56, 80, 104, 128].map((first) => [first, 8]),
+      v: [16, 40, 64, 88, 112, 136].map((first) => [first, 8]),
+    },
+  ],
+  ["falcon_7b_style", "self_attention.query_key_value", { q: [[0, 48]], k: [[48, 8]], v: [[56, 8]] }],
+  [
+    "falcon_new_decoder", // 2 key/value heads, each with 3 query heads of 8
+    "self_attention.query_key_value",
+    {
+      q: [
+        [0, 24],
+        [40, 24],
+      ],
+      k: [
+        [24, 8],
+        [64, 8],
+      ],
+      v: [
+        [32, 8],
+        [72, 8],
+      ],
+    },
+  ],
+];
+
+for (const [folder, path, parts] of FUSED) {
+  test(`${folder}: ${path} is pruned as ${Object.keys(parts).join(", ")}, each its own rows`, () => {
+    const [block] = describe(folder, {}).blocks;
+    const linears =
+      block?.groups.flatMap((group) => group.linears).filter(({ role }) => role === `${path}.weight`) ?? [];
+    const found = linears.map(({ name, outputs = [] }) => [name, outputs.map(({ first, count }) => [first, count])]);
+    assert.deepEqual(
+      found,
+      Object.entries(parts).map(([part, ranges]) => [`${block?.name}.${path}.${part}`, ranges]),
+    );
+  });
+}
+
+test("ALiBi slopes are those of the paper for powers of two and interleave the next power's for other counts", () => {
+  assert.deepEqual(
+    alibiSlopes(8),
+    [1, 2, 3, 4, 5, 6, 7, 8].map((i) => 2 ** -i),
+  );
+  assert.deepEqual(alibiSlopes(6), [2 ** -2, 2 ** -4, 2 ** -6, 2 ** -8, 2 ** -1, 2 ** -3]);
+});
+
+test("every family says what it covers, and no two claim the same model_type", () => {
+  const types = FAMILIES.flatMap((family) => family.modelTypes);
+  assert.equal(new Set(types).size, types.length);
+  for (const { name, exercises } of FAMILIES) assert.ok(exercises.length > 0, name);
+  const covered = new Set(fixtures().map(({ folder }) => readFileSync(fixturePath(folder, "config.json"), "utf8")));
+  for (const { name, modelTypes } of FAMILIES) {
+    const hasFixture = modelTypes.some((type) => [...covered].some((text) => text.includes(`"model_type": "${type}"`)));
+    assert.ok(hasFixture, `${name} has a stored forward`);
+  }
+});

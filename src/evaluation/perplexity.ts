@@ -6,16 +6,17 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { freemem } from "node:os";
 import { join } from "node:path";
-import { loadEvaluation, type TokenSequences } from "../calibration/corpus.js";
+import { loadEvaluation } from "../calibration/corpus.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { EvaluationConfig, EvaluationReport } from "../contract.js";
+import type { EvaluationConfig, EvaluationReport, ReferenceComparison } from "../contract.js";
 import { CheckpointError } from "../errors.js";
 import { readBlockWeights, sequencesPerRun } from "../model/block-weights.js";
 import { embedTokens } from "../model/embedding.js";
 import { BlockRunner } from "../model/forward.js";
-import { applyFinalNorm, nextTokenLosses } from "../model/head.js";
+import { applyFinalNorm, nextTokenStatistics } from "../model/head.js";
 import { HiddenStates } from "../model/hidden-states.js";
 import { openModel, type Model } from "../model/open-model.js";
+import { estimateMean, exponential, measureDivergence, type EvaluatedModel } from "./divergence.js";
 
 /** Share of the free memory that hidden states may take before they go to a scratch file. */
 const MEMORY_SHARE = 0.5;
@@ -51,11 +52,60 @@ export async function forwardModel(
   }
 }
 
-/** Evaluate a checkpoint directory on a text or on token ids. */
+/** A model run over all windows: normed hidden states, partition functions and the mean loss of each window. */
+export interface EvaluatedWindows extends EvaluatedModel, AsyncDisposable {
+  readonly windowLosses: Float64Array;
+}
+
+export async function evaluateWindows(
+  model: Model,
+  sequences: readonly Int32Array[],
+  scratchFile: string,
+  context: EngineContext,
+): Promise<EvaluatedWindows> {
+  const tokens = sequences[0]?.length ?? 0;
+  const { hiddenSize } = model.architecture;
+  const memoryBytes = freemem() * MEMORY_SHARE;
+  const states = await HiddenStates.create({
+    sequences: sequences.length,
+    tokens,
+    hiddenSize,
+    memoryBytes,
+    scratchFile,
+  });
+  try {
+    await forwardModel(model, sequences, states, context);
+    const batch = sequencesPerRun(tokens);
+    await applyFinalNorm(model, states, batch);
+    const { losses, logPartitions } = await nextTokenStatistics(model, states, sequences, batch);
+    const windowLosses = Float64Array.from(
+      losses,
+      (window) => window.reduce((sum, loss) => sum + loss, 0) / (tokens - 1),
+    );
+    if (windowLosses.some(Number.isNaN)) throw nonFinite(model.directory);
+    return { model, states, logPartitions, windowLosses, [Symbol.asyncDispose]: () => states[Symbol.asyncDispose]() };
+  } catch (error) {
+    await states[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+function nonFinite(model: string): CheckpointError {
+  return new CheckpointError(
+    "E_NON_FINITE_LOGITS",
+    `${model}: the forward gives NaN; the checkpoint holds non-finite weights or overflows.`,
+    {
+      hint: "Check the dense model the same way; if that is finite, the pruned checkpoint is damaged.",
+      details: { model },
+    },
+  );
+}
+
+/** Evaluate a checkpoint directory on a text or on token ids, and compare it with a reference where one is named. */
 export async function evaluatePerplexity(config: EvaluationConfig, context: EngineContext): Promise<EvaluationReport> {
   const started = performance.now();
-  await using model = await openModel(config.model);
-  const corpus: TokenSequences & { readonly textSha256: string } = await loadEvaluation(config.text, {
+  await using model = await openModel(config.model, { family: config.family, logger: context.logger });
+  const corpus = await loadEvaluation(config.text, {
     modelDirectory: config.model,
     seqlen: config.seqlen,
     vocabSize: model.architecture.vocabularySize,
@@ -64,43 +114,56 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
   const { sequences } = corpus;
   const scratch = await mkdtemp(join(tmpdir(), "prune-eval-"));
   try {
-    await using states = await HiddenStates.create({
-      sequences: sequences.length,
-      tokens: config.seqlen,
-      hiddenSize: model.architecture.hiddenSize,
-      memoryBytes: freemem() * MEMORY_SHARE,
-      scratchFile: join(scratch, "hidden-states.bin"),
-    });
-    await forwardModel(model, sequences, states, context);
-    const batch = sequencesPerRun(config.seqlen);
-    await applyFinalNorm(model, states, batch);
-    const losses = await nextTokenLosses(model, states, sequences, batch);
+    await using evaluated = await evaluateWindows(model, sequences, join(scratch, "hidden-states.bin"), context);
+    const reference =
+      config.reference === undefined
+        ? undefined
+        : await compareWithReference(config.reference, evaluated, sequences, join(scratch, "reference.bin"), context);
     context.emit({ type: "windows", done: sequences.length, total: sequences.length });
-    const tokens = sequences.length * (config.seqlen - 1);
-    const nll = losses.reduce((sum, window) => sum + window.reduce((inner, loss) => inner + loss, 0), 0) / tokens;
-    if (Number.isNaN(nll)) {
-      throw new CheckpointError(
-        "E_NON_FINITE_LOGITS",
-        `${config.model}: the forward gives NaN; the checkpoint holds non-finite weights or overflows.`,
-        {
-          hint: "Check the dense model the same way; if that is finite, the pruned checkpoint is damaged.",
-          details: { model: config.model },
-        },
-      );
-    }
+    const nll = estimateMean(evaluated.windowLosses).value;
     return {
       schema: "prune.eval/v1",
       model: config.model,
       perplexity: Math.exp(nll),
       nll,
-      tokens,
+      tokens: sequences.length * (config.seqlen - 1),
       windows: sequences.length,
       seqlen: config.seqlen,
       textSha256: corpus.textSha256,
       text: corpus.description,
       seconds: (performance.now() - started) / 1000,
+      ...(reference === undefined ? {} : { reference }),
     };
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }
+}
+
+async function compareWithReference(
+  directory: string,
+  evaluated: EvaluatedWindows,
+  sequences: readonly Int32Array[],
+  scratchFile: string,
+  context: EngineContext,
+): Promise<ReferenceComparison> {
+  await using model = await openModel(directory, { family: undefined, logger: context.logger });
+  await using reference = await evaluateWindows(model, sequences, scratchFile, context);
+  return compareEvaluated(reference, evaluated);
+}
+
+/** How far evaluated windows are from those of a reference. */
+export async function compareEvaluated(
+  reference: EvaluatedWindows,
+  evaluated: EvaluatedWindows,
+): Promise<ReferenceComparison> {
+  const batch = sequencesPerRun(reference.states.tokens);
+  const { klDivergences, agreements } = await measureDivergence(reference, evaluated, batch);
+  const differences = evaluated.windowLosses.map((loss, window) => loss - reference.windowLosses[window]);
+  return {
+    model: reference.model.directory,
+    perplexity: Math.exp(estimateMean(reference.windowLosses).value),
+    klDivergence: estimateMean(klDivergences),
+    top1Agreement: estimateMean(agreements),
+    perplexityRatio: exponential(estimateMean(differences)),
+  };
 }

@@ -1,0 +1,147 @@
+/**
+ * How far a model's next-token distributions are from a reference's on the same windows: Kullback-Leibler divergence
+ * and agreement of the most likely token, tile by tile over the vocabulary.
+ *
+ * KL(p ‖ q) = Σ_v p_v (log p_v - log q_v) with p the reference. With the logits l and log partition functions Z of
+ * both, a tile contributes Σ_v exp(l_p - Z_p) ((l_p - Z_p) - (l_q - Z_q)).
+ */
+import type { Estimate } from "../contract.js";
+import { ConfigError } from "../errors.js";
+import type { Architecture } from "../model/architecture.js";
+import { addTileLogits, tileFeeds, vocabularyTiles } from "../model/head.js";
+import type { HiddenStates } from "../model/hidden-states.js";
+import type { Model } from "../model/open-model.js";
+import { GraphBuilder, type BuiltGraph } from "../onnx/graph.js";
+import { createSession } from "../onnx/session.js";
+
+/** One model's normed hidden states and log partition functions [sequences * tokens]. */
+export interface EvaluatedModel {
+  readonly model: Model;
+  readonly states: HiddenStates;
+  readonly logPartitions: Float64Array;
+}
+
+export interface Divergence {
+  /** Mean KL divergence of each window, nats. */
+  readonly klDivergences: Float64Array;
+  /** Share of positions of each window with the same most likely token. */
+  readonly agreements: Float64Array;
+}
+
+function buildDivergenceGraph(reference: Architecture, candidate: Architecture): BuiltGraph {
+  const graph = new GraphBuilder("divergence");
+  const side = (architecture: Architecture, prefix: string): { logits: string; logProbabilities: string } => {
+    const logits = addTileLogits(graph, architecture, prefix);
+    const partition = graph.input(`${prefix}logPartition`, ["tokens", 1]);
+    const logProbabilities = graph.node("Sub", [logits, partition]);
+    graph.output(graph.node("ReduceMax", [logits, graph.integers([1])], { keepdims: 0 }), `${prefix}top`, ["tokens"]);
+    const index = graph.node("Cast", [graph.node("ArgMax", [logits], { axis: 1, keepdims: 0 })], { to: 1 });
+    graph.output(index, `${prefix}topIndex`, ["tokens"]);
+    return { logits: logits.name, logProbabilities: logProbabilities.name };
+  };
+  const p = side(reference, "p.");
+  const q = side(candidate, "q.");
+  const difference = graph.node("Sub", [{ name: p.logProbabilities }, { name: q.logProbabilities }]);
+  const weighted = graph.node("Mul", [graph.node("Exp", [{ name: p.logProbabilities }]), difference]);
+  graph.output(graph.node("ReduceSum", [weighted, graph.integers([1])], { keepdims: 0 }), "divergence", ["tokens"]);
+  return graph.build();
+}
+
+/** @throws ConfigError E_VOCABULARY when the two models do not share a vocabulary size */
+export async function measureDivergence(
+  reference: EvaluatedModel,
+  candidate: EvaluatedModel,
+  batch: number,
+): Promise<Divergence> {
+  const [p, q] = [reference.model.architecture, candidate.model.architecture];
+  if (p.vocabularySize !== q.vocabularySize) {
+    throw new ConfigError(
+      "E_VOCABULARY",
+      `--reference: its vocabulary has ${p.vocabularySize} tokens, the model's ${q.vocabularySize}.`,
+      {
+        hint: "Compare a model with the dense one it was made from.",
+        details: { reference: p.vocabularySize, model: q.vocabularySize },
+      },
+    );
+  }
+  const { sequences, tokens } = reference.states;
+  const divergence = new Float64Array(sequences * tokens);
+  const best = { p: createBest(sequences * tokens), q: createBest(sequences * tokens) };
+  await using session = await createSession(buildDivergenceGraph(p, q));
+  for (const tile of vocabularyTiles(p.vocabularySize)) {
+    const weights = {
+      ...(await tileFeeds(reference.model, tile, "p.")),
+      ...(await tileFeeds(candidate.model, tile, "q.")),
+    };
+    for (let first = 0; first < sequences; first += batch) {
+      const count = Math.min(batch, sequences - first);
+      const [from, to] = [first * tokens, (first + count) * tokens];
+      const feedsOf = async ({ model, states, logPartitions }: EvaluatedModel, prefix: string) => ({
+        [`${prefix}hidden`]: {
+          values: await states.read(first, count),
+          shape: [to - from, model.architecture.hiddenSize],
+        },
+        [`${prefix}logPartition`]: {
+          values: Float32Array.from(logPartitions.subarray(from, to)),
+          shape: [to - from, 1],
+        },
+      });
+      const results = await session.run({
+        ...weights,
+        ...(await feedsOf(reference, "p.")),
+        ...(await feedsOf(candidate, "q.")),
+      });
+      for (let i = 0; i < to - from; i++) divergence[from + i] += results["divergence"][i];
+      best.p.update(results["p.top"], results["p.topIndex"], from, tile.first);
+      best.q.update(results["q.top"], results["q.topIndex"], from, tile.first);
+    }
+  }
+  // The last position of a window predicts nothing that is counted.
+  const perWindow = (valueAt: (at: number) => number): Float64Array =>
+    Float64Array.from({ length: sequences }, (_, window) => {
+      let sum = 0;
+      for (let token = 0; token < tokens - 1; token++) sum += valueAt(window * tokens + token);
+      return sum / (tokens - 1);
+    });
+  return {
+    klDivergences: perWindow((at) => divergence[at]),
+    agreements: perWindow((at) => Number(best.p.index[at] === best.q.index[at])),
+  };
+}
+
+interface Best {
+  readonly index: Int32Array;
+  update(tops: Float32Array, indices: Float32Array, from: number, firstRow: number): void;
+}
+
+/** The most likely token of every position, over the tiles seen so far. */
+function createBest(positions: number): Best {
+  const value = new Float32Array(positions).fill(-Infinity);
+  const index = new Int32Array(positions);
+  return {
+    index,
+    update(tops, indices, from, firstRow) {
+      for (let i = 0; i < tops.length; i++) {
+        if (tops[i] <= value[from + i]) continue;
+        value[from + i] = tops[i];
+        index[from + i] = firstRow + indices[i];
+      }
+    },
+  };
+}
+
+const NORMAL_QUANTILE = 1.959964; // 97.5 %
+
+/** Mean of per-window values with its normal 95 % confidence interval. */
+export function estimateMean(values: Float64Array): Estimate {
+  const n = values.length;
+  const mean = values.reduce((sum, value) => sum + value, 0) / n;
+  const variance = n < 2 ? 0 : values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1);
+  const margin = NORMAL_QUANTILE * Math.sqrt(variance / n);
+  return { value: mean, low: mean - margin, high: mean + margin };
+}
+
+/** The exponential of a mean, and of the ends of its interval. */
+export function exponential({ value, low, high }: Estimate): Estimate {
+  return { value: Math.exp(value), low: Math.exp(low), high: Math.exp(high) };
+}

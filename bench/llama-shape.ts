@@ -37,7 +37,11 @@ export function syntheticArchitecture(shape: SyntheticShape): Architecture {
     modelType: "llama",
     text: JSON.stringify(values),
   };
-  return LLAMA.describe(config, () => true);
+  return LLAMA.describe(
+    config,
+    () => true,
+    () => undefined,
+  );
 }
 
 const PATTERN_BYTES = 2 ** 24;

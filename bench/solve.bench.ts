@@ -15,13 +15,15 @@ import { UNSTRUCTURED, parsePattern, type Pattern } from "../src/sparsity/patter
 import type { LayerProblem } from "../src/solvers/solver.js";
 
 const RUNS = 7;
+/** For methods that take seconds. */
+const SLOW_RUNS = 3;
 const TOKENS = 4096;
 const COLUMNS = 2048;
 
 /** Seconds of the released PyTorch code on two cores, the better of one and two threads, by rows of the weight. */
 const RELEASED = new Map([
-  [2048, { wanda: 0.18, sparsegpt: 0.75 }],
-  [5632, { wanda: 0.69, sparsegpt: 2.0 }],
+  [2048, { wanda: 0.18, sparsegpt: 0.75, admm: 6.6 }],
+  [5632, { wanda: 0.69, sparsegpt: 2.0, admm: 20 }],
 ]);
 
 function random(count: number, scale: number): Float32Array {
@@ -38,9 +40,13 @@ interface Timing {
 const median = (values: readonly number[]): number => [...values].sort((x, y) => x - y)[values.length >> 1];
 
 /** Median and minimum seconds of `work`, after `prepare`, which is not timed. */
-async function time<T>(prepare: () => Promise<T>, work: (prepared: T) => Promise<void>): Promise<Timing> {
+async function time<T>(
+  prepare: () => Promise<T>,
+  work: (prepared: T) => Promise<void>,
+  runs = RUNS,
+): Promise<Timing> {
   const seconds: number[] = [];
-  for (let run = -1; run < RUNS; run++) {
+  for (let run = -1; run < runs; run++) {
     const prepared = await prepare();
     const start = performance.now();
     await work(prepared);
@@ -111,7 +117,7 @@ async function benchmark(device: Device, rows: number): Promise<void> {
     pattern,
     sparsity: 0.5,
   });
-  const solve = (method: "wanda" | "sparsegpt", pattern: Pattern): Promise<Timing> =>
+  const solve = (method: "wanda" | "sparsegpt" | "admm" | "alps", pattern: Pattern, runs = RUNS): Promise<Timing> =>
     time(
       () => Promise.resolve(problem(pattern)),
       async (prepared) => {
@@ -121,11 +127,15 @@ async function benchmark(device: Device, rows: number): Promise<void> {
         solution.weight[Symbol.dispose]();
         solution.keepMask[Symbol.dispose]();
       },
+      runs,
     );
   report(`wanda 50 % ${shape}`, await solve("wanda", UNSTRUCTURED), released?.wanda);
   report(`wanda 2:4 ${shape}`, await solve("wanda", parsePattern("2:4")));
   report(`sparsegpt 50 % ${shape}`, await solve("sparsegpt", UNSTRUCTURED), released?.sparsegpt);
   report(`sparsegpt 2:4 ${shape}`, await solve("sparsegpt", parsePattern("2:4")));
+  report(`admm 50 % ${shape}`, await solve("admm", UNSTRUCTURED, SLOW_RUNS), released?.admm);
+  report(`admm 2:4 ${shape}`, await solve("admm", parsePattern("2:4"), SLOW_RUNS));
+  report(`alps 50 % ${shape}`, await solve("alps", UNSTRUCTURED, 1));
 }
 
 const threads = Number(process.argv[2] ?? availableParallelism());

@@ -7,6 +7,13 @@ import type { Pattern } from "./sparsity/pattern.js";
 /** When later linears see what pruning did to earlier ones. */
 export type Propagation = "block" | "group" | "dense";
 
+/**
+ * What becomes of a linear of an expert that the router sent fewer tokens than the linear has inputs: pruned with
+ * statistics of all tokens, pruned by magnitude, or left dense.
+ */
+export const STARVED_TREATMENTS = ["all-tokens", "magnitude", "skip"] as const;
+export type StarvedTreatment = (typeof STARVED_TREATMENTS)[number];
+
 /** Where calibration or evaluation tokens come from; `tensor` names the one to take in a .safetensors file. */
 export interface TokenSource {
   readonly file: string;
@@ -17,6 +24,8 @@ export interface TokenSource {
 export interface RunConfig {
   /** Absolute path of the checkpoint directory. */
   readonly model: string;
+  /** The family to read it as; absent: the one that config.json's model_type stands for. */
+  readonly family?: string;
   /** Absolute path of the output directory. */
   readonly out: string;
   readonly force: boolean;
@@ -36,6 +45,7 @@ export interface RunConfig {
   /** Globs (or "re:" regular expressions), matched in full against module paths; matching linears stay dense. */
   readonly ignore: readonly string[];
   readonly propagation: Propagation;
+  readonly starved: StarvedTreatment;
   /** Budget for hidden states in RAM, in bytes; beyond it they go to a scratch file in OUT.partial. */
   readonly memoryBytes: number;
 }
@@ -48,6 +58,10 @@ export interface LayerReport {
   /** The method's own objective; null where it has none. */
   readonly loss: number | null;
   readonly seconds: number;
+  /** Of an expert: calibration tokens that the router sent to it. */
+  readonly tokens?: number;
+  /** Of an expert that the router starved (`tokens` below its number of inputs): what was done about it. */
+  readonly starved?: StarvedTreatment;
 }
 
 /** `--json` of `prune run`. */
@@ -105,14 +119,44 @@ export interface EvaluationReport {
   readonly textSha256: string;
   readonly text: string;
   readonly seconds: number;
+  /** Present with `--reference`: how far the model is from another one on the same windows. */
+  readonly reference?: ReferenceComparison;
+}
+
+/** A mean over windows with its 95 % confidence interval, windows taken as independent. */
+export interface Estimate {
+  readonly value: number;
+  readonly low: number;
+  readonly high: number;
+}
+
+export interface ReferenceComparison {
+  readonly model: string;
+  readonly perplexity: number;
+  /** Mean Kullback-Leibler divergence of the model's next-token distribution from the reference's, nats. */
+  readonly klDivergence: Estimate;
+  /** Share of positions where both find the same token most likely. */
+  readonly top1Agreement: Estimate;
+  /** Perplexity divided by the reference's. */
+  readonly perplexityRatio: Estimate;
 }
 
 export interface EvaluationConfig {
   readonly model: string;
+  /** The family to read it as; absent: the one that config.json's model_type stands for. */
+  readonly family?: string;
   readonly text: TokenSource;
+  /** A model to compare with, usually the dense one. */
+  readonly reference?: string;
   readonly seqlen: number;
   /** Evaluate only the first so many windows; undefined for all. */
   readonly maxWindows: number | undefined;
+}
+
+export interface InspectionConfig {
+  readonly directory: string;
+  /** As in `RunConfig`. */
+  readonly family?: string;
 }
 
 /** `--json` of `prune inspect`. Totals count the prunable linears only, as the field does. */
@@ -133,6 +177,53 @@ export interface TensorInspection {
   readonly prunable: boolean;
   /** N:M patterns that hold exactly in every group along the input dimension, for example ["2:4", "4:8"]. */
   readonly patterns: readonly string[];
+}
+
+/** A method of a comparison, with options already validated. */
+export interface ComparedMethod {
+  readonly label: string;
+  readonly method: string;
+  readonly methodOptions: Readonly<Record<string, unknown>>;
+}
+
+export interface ComparisonConfig {
+  /** Model, calibration and everything else that all cells of the sweep share. */
+  readonly run: RunConfig;
+  readonly methods: readonly ComparedMethod[];
+  readonly targets: readonly { readonly pattern: Pattern; readonly sparsity: number }[];
+  readonly text: TokenSource;
+  /** Window length of the evaluation. */
+  readonly seqlen: number;
+  readonly maxWindows: number | undefined;
+  /** Where finished cells are noted, and pruned models lie while they are evaluated. */
+  readonly workDirectory: string;
+  readonly resume: boolean;
+}
+
+export interface ComparisonRow {
+  readonly method: string;
+  readonly pattern: string;
+  readonly sparsity: { readonly target: number; readonly achieved: number };
+  readonly perplexity: number;
+  readonly perplexityRatio: Estimate;
+  readonly klDivergence: Estimate;
+  readonly top1Agreement: Estimate;
+  /** Sum of the method's own objective over layers; null where it has none. */
+  readonly loss: number | null;
+  readonly seconds: number;
+  /** Largest resident memory seen between steps of this cell. */
+  readonly peakRssBytes: number;
+}
+
+/** `--json` of `prune compare`. */
+export interface ComparisonReport {
+  readonly schema: "prune.compare/v1";
+  readonly model: string;
+  readonly text: string;
+  readonly textSha256: string;
+  readonly dense: { readonly perplexity: number };
+  readonly resumedRows: number;
+  readonly rows: readonly ComparisonRow[];
 }
 
 /** What the engine tells while it works. */
@@ -156,7 +247,8 @@ export type EngineEvent =
       readonly seconds: number;
       readonly fraction: number;
     }
-  | { readonly type: "windows"; readonly done: number; readonly total: number };
+  | { readonly type: "windows"; readonly done: number; readonly total: number }
+  | { readonly type: "cell"; readonly done: number; readonly total: number; readonly label: string };
 
 /** Asked between steps; the command line sets it from a signal handler through shared memory. */
 export interface StopSignal {

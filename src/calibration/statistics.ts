@@ -22,6 +22,8 @@ export interface CollectOptions {
   readonly device: Device;
   /** Sequences per run. */
   readonly batch: number;
+  /** Let every expert see every token. */
+  readonly isRoutingBypassed?: boolean;
   /** Also compute the block's output in the same pass and hand it over, batch by batch. */
   readonly onHidden?: (first: number, hidden: Float32Array) => Promise<void>;
   /** Called after every batch; throws to stop. */
@@ -30,6 +32,8 @@ export interface CollectOptions {
 
 /** Statistics of one group while they grow. */
 export interface GroupStatistics extends Disposable {
+  /** Seen so far: all of the calibration set, or those routed to an expert. */
+  readonly tokens: number;
   add(parts: readonly Float32Array[], tokens: number, sequences: number): void;
   finish(): Promise<LayerStatistics>;
 }
@@ -48,8 +52,11 @@ export async function collectStatistics(options: CollectOptions): Promise<Map<st
   if (kind !== undefined)
     for (const group of groups)
       statistics.set(group.name, createGroupStatistics(kind, `${block.name} ${group.name}`, group.inFeatures, device));
-  if (kind === undefined && options.onHidden === undefined) return statistics;
-  const taps = kind === undefined ? undefined : { kind, groups: groups.map((group) => group.name) };
+  const hasTaps = kind !== undefined && groups.length > 0;
+  if (!hasTaps && options.onHidden === undefined) return statistics; // an empty graph is not a graph
+  const names = groups.map((group) => group.name);
+  const bypass = options.isRoutingBypassed === true ? { isRoutingBypassed: true } : {};
+  const taps = hasTaps ? { kind, groups: names, ...bypass } : undefined;
   const request = { hidden: options.onHidden !== undefined, taps };
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
@@ -100,6 +107,10 @@ class ColumnNorms implements GroupStatistics {
     this.#sums = new Float64Array(width);
   }
 
+  get tokens(): number {
+    return this.#tokens;
+  }
+
   add([sums]: readonly Float32Array[], tokens: number, sequences: number): void {
     sums?.forEach((value, channel) => (this.#sums[channel] = this.#sums[channel] + value));
     this.#tokens += tokens;
@@ -131,6 +142,10 @@ class HostGram implements GroupStatistics {
     this.#label = label;
     this.#width = width;
     this.#device = device;
+  }
+
+  get tokens(): number {
+    return this.#tokens;
   }
 
   add(parts: readonly Float32Array[], tokens: number, sequences: number): void {
@@ -182,10 +197,16 @@ class DeviceGram implements GroupStatistics {
     this.#gram = device.createMatrix(width, width, `${label} gram`);
   }
 
+  get tokens(): number {
+    return this.#tokens;
+  }
+
   add([inputs]: readonly Float32Array[], tokens: number, sequences: number): void {
     if (inputs === undefined) return;
-    using x = this.#device.uploadMatrix(inputs, tokens, this.#width, `${this.#label} inputs`);
-    this.#device.accumulateGram({ matrix: x }, this.#gram);
+    if (tokens > 0) {
+      using x = this.#device.uploadMatrix(inputs, tokens, this.#width, `${this.#label} inputs`);
+      this.#device.accumulateGram({ matrix: x }, this.#gram);
+    }
     this.#tokens += tokens;
     this.#sequences += sequences;
   }

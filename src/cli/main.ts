@@ -14,6 +14,7 @@ const HANDLERS: Handlers = {
   evaluate: async (model, flags) => (await import("./commands/eval.js")).evalCommand(model, flags),
   inspect: async (model, flags) => (await import("./commands/inspect.js")).inspectCommand(model, flags as CommonFlags),
   devices: async (flags) => (await import("./commands/devices.js")).devicesCommand(flags as CommonFlags),
+  families: async (flags) => (await import("./commands/families.js")).familiesCommand(flags as CommonFlags),
 };
 
 /** @param args the words after the program's name */

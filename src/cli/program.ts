@@ -18,6 +18,7 @@ export interface Handlers {
   evaluate(model: string, flags: Readonly<Record<string, unknown>>): Promise<void>;
   inspect(model: string, flags: Readonly<Record<string, unknown>>): Promise<void>;
   devices(flags: Readonly<Record<string, unknown>>): Promise<void>;
+  families(flags: Readonly<Record<string, unknown>>): Promise<void>;
 }
 
 const RUN_EXAMPLES = `Examples:
@@ -42,6 +43,13 @@ const DEVICES_EXAMPLES = `Examples:
   prune devices --json
 `;
 
+const FAMILIES_EXAMPLES = `Examples:
+  prune families
+  prune families --json
+`;
+
+const FAMILY_HELP = "read it as this family (default: by config.json's model_type; `prune families` lists them)";
+
 /** Build the commander tree. `onCommand` hears which command's options apply once it is known. */
 export function buildProgram(version: string, handlers: Handlers): CommandType {
   const program = new Command("prune")
@@ -54,9 +62,10 @@ export function buildProgram(version: string, handlers: Handlers): CommandType {
   addEval(program, handlers);
   addInspect(program, handlers);
   addDevices(program, handlers);
+  addFamilies(program, handlers);
   // `prune -h` is where people look first, so it shows the options of the default command too.
   program
-    .usage("[run] [options]\n       prune eval|inspect|devices [options]")
+    .usage("[run] [options]\n       prune eval|inspect|devices|families [options]")
     .addHelpText("before", RUN_EXAMPLES)
     .configureHelp({
       visibleOptions: (command) => {
@@ -84,6 +93,7 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
     .addHelpText("before", RUN_EXAMPLES)
     .optionsGroup("What to prune:")
     .option("--model <dir>", "checkpoint directory (default: the embedded demo model)")
+    .option("--family <name>", FAMILY_HELP)
     .option("--out <dir>", "output directory (default: <model>-<method>-<sparsity> beside the model)")
     .option("--force", "replace an output directory that exists")
     .option(
@@ -98,6 +108,10 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
       "unstructured, or N:M: 2:4 keeps 2 of every 4 weights along the input dimension (default: unstructured)",
     )
     .option("--propagation <mode>", "what later linears see of the pruning: block, group or dense (default: block)")
+    .option(
+      "--starved <treatment>",
+      "experts that saw fewer tokens than a linear has inputs: all-tokens (statistics of all tokens), magnitude or skip (default: all-tokens)",
+    )
     .option(
       "--damping <fractions>",
       "sparsegpt: fraction of the mean diagonal added to the Gram matrix's diagonal; further ones after commas are tried in turn where it is not enough (default: 0.01)",
@@ -129,6 +143,8 @@ function addEval(program: CommandType, handlers: Handlers): void {
     .description("perplexity of a checkpoint")
     .argument("<model>", "checkpoint directory")
     .addHelpText("before", EVAL_EXAMPLES)
+    .optionsGroup("Model:")
+    .option("--family <name>", FAMILY_HELP)
     .optionsGroup("Text:")
     .option("--text <file>", ".txt, .jsonl, .jsonl.gz, or .safetensors[#tensor] of token ids")
     .option(
@@ -145,7 +161,9 @@ function addInspect(program: CommandType, handlers: Handlers): void {
     .command("inspect")
     .description("zeros per tensor and in total, and which N:M patterns hold")
     .argument("<model>", "checkpoint directory")
-    .addHelpText("before", INSPECT_EXAMPLES);
+    .addHelpText("before", INSPECT_EXAMPLES)
+    .optionsGroup("Model:")
+    .option("--family <name>", FAMILY_HELP);
   addCommonOptions(inspect);
   inspect.action((model: string, _flags, command: CommandType) => handlers.inspect(model, command.opts()));
 }
@@ -157,6 +175,15 @@ function addDevices(program: CommandType, handlers: Handlers): void {
     .addHelpText("before", DEVICES_EXAMPLES);
   addCommonOptions(devices);
   devices.action((_flags, command: CommandType) => handlers.devices(command.opts()));
+}
+
+function addFamilies(program: CommandType, handlers: Handlers): void {
+  const families = program
+    .command("families")
+    .description("families of models: their model types, what each exercises, what of it is pruned")
+    .addHelpText("before", FAMILIES_EXAMPLES);
+  addCommonOptions(families);
+  families.action((_flags, command: CommandType) => handlers.families(command.opts()));
 }
 
 function addCommonOptions(command: CommandType): void {

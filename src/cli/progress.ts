@@ -116,12 +116,18 @@ function createTracker(now: () => number): Tracker {
           return `${blockText(event)}${etaText(event.fraction)}`;
         case "windows":
           return `window ${event.done}/${event.total}${etaText(event.done / event.total)}`;
+        case "cell":
+          return `${event.label} done, ${event.done} of ${event.total}`;
         default:
           return event satisfies never;
       }
     },
     line(event) {
       start(event);
+      if (event.type === "cell") {
+        const { done, total, label } = event;
+        return { message: `${label} done, ${done} of ${total}`, fields: { done, total } };
+      }
       if (event.type === "start" && event.resumedBlocks > 0) {
         return { message: `resuming after ${event.resumedBlocks} of ${event.blocks} blocks`, fields: {} };
       }

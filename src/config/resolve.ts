@@ -93,6 +93,7 @@ export async function resolveRunConfig(
     notes,
     config: {
       model,
+      ...(parsed.family === undefined ? {} : { family: parsed.family }),
       out,
       force: parsed.force,
       resume: parsed.resume,
@@ -107,6 +108,7 @@ export async function resolveRunConfig(
       device: parsed.device,
       ignore: parsed.ignore,
       propagation: parsed.propagation,
+      starved: parsed.starved,
       memoryBytes: parsed.memory ?? Math.floor(surroundings.freeMemoryBytes / 2),
     },
   };
@@ -125,7 +127,8 @@ export async function resolveEvaluationConfig(
   const seqlen = await resolveSeqlen(parsed.seqlen, model, source, surroundings, notes);
   const problems = [checkModelDirectory(model), text, seqlen].filter((result) => result instanceof PruneError);
   if (problems.length > 0 || source === undefined || seqlen instanceof PruneError) throw combineProblems(problems);
-  return { notes, config: { model, text: source, seqlen, maxWindows: parsed.maxWindows } };
+  const { family, maxWindows } = parsed;
+  return { notes, config: { model, ...(family === undefined ? {} : { family }), text: source, seqlen, maxWindows } };
 }
 
 function methodFlags({ damping, blockSize }: ParsedRunFlags): Record<string, unknown> {
@@ -203,13 +206,17 @@ async function resolveSeqlen(
   return seqlen;
 }
 
+interface ContextKeys {
+  readonly max_position_embeddings?: unknown;
+}
+
 /** max_position_embeddings where config.json has a usable one; the engine reports a broken config.json. */
 function contextLength(model: string): number | undefined {
   try {
-    const config = JSON.parse(readFileSync(join(model, "config.json"), "utf8")) as {
-      max_position_embeddings?: unknown;
+    const config = JSON.parse(readFileSync(join(model, "config.json"), "utf8")) as ContextKeys & {
+      text_config?: ContextKeys | null;
     };
-    const value = config.max_position_embeddings;
+    const value = (config.text_config ?? config).max_position_embeddings;
     return typeof value === "number" && Number.isInteger(value) && value >= 2 ? value : undefined;
   } catch {
     return undefined;

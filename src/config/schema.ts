@@ -3,6 +3,7 @@
  * reported together. How flags fit each other, the method and the model is in rules.ts and resolve.ts.
  */
 import { z } from "zod";
+import { STARVED_TREATMENTS } from "../contract.js";
 import { PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { parsePattern } from "../sparsity/pattern.js";
@@ -43,6 +44,7 @@ export const DEFAULT_SEQLEN = 2048;
 /** Flags of `prune run` as commander collects them: camel-cased names, unparsed texts. */
 export const runFlagsSchema = z.strictObject({
   model: z.string().optional(),
+  family: z.string().optional(),
   method: flag(parseMethod).prefault(DEFAULT_METHOD),
   sparsity: flag(parseSparsity).optional(),
   pattern: flag(parsePattern).prefault("unstructured"),
@@ -56,6 +58,7 @@ export const runFlagsSchema = z.strictObject({
   device: choice("--device", ["auto", "cpu", "webgpu"]).prefault("auto"),
   ignore: z.array(z.string()).default([]),
   propagation: choice("--propagation", ["block", "group", "dense"]).prefault("block"),
+  starved: choice("--starved", STARVED_TREATMENTS).prefault("all-tokens"),
   /** The first is tried first; further ones are the ladder the user allows when a Gram matrix is not definite. */
   damping: flag((text) => text.split(",").map((part) => parsePositive("--damping", part))).optional(),
   blockSize: flag((text) => parseCount("--block-size", text, 1)).optional(),
@@ -68,6 +71,7 @@ export type ParsedRunFlags = z.output<typeof runFlagsSchema>;
 /** Flags of `prune eval`, with its model argument. */
 export const evaluationFlagsSchema = z.strictObject({
   model: z.string(),
+  family: z.string().optional(),
   text: z.string({ error: "missing; give a text or a file of token ids, for example --text wiki.test.txt" }),
   seqlen: flag((text) => parseCount("--seqlen", text, 2)).optional(),
   maxWindows: flag((text) => parseCount("--max-windows", text, 1)).optional(),

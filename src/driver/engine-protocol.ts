@@ -5,6 +5,7 @@ import type {
   EngineEvent,
   EvaluationConfig,
   EvaluationReport,
+  InspectionConfig,
   InspectionReport,
   PlanReport,
   RunConfig,
@@ -17,7 +18,7 @@ export interface EngineCommands {
   readonly prune: { readonly config: RunConfig; readonly report: RunReport };
   readonly plan: { readonly config: RunConfig; readonly report: PlanReport };
   readonly evaluate: { readonly config: EvaluationConfig; readonly report: EvaluationReport };
-  readonly inspect: { readonly config: { readonly directory: string }; readonly report: InspectionReport };
+  readonly inspect: { readonly config: InspectionConfig; readonly report: InspectionReport };
   readonly devices: { readonly config: Record<never, never>; readonly report: DevicesReport };
 }
 

@@ -35,7 +35,7 @@ async function execute(request: EngineRequest): Promise<unknown> {
     case "evaluate":
       return (await import("../evaluation/perplexity.js")).evaluatePerplexity(request.config, createContext(request));
     case "inspect":
-      return (await import("../report/inspect-model.js")).inspectModel(request.config.directory);
+      return (await import("../report/inspect-model.js")).inspectModel(request.config);
     case "devices":
       return (await import("./devices.js")).describeDevices();
     default:

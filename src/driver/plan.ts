@@ -5,7 +5,7 @@ import { openModel, type Model } from "../model/open-model.js";
 import { sequencesPerRun } from "../model/block-weights.js";
 import { gramPanels } from "../model/forward.js";
 import { requireUsableSelection, selectLinears } from "../model/selection.js";
-import { tensorOf, type LinearSpec } from "../model/architecture.js";
+import { tensorOf, type BlockSpec, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { findSolver } from "../solvers/registry.js";
 import type { StatisticName } from "../solvers/solver.js";
@@ -27,7 +27,7 @@ const PROBE_SIZE = 768;
  * @throws CheckpointError, ConfigError where the run itself would; patterns that match nothing are listed instead
  */
 export async function planRun(config: RunConfig, context: EngineContext): Promise<PlanReport> {
-  await using model = await openModel(config.model);
+  await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const solver = findSolver(config.method);
   solver.schema.parse(config.methodOptions);
   const selection = selectLinears(model.architecture, config.ignore);
@@ -72,32 +72,42 @@ function sumOf<Item>(items: readonly Item[], value: (item: Item) => number): num
   return items.reduce((sum, item) => sum + value(item), 0);
 }
 
-function blockLinears(model: Model): readonly LinearSpec[] {
-  return model.architecture.blocks[0]?.groups.flatMap((group) => group.linears) ?? [];
+/** Not Math.max: a model of many experts has more linears than a call may have arguments. */
+function largestOf<Item>(items: readonly Item[], value: (item: Item) => number): number {
+  return items.reduce((largest, item) => Math.max(largest, value(item)), 0);
 }
 
-/** Two forwards of every block over the calibration tokens, the statistics, and the solves. */
+function linearsOf(block: BlockSpec): LinearSpec[] {
+  return block.groups.flatMap((group) => group.linears);
+}
+
+function weightsOf(linears: readonly LinearSpec[]): number {
+  return sumOf(linears, ({ inFeatures, outFeatures }) => inFeatures * outFeatures);
+}
+
+/** Forwards over the calibration tokens, the statistics, and the solves. An upper bound where tokens are routed. */
 function floatingPointOperations(config: RunConfig, model: Model, needs: readonly StatisticName[]): number {
   if (needs.length === 0) return 0;
   const tokens = config.nsamples * config.seqlen;
-  const groups = model.architecture.blocks[0]?.groups ?? [];
-  const parameters = sumOf(blockLinears(model), ({ inFeatures, outFeatures }) => inFeatures * outFeatures);
-  const stagesCount = new Set(groups.map((group) => group.stage)).size;
-  const passes = { block: 2, dense: 1, group: 1 + stagesCount }[config.propagation];
-  const gram = sumOf(groups, ({ inFeatures: n }) =>
-    sumOf(gramPanels(n), ({ first, end }) => 2 * tokens * (end - first) * end),
-  );
-  const solve = sumOf(blockLinears(model), ({ inFeatures: n, outFeatures }) => n ** 3 / 3 + outFeatures * n ** 2);
-  const perBlock = passes * 2 * tokens * parameters + (needs.includes("gram") ? gram + solve : 0);
-  return perBlock * model.architecture.blocks.length;
+  return sumOf(model.architecture.blocks, (block) => {
+    const { groups } = block;
+    const stagesCount = new Set(groups.map((group) => group.stage)).size;
+    const passes = { block: 2, dense: 1, group: 1 + stagesCount }[config.propagation];
+    const gram = sumOf(groups, ({ inFeatures: n }) =>
+      sumOf(gramPanels(n), ({ first, end }) => 2 * tokens * (end - first) * end),
+    );
+    const solve = sumOf(linearsOf(block), ({ inFeatures: n, outFeatures }) => n ** 3 / 3 + outFeatures * n ** 2);
+    return passes * 2 * tokens * weightsOf(linearsOf(block)) + (needs.includes("gram") ? gram + solve : 0);
+  });
 }
 
 /** One block in f32, activations of one run, the widest statistic and weight while they are solved, hidden states. */
 function estimateMemory(config: RunConfig, model: Model, needs: readonly StatisticName[]): number {
-  const linears = blockLinears(model);
-  const block = sumOf(linears, ({ inFeatures, outFeatures }) => inFeatures * outFeatures) * 4;
-  const largestLinear = Math.max(...linears.map(({ inFeatures, outFeatures }) => inFeatures * outFeatures)) * 4;
-  const widest = Math.max(...linears.map(({ inFeatures }) => inFeatures));
+  const { blocks } = model.architecture;
+  const linears = blocks.flatMap(linearsOf);
+  const block = largestOf(blocks, (each) => weightsOf(linearsOf(each))) * 4;
+  const largestLinear = largestOf(linears, ({ inFeatures, outFeatures }) => inFeatures * outFeatures) * 4;
+  const widest = largestOf(linears, ({ inFeatures }) => inFeatures);
   const runTokens = sequencesPerRun(config.seqlen) * config.seqlen;
   const activations = needs.length === 0 ? 0 : runTokens * (4 * model.architecture.hiddenSize + 4 * widest) * 4;
   const grams = needs.includes("gram") ? 3 * widest ** 2 * 4 : 0;

@@ -23,10 +23,11 @@ import { throwIfStopped, type EngineContext } from "../context.js";
 import type { LayerReport, RunConfig, RunReport } from "../contract.js";
 import { openDevice } from "./devices.js";
 import { Journal, JOURNAL_NAME, hashOf, type BlockEntry, type Fingerprint } from "./journal.js";
-
+import { routedShares, warnOfStarvedExperts, type RoutedShare } from "./starved-experts.js";
 import { VERSION } from "../version.js";
 
 const SCRATCH_NAME = "hidden-states.bin";
+const MAGNITUDE = findSolver("magnitude");
 
 /** Everything one run works with; opened by `pruneModel`, closed there. */
 interface Run {
@@ -54,7 +55,7 @@ interface Run {
  */
 export async function pruneModel(config: RunConfig, context: EngineContext): Promise<RunReport> {
   const started = performance.now();
-  await using model = await openModel(config.model);
+  await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const solver = findSolver(config.method);
   const options = solver.schema.parse(config.methodOptions);
   const selection = selectLinears(model.architecture, config.ignore);
@@ -109,6 +110,7 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     throwIfStopped(context, true);
   }
   await output.finish({ remove: [JOURNAL_NAME, SCRATCH_NAME] });
+  warnOfStarvedExperts(context.logger, layers);
   return report(run, layers, { started, resumedBlocks, calibration });
 }
 
@@ -161,6 +163,8 @@ function fingerprintOf(
     pattern: formatPattern(config.pattern),
     ignore: JSON.stringify(config.ignore),
     propagation: config.propagation,
+    starved: config.starved,
+    family: model.architecture.family,
     calibration: calibration?.sha256 ?? "none",
     seqlen: String(config.seqlen),
     device: `${device.kind}: ${device.description}`,
@@ -184,14 +188,14 @@ async function processBlock(run: Run, journal: Journal, block: BlockSpec): Promi
   await journal.append({ block: block.index, sha256: await hashBlock(run, block), layers });
   if (run.config.propagation !== "dense") await forwardBlock(run, block);
 
-  const losses = layers.map((layer) => layer.loss);
+  const losses = layers.flatMap((layer) => layer.loss ?? []);
   context.emit({
     type: "block",
     block: block.index,
     blocks: model.architecture.blocks.length,
     zeros: layers.reduce((sum, layer) => sum + layer.zeros, 0),
     elements: layers.reduce((sum, layer) => sum + layer.elements, 0),
-    loss: losses.includes(null) ? null : losses.reduce<number>((sum, loss) => sum + (loss ?? 0), 0),
+    loss: losses.length === 0 ? null : losses.reduce((sum, loss) => sum + loss, 0),
     seconds: (performance.now() - started) / 1000,
     fraction: (block.index + 1) / model.architecture.blocks.length,
   });
@@ -214,12 +218,13 @@ async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry): Promi
   if (run.states === undefined) return;
   stage(run, block, "replay", 0);
   const { propagation } = run.config;
-  if (propagation === "dense") {
+  if (movesWhileCollecting(run, block)) {
     run.weights = await readBlockWeights(run.model.checkpoint, block, run.weights);
     const statistics = await collect(run, block, block.groups); // the very graph of the first run: its bits count
     for (const group of statistics.values()) group[Symbol.dispose]();
   } else {
-    run.weights = await readBlockWeights(run.output.checkpoint, block, run.weights);
+    const seen = propagation === "dense" ? run.model.checkpoint : run.output.checkpoint;
+    run.weights = await readBlockWeights(seen, block, run.weights);
     await forwardBlock(run, block);
   }
 }
@@ -228,26 +233,58 @@ async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry): Promi
 async function pruneGroups(run: Run, block: BlockSpec, groups: readonly InputGroup[]): Promise<LayerReport[]> {
   const statistics = await collect(run, block, groups);
   try {
+    const shares = routedShares(groups, statistics, run.config.starved);
+    await feedStarvedGroups(run, block, groups, shares, statistics);
+    if (run.config.propagation === "dense" && !movesWhileCollecting(run, block)) await forwardBlock(run, block);
     const solved: SolvedLinear[] = [];
     for (const group of groups) {
       const linears = group.linears.filter((linear) => run.selected.has(linear.name));
       if (linears.length === 0) continue;
       using grown = statistics.get(group.name);
-      const finished = (await grown?.finish()) ?? { tokenCount: 0, sequenceCount: 0 };
+      const share = shares.get(group.name);
+      const isStatisticUsed = share?.starved === undefined || share.starved === "all-tokens";
+      const finished = (isStatisticUsed ? await grown?.finish() : undefined) ?? NO_STATISTICS;
       for (const linear of linears) {
         throwIfStopped(run.context, true);
         stage(run, block, linear.name.slice(block.name.length + 1), 0.5);
-        solved.push(await solveLinear(run, block, linear, finished));
+        solved.push(await solveLinear(run, block, linear, finished, share));
       }
     }
-    await writeTensors(run, block, new Set(solved.map(({ linear }) => linear.role)));
-    return solved.map(({ linear, loss, seconds }) => {
+    const changed = solved.filter(({ share }) => share?.starved !== "skip");
+    await writeTensors(run, block, new Set(changed.map(({ linear }) => linear.role)));
+    return solved.map(({ linear, loss, seconds, share }) => {
       const { stored, shape } = storedTensor(run, block, linear);
       const elements = linear.inFeatures * linear.outFeatures;
-      return { name: linear.name, zeros: countZeros(stored, shape, linear), elements, loss, seconds };
+      return { name: linear.name, zeros: countZeros(stored, shape, linear), elements, loss, seconds, ...share };
     });
   } finally {
     for (const group of statistics.values()) group[Symbol.dispose]();
+  }
+}
+
+const NO_STATISTICS: LayerStatistics = { tokenCount: 0, sequenceCount: 0 };
+
+/**
+ * Whether one pass both collects statistics and moves the hidden states on: with dense propagation, unless experts may
+ * need a second pass over the same states.
+ */
+function movesWhileCollecting(run: Run, block: BlockSpec): boolean {
+  return run.config.propagation === "dense" && !block.groups.some((group) => group.isRouted === true);
+}
+
+/** Where the run says so, replace the statistics of starved groups by those of all tokens. */
+async function feedStarvedGroups(
+  run: Run,
+  block: BlockSpec,
+  groups: readonly InputGroup[],
+  shares: ReadonlyMap<string, RoutedShare>,
+  statistics: Map<string, GroupStatistics>,
+): Promise<void> {
+  const starved = groups.filter((group) => shares.get(group.name)?.starved === "all-tokens");
+  if (starved.length === 0) return;
+  for (const [name, fed] of await collect(run, block, starved, true)) {
+    statistics.get(name)?.[Symbol.dispose]();
+    statistics.set(name, fed);
   }
 }
 
@@ -255,6 +292,7 @@ async function collect(
   run: Run,
   block: BlockSpec,
   groups: readonly InputGroup[],
+  isRoutingBypassed = false,
 ): Promise<Map<string, GroupStatistics>> {
   const { states, runner, device, batch, solver, weights } = run;
   if (states === undefined) return new Map();
@@ -268,7 +306,8 @@ async function collect(
     needs: solver.needs,
     device,
     batch,
-    ...(run.config.propagation === "dense" ? { onHidden: (first, hidden) => states.write(first, hidden) } : {}),
+    isRoutingBypassed,
+    ...(movesWhileCollecting(run, block) ? { onHidden: (first, hidden) => states.write(first, hidden) } : {}),
     onBatch: (done, total) => {
       stage(run, block, "statistics", 0.5 * (done / total));
       throwIfStopped(run.context, true);
@@ -280,6 +319,8 @@ interface SolvedLinear {
   readonly linear: LinearSpec;
   readonly loss: number | null;
   readonly seconds: number;
+  /** Of an expert's linear. */
+  readonly share: RoutedShare | undefined;
 }
 
 function storedTensor(
@@ -290,25 +331,30 @@ function storedTensor(
   return { stored: lookUp(run.weights, linear.role), shape: lookUp(block.tensors, linear.role).shape };
 }
 
-/** Solve one linear and put the result into the block's weights. */
+/** Solve one linear and put the result into the block's weights; a starved one as its share says. */
 async function solveLinear(
   run: Run,
   block: BlockSpec,
   linear: LinearSpec,
   statistics: LayerStatistics,
+  share: RoutedShare | undefined,
 ): Promise<SolvedLinear> {
+  if (share?.starved === "skip") return { linear, loss: null, seconds: 0, share };
   const started = performance.now();
-  const { device, solver, config } = run;
+  const { device, config } = run;
   const { name, inFeatures, outFeatures } = linear;
   const { stored, shape } = storedTensor(run, block, linear);
   const weight = device.uploadMatrix(takeMatrix(stored, shape, linear), outFeatures, inFeatures, name);
   const { pattern, sparsity } = config;
   const problem = { name, inFeatures, outFeatures, weight, statistics, pattern, sparsity };
-  const solution = await solver.solve(problem, run.options, { device });
+  const solution =
+    share?.starved === "magnitude"
+      ? await MAGNITUDE.solve(problem, MAGNITUDE.schema.parse({}), { device })
+      : await run.solver.solve(problem, run.options, { device });
   putMatrix(await device.download({ matrix: solution.weight }), stored, shape, linear);
   solution.weight[Symbol.dispose]();
   solution.keepMask[Symbol.dispose]();
-  return { linear, loss: solution.loss ?? null, seconds: (performance.now() - started) / 1000 };
+  return { linear, loss: solution.loss ?? null, seconds: (performance.now() - started) / 1000, share };
 }
 
 /** Write changed tensors and read them back: later blocks must see the weights as rounded to the stored type. */

@@ -1,24 +1,24 @@
 /** `prune inspect`: which tensors of a checkpoint count as prunable, then their zeros. */
 import { openCheckpoint } from "../checkpoint/checkpoint.js";
 import { isFloatDtype } from "../checkpoint/dtype.js";
-import type { InspectionReport } from "../contract.js";
+import type { InspectionConfig, InspectionReport } from "../contract.js";
 import { tensorOf } from "../model/architecture.js";
 import { readModelConfig } from "../model/config.js";
-import { FAMILIES } from "../model/families/registry.js";
+import { familyOf, findFamily } from "../model/families/registry.js";
+import { describeCheckpoint } from "../model/open-model.js";
 import { inspectCheckpoint } from "./inspect.js";
 
 /**
  * Count zeros in a checkpoint directory. Of a model whose family is not known every float matrix inside a numbered
  * block counts as prunable, which is what families say of theirs too.
  */
-export async function inspectModel(directory: string): Promise<InspectionReport> {
+export async function inspectModel({ directory, family: name }: InspectionConfig): Promise<InspectionReport> {
   const config = await readModelConfig(directory);
   await using checkpoint = await openCheckpoint(directory);
-  const family = FAMILIES.find((candidate) => candidate.modelTypes.includes(config.modelType));
+  const family = name === undefined ? familyOf(config.modelType) : findFamily(name);
   const prunable = new Map<string, { readonly inputAxis: 0 | 1 }>();
   if (family !== undefined) {
-    const architecture = family.describe(config, (name) => checkpoint.has(name));
-    for (const block of architecture.blocks) {
+    for (const block of describeCheckpoint(family, config, checkpoint).blocks) {
       for (const linear of block.groups.flatMap((group) => group.linears)) {
         prunable.set(tensorOf(block, linear), { inputAxis: linear.inputAxis });
       }

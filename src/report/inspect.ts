@@ -23,10 +23,10 @@ const PIECE_BYTES = 1 << 20;
 /**
  * Count zeros per tensor and in total.
  *
- * @param prunable tensor names that the totals count, with the axis their inputs lie along: 1 for [out, in], 0 for
- *   [in, out]. Other matrices are looked at along axis 1.
+ * @param prunable tensor names that the totals count, with the axis of their matrices that inputs lie along: 1 for
+ *   [out, in], 0 for [in, out]. Other matrices are looked at along axis 1.
  * @returns zeros by value: +0 and -0 of floats, 0 of integers, false of BOOL; 0 zeros for a dtype of unknown width.
- *   `patterns` lists only those that hold in every group, and only for float matrices that have zeros
+ *   `patterns` lists only those that hold in every group, and only for float matrices, single or stacked, that have zeros
  */
 export async function inspectCheckpoint(
   checkpoint: Checkpoint,
@@ -70,8 +70,8 @@ async function inspectTensor(
   const width = bytesPerElement(info.dtype);
   const marks = ZERO_TESTS.get(info.dtype);
   if (width === undefined || marks === undefined || info.byteLength === 0) return { zeros: 0, patterns: [] };
-  const isFloatMatrix = info.shape.length === 2 && FLOATS.has(info.dtype);
-  const groups = isFloatMatrix ? groupChecks(info.shape, inputAxis) : [];
+  const isMatrix = info.shape.length === 2 || info.shape.length === 3; // experts are stacked [experts, …, …]
+  const groups = isMatrix && FLOATS.has(info.dtype) ? groupChecks(info.shape.slice(-2), inputAxis) : [];
   let zeros = 0;
   const read = (begin: number, buffer: Uint8Array): Promise<Uint8Array> => {
     const end = Math.min(begin + PIECE_BYTES, info.byteLength);
@@ -113,7 +113,7 @@ interface GroupCheck {
   add(isZero: Uint8Array): void;
 }
 
-/** One check per group size that divides the inputs. */
+/** One check per group size that divides the inputs; stacked matrices are checked as one tall one. */
 function groupChecks(shape: readonly number[], inputAxis: 0 | 1): GroupCheck[] {
   const sizes = [...new Set(PATTERNS.map(({ group }) => group))].filter((group) => shape[inputAxis] % group === 0);
   return sizes.map((group) => (inputAxis === 1 ? new RowGroupCheck(group) : new ColumnGroupCheck(group, shape[1])));

@@ -14,6 +14,7 @@ async function parse(args: readonly string[]): Promise<unknown[]> {
     evaluate: async (model, flags) => void (heard = ["eval", model, flags]),
     inspect: async (model, flags) => void (heard = ["inspect", model, flags]),
     devices: async (flags) => void (heard = ["devices", flags]),
+    families: async (flags) => void (heard = ["families", flags]),
   };
   const program = buildProgram("0.0.0", handlers);
   for (const command of [program, ...program.commands])
@@ -38,6 +39,10 @@ const TABLE: readonly [string, unknown[]][] = [
     "--device cpu --memory 1GB --dry-run --resume",
     ["run", { device: "cpu", memory: "1GB", dryRun: true, resume: true }],
   ],
+  ["--family llama --starved magnitude", ["run", { family: "llama", starved: "magnitude" }]],
+  ["eval m --text t --family qwen2", ["eval", "m", { text: "t", family: "qwen2" }]],
+  ["inspect m --family qwen2", ["inspect", "m", { family: "qwen2" }]],
+  ["families --json", ["families", { json: true }]],
   [
     "--ignore a b --propagation group --damping 0.1 --block-size 64",
     ["run", { ignore: ["a", "b"], propagation: "group", damping: "0.1", blockSize: "64" }],

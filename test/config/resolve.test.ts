@@ -58,6 +58,7 @@ test("every default is filled in", async () => {
     device: "auto",
     ignore: [],
     propagation: "block",
+    starved: "all-tokens",
     memoryBytes: 4000,
   } satisfies RunConfig);
 });
@@ -76,6 +77,8 @@ const TABLE: readonly [RunFlags, Partial<RunConfig>][] = [
   [{ device: "cpu" }, { device: "cpu" }],
   [{ ignore: ["lm_head", "re:.*k_proj"] }, { ignore: ["lm_head", "re:.*k_proj"] }],
   [{ propagation: "group" }, { propagation: "group" }],
+  [{ starved: "skip" }, { starved: "skip" }],
+  [{ family: "llama" }, { family: "llama" }],
   [{ memory: "512MiB" }, { memoryBytes: 2 ** 29 }],
   [{ method: "magnitude" }, { method: "magnitude", calibration: undefined, out: join(folder, "llama-magnitude-0.5") }],
 ];

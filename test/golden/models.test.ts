@@ -68,6 +68,7 @@ function runConfig(golden: GoldenModel, result: GoldenResult, counting: Counting
     device: "cpu",
     ignore: [],
     propagation: "block",
+    starved: "all-tokens",
     memoryBytes: 2 ** 30,
   };
 }

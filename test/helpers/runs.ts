@@ -21,6 +21,7 @@ export function demoRun(out: string, overrides: Partial<RunConfig> = {}): RunCon
     device: "cpu",
     ignore: [],
     propagation: "block",
+    starved: "all-tokens",
     memoryBytes: 2 ** 28,
     ...overrides,
   };

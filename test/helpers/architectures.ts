@@ -1,0 +1,48 @@
+/** The stored forwards of test/fixtures/architectures: which there are, and opening one under another of its configs. */
+import { cpSync, existsSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { copyFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import { familyOf } from "../../src/model/families/registry.js";
+import { repositoryPath } from "./paths.js";
+import { temporaryDirectory } from "./checkpoints.js";
+
+export interface Fixture {
+  readonly folder: string;
+  readonly directory: string;
+  readonly configs: readonly string[];
+  /** Why it cannot be tested, for the test runner; false where it can. */
+  readonly skip: string | false;
+}
+
+export function fixturePath(folder: string, file = ""): string {
+  return repositoryPath(join("test/fixtures/architectures", folder, file));
+}
+
+/** All folders that hold a checkpoint. */
+export function fixtures(): Fixture[] {
+  const folders = readdirSync(fixturePath("")).filter((folder) => existsSync(fixturePath(folder, "config.json")));
+  return folders.map((folder) => {
+    const { model_type: modelType } = readJson<{ model_type: string }>(fixturePath(folder, "config.json"));
+    return {
+      folder,
+      directory: fixturePath(folder),
+      configs: ["config.json", "config.v5.json"].filter((config) => existsSync(fixturePath(folder, config))),
+      skip: familyOf(modelType) === undefined ? `no family for model_type "${modelType}" yet` : false,
+    };
+  });
+}
+
+export function readJson<Shape>(file: string): Shape {
+  return JSON.parse(readFileSync(file, "utf8")) as Shape;
+}
+
+/** A copy of the checkpoint alone, with one of its configs as config.json. */
+export async function copyFixture(t: TestContext, { folder }: Fixture, config: string): Promise<string> {
+  const directory = temporaryDirectory(t);
+  cpSync(fixturePath(folder), directory, { recursive: true });
+  await copyFile(fixturePath(folder, config), join(directory, "config.json"));
+  for (const extra of ["golden.safetensors", "groups.json", "config.v5.json", "fused"])
+    rmSync(join(directory, extra), { recursive: true, force: true });
+  return directory;
+}

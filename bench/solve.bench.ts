@@ -40,11 +40,7 @@ interface Timing {
 const median = (values: readonly number[]): number => [...values].sort((x, y) => x - y)[values.length >> 1];
 
 /** Median and minimum seconds of `work`, after `prepare`, which is not timed. */
-async function time<T>(
-  prepare: () => Promise<T>,
-  work: (prepared: T) => Promise<void>,
-  runs = RUNS,
-): Promise<Timing> {
+async function time<T>(prepare: () => Promise<T>, work: (prepared: T) => Promise<void>, runs = RUNS): Promise<Timing> {
   const seconds: number[] = [];
   for (let run = -1; run < runs; run++) {
     const prepared = await prepare();

@@ -2,6 +2,7 @@
  * What the command line asks of the engine and what it hears back. Plain data only: it crosses a thread boundary
  * (structured clone), because ONNX Runtime blocks the thread it runs on.
  */
+import type { Allocation } from "./sparsity/allocation/schema.js";
 import type { Pattern } from "./sparsity/pattern.js";
 
 /** When later linears see what pruning did to earlier ones. */
@@ -20,6 +21,18 @@ export interface TokenSource {
   readonly tensor?: string;
 }
 
+/** One method of a run, with options already validated by its schema. */
+export interface MethodStep {
+  readonly method: string;
+  readonly methodOptions: Readonly<Record<string, unknown>>;
+}
+
+/** Another sparsity for the linears that a pattern matches. */
+export interface SparsityOverride {
+  readonly match: string;
+  readonly sparsity: number;
+}
+
 /** A fully resolved run: no defaults are left to fill in. */
 export interface RunConfig {
   /** Absolute path of the checkpoint directory. */
@@ -33,9 +46,15 @@ export interface RunConfig {
   readonly method: string;
   /** Options of the method, already validated by its schema (for example damping and blockSize of sparsegpt). */
   readonly methodOptions: Readonly<Record<string, unknown>>;
+  /** What refines or updates the result of `method`, in order. */
+  readonly then: readonly MethodStep[];
   /** Fraction of zeros of the prunable linears, in [0, 1). For N:M it equals the pattern's. */
   readonly sparsity: number;
   readonly pattern: Pattern;
+  /** How the sparsity is spread over the linears. */
+  readonly allocation: Allocation;
+  /** The last match wins; the linears it matches are taken out of the allocation. */
+  readonly overrides: readonly SparsityOverride[];
   /** undefined: the model's own calibration.txt (the demo model) or no calibration (magnitude). */
   readonly calibration: TokenSource | undefined;
   readonly nsamples: number;
@@ -180,10 +199,9 @@ export interface TensorInspection {
 }
 
 /** A method of a comparison, with options already validated. */
-export interface ComparedMethod {
+export interface ComparedMethod extends MethodStep {
   readonly label: string;
-  readonly method: string;
-  readonly methodOptions: Readonly<Record<string, unknown>>;
+  readonly then: readonly MethodStep[];
 }
 
 export interface ComparisonConfig {

@@ -17,5 +17,6 @@ export {
   resolveRunConfig,
   type Surroundings,
 } from "./config/resolve.js";
+export { type ComparisonFlags, resolveComparison } from "./config/comparison.js";
 export { checkModelDirectory } from "./config/rules.js";
 export type { EvaluationFlags, RunFlags } from "./config/schema.js";

@@ -13,7 +13,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   index: ["driver", "report", "config", "calibration", "evaluation", "solvers", "sparsity"],
   driver: ["evaluation", "report", "calibration", "solvers", "model", "checkpoint", "device", "sparsity", "onnx"],
   evaluation: ["calibration", "model", "onnx"],
-  report: ["model", "checkpoint", "device", "sparsity"],
+  report: ["solvers", "model", "checkpoint", "device", "sparsity"],
   config: ["solvers", "sparsity"],
   calibration: ["solvers", "model", "checkpoint", "device"],
   solvers: ["device", "sparsity"],

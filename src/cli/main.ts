@@ -12,6 +12,8 @@ import { exitQuietlyOnClosedPipe, writeFully } from "./streams.js";
 const HANDLERS: Handlers = {
   run: async (flags) => (await import("./commands/run.js")).runCommand(flags),
   evaluate: async (model, flags) => (await import("./commands/eval.js")).evalCommand(model, flags),
+  compare: async (flags) => (await import("./commands/compare.js")).compareCommand(flags),
+  methods: async (flags) => (await import("./commands/methods.js")).methodsCommand(flags as CommonFlags),
   inspect: async (model, flags) => (await import("./commands/inspect.js")).inspectCommand(model, flags as CommonFlags),
   devices: async (flags) => (await import("./commands/devices.js")).devicesCommand(flags as CommonFlags),
   families: async (flags) => (await import("./commands/families.js")).familiesCommand(flags as CommonFlags),

@@ -19,6 +19,8 @@ export interface Handlers {
   inspect(model: string, flags: Readonly<Record<string, unknown>>): Promise<void>;
   devices(flags: Readonly<Record<string, unknown>>): Promise<void>;
   families(flags: Readonly<Record<string, unknown>>): Promise<void>;
+  compare(flags: Readonly<Record<string, unknown>>): Promise<void>;
+  methods(flags: Readonly<Record<string, unknown>>): Promise<void>;
 }
 
 const RUN_EXAMPLES = `Examples:
@@ -48,6 +50,16 @@ const FAMILIES_EXAMPLES = `Examples:
   prune families --json
 `;
 
+const COMPARE_EXAMPLES = `Examples:
+  prune compare --methods magnitude,wanda,sparsegpt --sparsities 0.5,0.7 --text wiki.test.txt
+  prune compare --model ./Llama-3.2-1B --methods wanda,wanda+admm-update --calibration c4.jsonl.gz --text wiki.test.txt --csv
+`;
+
+const METHODS_EXAMPLES = `Examples:
+  prune methods
+  prune methods --json
+`;
+
 const FAMILY_HELP = "read it as this family (default: by config.json's model_type; `prune families` lists them)";
 
 /** Build the commander tree. `onCommand` hears which command's options apply once it is known. */
@@ -60,12 +72,14 @@ export function buildProgram(version: string, handlers: Handlers): CommandType {
     .showSuggestionAfterError(true);
   const run = addRun(program, handlers);
   addEval(program, handlers);
+  addCompare(program, handlers);
   addInspect(program, handlers);
+  addMethods(program, handlers);
   addDevices(program, handlers);
   addFamilies(program, handlers);
   // `prune -h` is where people look first, so it shows the options of the default command too.
   program
-    .usage("[run] [options]\n       prune eval|inspect|devices|families [options]")
+    .usage("[run] [options]\n       prune eval|compare|inspect|methods|families|devices [options]")
     .addHelpText("before", RUN_EXAMPLES)
     .configureHelp({
       visibleOptions: (command) => {
@@ -101,11 +115,18 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
       'leave matching linears dense: globs on module paths, or "re:" and a regular expression',
     )
     .optionsGroup("How to prune:")
-    .option("--method <name>", "magnitude, wanda or sparsegpt (default: wanda)")
+    .option("--recipe <file>", "take what is not given as a flag from a YAML file; see configs/ and docs/recipes.md")
+    .option("--method <name>", "what chooses the weights to remove; `prune methods` lists them (default: wanda)")
+    .option("--then <method...>", "steps that refine the choice or update the kept weights, in order")
+    .option("--option <key=value...>", "options of the method, see docs/methods/")
     .option("--sparsity <fraction>", "fraction of zeros: 0.7 or 70%; an N:M pattern has its own")
     .option(
       "--pattern <shape>",
       "unstructured, or N:M: 2:4 keeps 2 of every 4 weights along the input dimension (default: unstructured)",
+    )
+    .option(
+      "--allocation <rule>",
+      "how the sparsity is spread over layers: uniform, owl, dlp, atp or er; options after a colon, owl:M=5,lambda=0.08 (default: uniform)",
     )
     .option("--propagation <mode>", "what later linears see of the pruning: block, group or dense (default: block)")
     .option(
@@ -151,9 +172,49 @@ function addEval(program: CommandType, handlers: Handlers): void {
       "--seqlen <tokens>",
       "tokens per window (default: 2048, or the model's context or the rows of stored ids where shorter)",
     )
-    .option("--max-windows <count>", "evaluate only the first windows");
+    .option("--max-windows <count>", "evaluate only the first windows")
+    .option("--reference <model>", "compare with another checkpoint, usually the dense one: KL divergence, agreement");
   addCommonOptions(evaluate);
   evaluate.action((model: string, _flags, command: CommandType) => handlers.evaluate(model, command.opts()));
+}
+
+function addCompare(program: CommandType, handlers: Handlers): void {
+  const compare = program
+    .command("compare")
+    .description("prune with several methods and targets and compare what is left of the model")
+    .addHelpText("before", COMPARE_EXAMPLES)
+    .optionsGroup("What to compare:")
+    .option("--model <dir>", "checkpoint directory (default: the embedded demo model)")
+    .option("--family <name>", FAMILY_HELP)
+    .option("--methods <list>", "methods, steps joined by + (default: magnitude,wanda,sparsegpt)")
+    .option("--sparsities <list>", "targets of unstructured cells (default: 0.5,0.6,0.7)")
+    .option("--patterns <list>", "unstructured and N:M (default: unstructured,2:4)")
+    .option("--ignore <pattern...>", "leave matching linears dense in every cell")
+    .option("--propagation <mode>", "block, group or dense (default: block)")
+    .optionsGroup("Data:")
+    .option("--text <file>", "what perplexity is measured on: as in `prune eval`")
+    .option("--max-windows <count>", "evaluate only the first windows")
+    .option("--calibration <file>", "as in `prune run`")
+    .option("--nsamples <count>", "calibration sequences (default: 128)")
+    .option("--seqlen <tokens>", "tokens per sequence and per window")
+    .option("--seed <number>", "seed of the random windows (default: 0)")
+    .optionsGroup("Running:")
+    .option("--device <name>", "auto, cpu or webgpu (default: auto)")
+    .option("--memory <size>", "RAM for hidden states of a run")
+    .option("--work <dir>", "where finished cells are noted (default: <model>-compare)")
+    .option("--resume", "go on with an interrupted comparison");
+  addCommonOptions(compare);
+  compare.option("--csv", "print the rows as CSV");
+  compare.action((_flags, command: CommandType) => handlers.compare(command.opts()));
+}
+
+function addMethods(program: CommandType, handlers: Handlers): void {
+  const methods = program
+    .command("methods")
+    .description("methods and steps: what each does and what it looks at")
+    .addHelpText("before", METHODS_EXAMPLES);
+  addCommonOptions(methods);
+  methods.action((_flags, command: CommandType) => handlers.methods(command.opts()));
 }
 
 function addInspect(program: CommandType, handlers: Handlers): void {

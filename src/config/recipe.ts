@@ -3,13 +3,12 @@
  * every problem is named with its place in the file. What the values mean together is rules.ts's business.
  */
 import { readFile } from "node:fs/promises";
-import { isMap, LineCounter, parseDocument, stringify, type Document, type Node } from "yaml";
+import { isMap, LineCounter, parseDocument, type Document, type Node } from "yaml";
 import { z } from "zod";
-import { STARVED_TREATMENTS, type RunConfig } from "../contract.js";
+import { STARVED_TREATMENTS } from "../contract.js";
 import { ConfigError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
 import { allocationSchema } from "../sparsity/allocation/schema.js";
-import { formatPattern } from "../sparsity/pattern.js";
 
 const options = z.record(z.string(), z.unknown());
 const method = z.union([z.string(), z.strictObject({ name: z.string(), options: options.optional() })]);
@@ -120,23 +119,34 @@ function knownKeys(path: readonly (string | number)[]): string[] {
   return [];
 }
 
-/** A resolved run as a recipe that repeats it. */
-export function formatRecipe(config: RunConfig): string {
-  const { calibration, nsamples, seqlen, seed } = config;
-  const file =
-    calibration && (calibration.tensor === undefined ? calibration.file : `${calibration.file}#${calibration.tensor}`);
-  const recipe: Recipe = {
-    version: 1,
-    model: config.model,
-    out: config.out,
-    method: { name: config.method, options: config.methodOptions },
-    sparsity: config.sparsity,
-    pattern: formatPattern(config.pattern),
-    ignore: [...config.ignore],
-    ...(file === undefined ? {} : { calibration: { file, nsamples, seqlen, seed } }),
-    propagation: config.propagation,
-    starved: config.starved,
-    device: config.device,
+/** What a recipe says, as the flags that would say it. */
+export function flagsOfRecipe(recipe: Recipe): Record<string, unknown> {
+  const { calibration, ignore } = recipe;
+  const text = (value: number | string | undefined): string | undefined =>
+    value === undefined ? undefined : String(value);
+  const flags: Record<string, unknown> = {
+    model: recipe.model,
+    out: recipe.out,
+    method: recipe.method === undefined ? undefined : stepOf(recipe.method).name,
+    sparsity: text(recipe.sparsity),
+    pattern: recipe.pattern,
+    calibration: calibration?.file,
+    nsamples: text(calibration?.nsamples),
+    seqlen: text(calibration?.seqlen),
+    seed: text(calibration?.seed),
+    ignore: ignore === undefined ? undefined : [...ignore],
+    propagation: recipe.propagation,
+    starved: recipe.starved,
+    device: recipe.device,
+    memory: recipe.memory,
   };
-  return stringify(recipe);
+  return Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined));
+}
+
+/** A step of a recipe, whichever way it was written. */
+export function stepOf(step: z.infer<typeof method>): {
+  readonly name: string;
+  readonly options: Record<string, unknown>;
+} {
+  return typeof step === "string" ? { name: step, options: {} } : { name: step.name, options: step.options ?? {} };
 }

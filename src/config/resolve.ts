@@ -4,21 +4,32 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import type { EvaluationConfig, RunConfig, TokenSource } from "../contract.js";
+import type { EvaluationConfig, MethodStep, RunConfig, TokenSource } from "../contract.js";
 import { PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import { calibrationProblem, checkModelDirectory, resolveMethodOptions, resolveSparsity } from "./rules.js";
+import { UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
+import { flagsOfRecipe, loadRecipe, stepOf, type Recipe } from "./recipe.js";
+import {
+  calibrationProblem,
+  checkModelDirectory,
+  checkSteps,
+  resolveAllocation,
+  resolveMethodOptions,
+  resolveSparsity,
+} from "./rules.js";
 import {
   combineProblems,
   DEFAULT_SEQLEN,
   type EvaluationFlags,
   evaluationFlagsSchema,
+  parseAllocation,
   type ParsedRunFlags,
   parseFlags,
   type RunFlags,
   runFlagsSchema,
 } from "./schema.js";
+import { parseSparsity } from "./units.js";
 
 /** What of the surroundings a configuration depends on. */
 export interface Surroundings {
@@ -51,8 +62,9 @@ export async function resolveRunConfig(
   isDryRun: boolean,
   surroundings: Surroundings,
 ): Promise<Resolved<RunConfig>> {
-  const parsed = parseFlags(runFlagsSchema, flags);
   const { workingDirectory, demoModel } = surroundings;
+  const recipe = flags.recipe === undefined ? undefined : await loadRecipe(resolve(workingDirectory, flags.recipe));
+  const parsed = parseFlags(runFlagsSchema, recipe === undefined ? flags : { ...flagsOfRecipe(recipe), ...flags });
   const notes: Note[] = [];
   const problems: PruneError[] = [];
   const keep = <Value>(result: Value | PruneError, otherwise: Value): Value => {
@@ -65,7 +77,20 @@ export async function resolveRunConfig(
   const model = resolve(workingDirectory, parsed.model ?? demoModel);
   if (isDemo) notes.push({ level: "info", message: `no --model given: taking the embedded demo model ${model}` });
   const sparsity = keep(resolveSparsity(parsed.pattern, parsed.sparsity), 0);
-  const methodOptions = keep(resolveMethodOptions(solver, methodFlags(parsed)), {});
+  const methodOptions = keep(
+    resolveMethodOptions(solver, { ...recipeOptions(recipe, solver.name), ...methodFlags(parsed) }),
+    {},
+  );
+  const then = resolveSteps(parsed.then, recipe).map((step) => keep(step, { method: "", methodOptions: {} }));
+  if (!problems.some(({ code }) => code === "E_METHOD" || code === "E_METHOD_OPTION")) {
+    const orderProblem = checkSteps([solver.name, ...then.map((step) => step.method)]);
+    if (orderProblem !== undefined) problems.push(orderProblem);
+  }
+  const allocation = keep(resolveAllocation(parsed.allocation ?? recipeAllocation(recipe), parsed.pattern), UNIFORM);
+  const overrides = (recipe?.overrides ?? []).map(({ match, sparsity: asked }) => ({
+    match,
+    sparsity: parseSparsity(String(asked)),
+  }));
   const modelProblem = checkModelDirectory(model);
   if (modelProblem !== undefined) problems.push(modelProblem);
 
@@ -77,7 +102,10 @@ export async function resolveRunConfig(
     notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });
   }
 
-  const needsTokens = solver.needs.length > 0;
+  const needsTokens =
+    [solver.name, ...then.map((step) => step.method)].some(
+      (name) => name !== "" && findSolver(name).needs.length > 0,
+    ) || ["owl", "dlp"].includes(allocation.rule);
   const calibration = keep(resolveCalibration(parsed.calibration, model, workingDirectory), undefined);
   if (needsTokens && parsed.calibration === undefined && calibration === undefined && modelProblem === undefined) {
     problems.push(calibrationProblem(solver, model));
@@ -99,8 +127,11 @@ export async function resolveRunConfig(
       resume: parsed.resume,
       method: solver.name,
       methodOptions,
+      then,
       sparsity,
       pattern: parsed.pattern,
+      allocation,
+      overrides,
       calibration: used,
       nsamples: parsed.nsamples,
       seqlen,
@@ -128,15 +159,44 @@ export async function resolveEvaluationConfig(
   const problems = [checkModelDirectory(model), text, seqlen].filter((result) => result instanceof PruneError);
   if (problems.length > 0 || source === undefined || seqlen instanceof PruneError) throw combineProblems(problems);
   const { family, maxWindows } = parsed;
-  return { notes, config: { model, ...(family === undefined ? {} : { family }), text: source, seqlen, maxWindows } };
+  const reference =
+    parsed.reference === undefined ? {} : { reference: resolve(surroundings.workingDirectory, parsed.reference) };
+  const named = family === undefined ? {} : { family };
+  return { notes, config: { model, ...named, ...reference, text: source, seqlen, maxWindows } };
 }
 
-function methodFlags({ damping, blockSize }: ParsedRunFlags): Record<string, unknown> {
+/** The recipe's options of the method, unless the command line chose another one. */
+function recipeOptions(recipe: Recipe | undefined, method: string): Record<string, unknown> {
+  const step = recipe?.method === undefined ? undefined : stepOf(recipe.method);
+  return step?.name === method ? step.options : {};
+}
+
+/** Further steps: those of the command line, else those of the recipe. */
+function resolveSteps(names: readonly string[], recipe: Recipe | undefined): (MethodStep | PruneError)[] {
+  const steps = names.length > 0 ? names.map((name) => ({ name, options: {} })) : (recipe?.then ?? []).map(stepOf);
+  return steps.map(({ name, options }) => {
+    try {
+      const solver = findSolver(name);
+      const methodOptions = resolveMethodOptions(solver, options);
+      return methodOptions instanceof PruneError ? methodOptions : { method: solver.name, methodOptions };
+    } catch (error) {
+      if (error instanceof PruneError) return error;
+      throw error;
+    }
+  });
+}
+
+function recipeAllocation(recipe: Recipe | undefined): Allocation | undefined {
+  return typeof recipe?.allocation === "string" ? parseAllocation(recipe.allocation) : recipe?.allocation;
+}
+
+function methodFlags({ damping, blockSize, option }: ParsedRunFlags): Record<string, unknown> {
   const [first, ...ladder] = damping ?? [];
   return {
     ...(first === undefined ? {} : { damping: first }),
     ...(ladder.length === 0 ? {} : { dampingLadder: ladder }),
     ...(blockSize === undefined ? {} : { blockSize }),
+    ...Object.fromEntries(option),
   };
 }
 

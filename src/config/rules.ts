@@ -6,7 +6,10 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, type PruneError, UsageError } from "../errors.js";
+import { findSolver } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
+import { composeSteps } from "../solvers/steps.js";
+import { UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
 import { formatPattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 
 /** The sparsity a run aims at: the pattern's own, or the one asked for. */
@@ -102,6 +105,30 @@ export function calibrationProblem(solver: LayerSolver<unknown>, model: string):
     {
       hint: 'Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids. Or take --method magnitude, which needs none.',
       details: { method: solver.name, model },
+    },
+  );
+}
+
+/** The order of a method and its further steps; undefined where it makes sense. */
+export function checkSteps(names: readonly string[]): PruneError | undefined {
+  try {
+    composeSteps(names.map((name) => ({ solver: findSolver(name), options: undefined })));
+    return undefined;
+  } catch (error) {
+    if (error instanceof UsageError) return error;
+    throw error;
+  }
+}
+
+/** N:M has its own sparsity everywhere, so there is nothing to spread. */
+export function resolveAllocation(asked: Allocation | undefined, pattern: Pattern): Allocation | PruneError {
+  if (asked === undefined || asked.rule === "uniform" || pattern.kind === "unstructured") return asked ?? UNIFORM;
+  return new ConfigError(
+    "E_ALLOCATION_PATTERN",
+    `--allocation ${asked.rule}: ${formatPattern(pattern)} makes the same share of every layer zero.`,
+    {
+      hint: "Leave --allocation out, or prune unstructured.",
+      details: { rule: asked.rule, pattern: formatPattern(pattern) },
     },
   );
 }

@@ -5,7 +5,9 @@
 import { z } from "zod";
 import { STARVED_TREATMENTS } from "../contract.js";
 import { PruneError, UsageError } from "../errors.js";
+import { nearestName } from "../nearest-name.js";
 import { findSolver } from "../solvers/registry.js";
+import { ALLOCATION_RULES, allocationSchema, type Allocation } from "../sparsity/allocation/schema.js";
 import { parsePattern } from "../sparsity/pattern.js";
 import { parseCount, parsePositive, parseSize, parseSparsity } from "./units.js";
 
@@ -38,6 +40,45 @@ function parseMethod(text: string): string {
   return findSolver(text).name;
 }
 
+/** key=value, the value as YAML reads it: numbers, true, false, or text. */
+export function parseOption(text: string): readonly [string, unknown] {
+  const match = /^([A-Za-z]\w*)=(.*)$/.exec(text);
+  if (match !== null) return [match[1], parseValue(match[2])];
+  throw new UsageError("E_OPTION", `--option: "${text}" is not key=value.`, {
+    hint: "For example --option counting=released; docs/methods/ lists the options of each method.",
+    details: { value: text },
+  });
+}
+
+/** A rule's name, or rule:key=value,…; the rule's own schema checks names and values. */
+export function parseAllocation(text: string): Allocation {
+  const [rule = "", options = ""] = text.split(/:(.*)/s);
+  if (!(ALLOCATION_RULES as readonly string[]).includes(rule)) {
+    const nearest = nearestName(rule, ALLOCATION_RULES);
+    throw new UsageError(
+      "E_ALLOCATION_RULE",
+      `--allocation: "${rule}" is not a rule; known rules are ${ALLOCATION_RULES.join(", ")}.`,
+      {
+        hint: nearest === undefined ? "docs/recipes.md says what each does." : `Did you mean "${nearest}"?`,
+        details: { value: rule, known: ALLOCATION_RULES },
+      },
+    );
+  }
+  const pairs = options === "" ? [] : options.split(",").map(parseOption);
+  const parsed = allocationSchema.safeParse({ rule, ...Object.fromEntries(pairs) });
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new UsageError("E_ALLOCATION_OPTION", `--allocation ${text}: ${issue.path.join(".")} ${issue.message}.`, {
+    hint: "docs/recipes.md lists the options of each rule.",
+    details: { value: text },
+  });
+}
+
+function parseValue(text: string): unknown {
+  if (text === "true" || text === "false") return text === "true";
+  return text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
+}
+
 export const DEFAULT_METHOD = "wanda";
 export const DEFAULT_SEQLEN = 2048;
 
@@ -59,6 +100,11 @@ export const runFlagsSchema = z.strictObject({
   ignore: z.array(z.string()).default([]),
   propagation: choice("--propagation", ["block", "group", "dense"]).prefault("block"),
   starved: choice("--starved", STARVED_TREATMENTS).prefault("all-tokens"),
+  recipe: z.string().optional(),
+  then: z.array(flag(parseMethod)).default([]),
+  /** key=value: options of the method that have no flag of their own. */
+  option: z.array(flag(parseOption)).default([]),
+  allocation: flag(parseAllocation).optional(),
   /** The first is tried first; further ones are the ladder the user allows when a Gram matrix is not definite. */
   damping: flag((text) => text.split(",").map((part) => parsePositive("--damping", part))).optional(),
   blockSize: flag((text) => parseCount("--block-size", text, 1)).optional(),
@@ -71,6 +117,7 @@ export type ParsedRunFlags = z.output<typeof runFlagsSchema>;
 /** Flags of `prune eval`, with its model argument. */
 export const evaluationFlagsSchema = z.strictObject({
   model: z.string(),
+  reference: z.string().optional(),
   family: z.string().optional(),
   text: z.string({ error: "missing; give a text or a file of token ids, for example --text wiki.test.txt" }),
   seqlen: flag((text) => parseCount("--seqlen", text, 2)).optional(),

@@ -92,6 +92,32 @@ export interface SweepOptions {
   readonly losses: Matrix;
 }
 
+/** Coefficients of the two terms of `combine`. */
+export type Coefficients = readonly [a: number, b: number];
+
+export interface CombineOptions {
+  readonly a: Matrix;
+  readonly b: Matrix;
+  /** Of the same shape; may be `a` or `b` itself. `a` and `b` are different matrices. */
+  readonly out: Matrix;
+  readonly mask: KeepMask;
+  readonly kept: Coefficients;
+  readonly pruned: Coefficients;
+}
+
+/** The state of one conjugate gradient per row for x·A = y on the row's kept entries; all [rows, columns]. */
+export interface ConjugateState {
+  /** x, updated. */
+  readonly solution: Matrix;
+  /** (y - x·A), zero at pruned entries; updated. */
+  readonly residual: Matrix;
+  /** d, zero at pruned entries; at the start a copy of the residual; updated. */
+  readonly direction: Matrix;
+  /** d·A, computed by the caller before every step. */
+  readonly product: Matrix;
+  readonly keepMask: KeepMask;
+}
+
 export interface Device extends AsyncDisposable {
   readonly kind: DeviceKind;
   /** For people: adapter name and driver, or threads and instruction set. */
@@ -127,12 +153,20 @@ export interface Device extends AsyncDisposable {
   scale(matrix: Matrix, factor: number): void;
   /** matrix[r, c] *= factors[0, c], in place; a product of ±0 is stored as +0. factors [1, columns]. */
   scaleColumns(matrix: Matrix, factors: Matrix): void;
+  /** matrix[r, c] *= factors[0, r], in place; a product of ±0 is stored as +0. factors [1, rows]. */
+  scaleRows(matrix: Matrix, factors: Matrix): void;
   /** out = a - b. Views of equal shape; `out` may be `a` or `b` itself (same matrix, same view). */
   subtract(a: MatrixView, b: MatrixView, out: MatrixView): void;
   /** out[c, r] = a[r, c]; different matrices. */
   transpose(a: MatrixView, out: MatrixView): void;
+  /** Copy the strict lower triangle of a square matrix over the upper one. */
+  mirrorLower(matrix: Matrix): void;
   /** Pruned entries become +0, kept ones keep their bits. */
   applyMask(matrix: Matrix, mask: KeepMask): void;
+  /** out = a·coefficient + b·coefficient, entry by entry; which pair of coefficients, the mask says. */
+  combine(options: CombineOptions): void;
+  /** Number of weights that one of two masks of the same shape keeps and the other prunes. */
+  countDifferences(a: KeepMask, b: KeepMask): Promise<number>;
 
   // --- selection; every mask word is written
   /** In every row prune the `pruneCount` smallest |w|·scale. scale [1, columns]. */
@@ -150,6 +184,13 @@ export interface Device extends AsyncDisposable {
 
   // --- linear algebra
   matmul(options: MatmulOptions): void;
+  /** dots[0, r] = Σ_c a[r, c]·b[r, c]; a and b may be the same matrix. dots [1, rows]. */
+  rowDots(a: Matrix, b: Matrix, dots: Matrix): void;
+  /**
+   * One step of conjugate gradients in every row: α = r·r / d·(dA), x += α·d, r = mask∘(r - α·dA), β = r·r / (its value
+   * before), d = r + β·d. A row whose residual or curvature is not positive is left as it is.
+   */
+  conjugateStep(state: ConjugateState): void;
   /**
    * Reversed blocked Cholesky of the symmetric matrix whose LOWER triangle is given, in place.
    * `panelWidth` is even, at most 128. Resolves to the failure instead of throwing, so that the caller can name the layer.

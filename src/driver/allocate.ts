@@ -4,6 +4,7 @@
  */
 import { collectStatistics } from "../calibration/statistics.js";
 import type { Device } from "../device/device.js";
+import { InternalError } from "../errors.js";
 import type { BlockSpec, LinearSpec } from "../model/architecture.js";
 import { readBlockWeights } from "../model/block-weights.js";
 import { lookUp, type BlockRunner } from "../model/forward.js";
@@ -110,7 +111,8 @@ async function scoreBlocks(
   score: (matrices: readonly ScoredMatrix[]) => number,
 ): Promise<number[]> {
   const { model, runner, states, device, batch } = input;
-  if (states === undefined) throw new Error("the allocation rule needs activations");
+  if (states === undefined)
+    throw new InternalError("E_ALLOCATION", "the allocation rule needs activations, and there are none");
   const scores: number[] = [];
   let weights = new Map<string, Float32Array>();
   for (const block of model.architecture.blocks) {
@@ -163,7 +165,7 @@ export function outlierPercent(matrices: readonly ScoredMatrix[], M: number): nu
       if (++channel === norms.length) channel = 0;
     }
   }
-  return (100 * outliers) / count;
+  return count === 0 ? 0 : (100 * outliers) / count;
 }
 
 /** The median score of a block, exact to float32: found in two passes over a histogram of the scores' bits. */

@@ -2,7 +2,7 @@
  * `prune compare`: every method at every target, each pruned, evaluated against the dense model and thrown away. The
  * dense model is evaluated once; finished cells are noted in a file, so an interrupted sweep goes on where it was.
  */
-import { appendFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { appendFile, mkdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
@@ -50,6 +50,7 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
     context.emit({ type: "cell", done: index + 1, total: cells.length, label });
   }
   await rm(results);
+  await rmdir(config.workDirectory).catch(() => undefined); // kept where it holds something else
   return {
     schema: "prune.compare/v1",
     model: config.run.model,
@@ -68,7 +69,7 @@ function labelOf({ label }: ComparedMethod, { pattern, sparsity }: Target): stri
 /** What must be equal for finished rows to be taken over. */
 function fingerprintOf(config: ComparisonConfig, textSha256: string): string {
   const { run } = config;
-  const methods = config.methods.map(({ label, methodOptions }) => [label, methodOptions]);
+  const methods = config.methods.map(({ label, methodOptions, then }) => [label, methodOptions, then]);
   const shared = [
     run.model,
     run.calibration,
@@ -104,7 +105,7 @@ async function readResults(file: string, fingerprint: string): Promise<Map<strin
 
 async function runCell(
   config: ComparisonConfig,
-  { label, method, methodOptions }: ComparedMethod,
+  { label, method, methodOptions, then }: ComparedMethod,
   { pattern, sparsity }: Target,
   dense: EvaluatedWindows,
   sequences: readonly Int32Array[],
@@ -119,7 +120,7 @@ async function runCell(
       context.emit(event);
     },
   };
-  const run = { ...config.run, method, methodOptions, pattern, sparsity, out, force: true, resume: false };
+  const run = { ...config.run, method, methodOptions, then, pattern, sparsity, out, force: true, resume: false };
   try {
     const report = await pruneModel(run, watching);
     await using pruned = await openModel(out, { family: config.run.family, logger: context.logger });

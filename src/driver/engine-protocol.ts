@@ -2,6 +2,8 @@
 import type { SerializedError } from "../errors.js";
 import type { LogFields, LogLevel } from "../logging.js";
 import type {
+  ComparisonConfig,
+  ComparisonReport,
   EngineEvent,
   EvaluationConfig,
   EvaluationReport,
@@ -17,6 +19,7 @@ import type { DevicesReport } from "../report/devices-report.js";
 export interface EngineCommands {
   readonly prune: { readonly config: RunConfig; readonly report: RunReport };
   readonly plan: { readonly config: RunConfig; readonly report: PlanReport };
+  readonly compare: { readonly config: ComparisonConfig; readonly report: ComparisonReport };
   readonly evaluate: { readonly config: EvaluationConfig; readonly report: EvaluationReport };
   readonly inspect: { readonly config: InspectionConfig; readonly report: InspectionReport };
   readonly devices: { readonly config: Record<never, never>; readonly report: DevicesReport };

@@ -32,6 +32,8 @@ async function execute(request: EngineRequest): Promise<unknown> {
       return (await import("./prune-model.js")).pruneModel(request.config, createContext(request));
     case "plan":
       return (await import("./plan.js")).planRun(request.config, createContext(request));
+    case "compare":
+      return (await import("./compare.js")).compareMethods(request.config, createContext(request));
     case "evaluate":
       return (await import("../evaluation/perplexity.js")).evaluatePerplexity(request.config, createContext(request));
     case "inspect":

@@ -7,7 +7,8 @@ import { gramPanels } from "../model/forward.js";
 import { requireUsableSelection, selectLinears } from "../model/selection.js";
 import { tensorOf, type BlockSpec, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
-import { findSolver } from "../solvers/registry.js";
+import { composeSteps } from "../solvers/steps.js";
+import { stepsOf } from "./prune-model.js";
 import type { StatisticName } from "../solvers/solver.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import type { EngineContext } from "../context.js";
@@ -28,8 +29,7 @@ const PROBE_SIZE = 768;
  */
 export async function planRun(config: RunConfig, context: EngineContext): Promise<PlanReport> {
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
-  const solver = findSolver(config.method);
-  solver.schema.parse(config.methodOptions);
+  const solver = composeSteps(stepsOf(config));
   const selection = selectLinears(model.architecture, config.ignore);
   requireUsableSelection({ ...selection, unmatchedPatterns: [] }, config.pattern);
   await using device = await openDevice(config.device, context.logger);

@@ -2,6 +2,7 @@
  * The layer loop: block after block, load the dense weights, collect statistics, solve, patch the output, forward the
  * pruned block. It owns the order of things and the journal, and nothing numerical.
  */
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { collectStatistics, type GroupStatistics } from "../calibration/statistics.js";
 import { loadCalibration, type TokenSequences } from "../calibration/corpus.js";
@@ -15,18 +16,22 @@ import { BlockRunner, lookUp } from "../model/forward.js";
 import { HiddenStates } from "../model/hidden-states.js";
 import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
 import { openModel, type Model } from "../model/open-model.js";
-import { requireUsableSelection, selectLinears } from "../model/selection.js";
+import { requireUsableSelection, resolveOverrides, selectLinears } from "../model/selection.js";
 import { findSolver } from "../solvers/registry.js";
 import type { LayerSolver, LayerStatistics } from "../solvers/solver.js";
+import { composeSteps, type Step } from "../solvers/steps.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { LayerReport, RunConfig, RunReport } from "../contract.js";
+import { formatRecipe } from "../report/run-recipe.js";
+import { allocateSparsity, needsActivations } from "./allocate.js";
 import { openDevice } from "./devices.js";
 import { Journal, JOURNAL_NAME, hashOf, type BlockEntry, type Fingerprint } from "./journal.js";
 import { routedShares, warnOfStarvedExperts, type RoutedShare } from "./starved-experts.js";
 import { VERSION } from "../version.js";
 
 const SCRATCH_NAME = "hidden-states.bin";
+const RECIPE_NAME = "recipe.yaml";
 const MAGNITUDE = findSolver("magnitude");
 
 /** Everything one run works with; opened by `pruneModel`, closed there. */
@@ -34,8 +39,10 @@ interface Run {
   readonly config: RunConfig;
   readonly context: EngineContext;
   readonly model: Model;
-  readonly solver: LayerSolver<unknown>;
-  readonly options: unknown;
+  /** The method and its further steps, options bound. */
+  readonly solver: LayerSolver<undefined>;
+  /** Fraction of zeros of every selected linear, by name. */
+  sparsities: ReadonlyMap<string, number>;
   readonly selected: ReadonlySet<string>;
   readonly device: Device;
   readonly output: OutputCheckpoint;
@@ -56,11 +63,12 @@ interface Run {
 export async function pruneModel(config: RunConfig, context: EngineContext): Promise<RunReport> {
   const started = performance.now();
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
-  const solver = findSolver(config.method);
-  const options = solver.schema.parse(config.methodOptions);
+  const solver = composeSteps(stepsOf(config));
   const selection = selectLinears(model.architecture, config.ignore);
   requireUsableSelection(selection, config.pattern);
-  const calibration = solver.needs.length === 0 ? undefined : await loadCalibrationTokens(config, model);
+  const overrides = resolveOverrides(config, selection.selected);
+  const needsCalibration = solver.needs.length > 0 || needsActivations(config.allocation);
+  const calibration = needsCalibration ? await loadCalibrationTokens(config, model) : undefined;
   throwIfStopped(context, false);
 
   await using device = await openDevice(config.device, context.logger);
@@ -86,7 +94,7 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     context,
     model,
     solver,
-    options,
+    sparsities: new Map(),
     selected,
     device,
     output,
@@ -98,7 +106,12 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
 
   const resumedBlocks = journal.finished.length;
   context.emit({ type: "start", blocks: model.architecture.blocks.length, device: device.kind, resumedBlocks });
-  if (states !== undefined && calibration !== undefined) await embedTokens(model, calibration.sequences, states);
+  const embed = async (): Promise<void> => {
+    if (states !== undefined && calibration !== undefined) await embedTokens(model, calibration.sequences, states);
+  };
+  await embed();
+  run.sparsities = await allocateRun(run, overrides);
+  if (needsActivations(config.allocation)) await embed(); // the allocation's pass moved the states to the end
   const layers: LayerReport[] = [];
   for (const block of model.architecture.blocks) {
     const finished = journal.finished[block.index];
@@ -109,9 +122,34 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     }
     throwIfStopped(context, true);
   }
+  await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
   await output.finish({ remove: [JOURNAL_NAME, SCRATCH_NAME] });
   warnOfStarvedExperts(context.logger, layers);
   return report(run, layers, { started, resumedBlocks, calibration });
+}
+
+/** The method and what follows it, with their options parsed. */
+export function stepsOf(config: RunConfig): Step[] {
+  return [config, ...config.then].map(({ method, methodOptions }) => {
+    const solver = findSolver(method);
+    return { solver, options: solver.schema.parse(methodOptions) };
+  });
+}
+
+/** Sparsity of every selected linear: overrides as they are, the allocation over the others. */
+async function allocateRun(run: Run, overrides: ReadonlyMap<string, number>): Promise<ReadonlyMap<string, number>> {
+  const { config, context } = run;
+  const allocated = await allocateSparsity({
+    ...run,
+    allocation: config.allocation,
+    target: config.sparsity,
+    selected: new Set([...run.selected].filter((name) => !overrides.has(name))),
+    onBatch: (block, done, total) => {
+      stage(run, { ...block, index: 0 }, `allocation, ${block.name}`, 0.01 * (done / total));
+      throwIfStopped(context, true);
+    },
+  });
+  return new Map([...allocated, ...overrides]);
 }
 
 async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
@@ -159,6 +197,9 @@ function fingerprintOf(
     config: hashOf(model.config.text),
     method: config.method,
     methodOptions: JSON.stringify(config.methodOptions),
+    then: JSON.stringify(config.then),
+    allocation: JSON.stringify(config.allocation),
+    overrides: JSON.stringify(config.overrides),
     sparsity: String(config.sparsity),
     pattern: formatPattern(config.pattern),
     ignore: JSON.stringify(config.ignore),
@@ -345,12 +386,13 @@ async function solveLinear(
   const { name, inFeatures, outFeatures } = linear;
   const { stored, shape } = storedTensor(run, block, linear);
   const weight = device.uploadMatrix(takeMatrix(stored, shape, linear), outFeatures, inFeatures, name);
-  const { pattern, sparsity } = config;
+  const { pattern } = config;
+  const sparsity = lookUp(run.sparsities, name);
   const problem = { name, inFeatures, outFeatures, weight, statistics, pattern, sparsity };
   const solution =
     share?.starved === "magnitude"
       ? await MAGNITUDE.solve(problem, MAGNITUDE.schema.parse({}), { device })
-      : await run.solver.solve(problem, run.options, { device });
+      : await run.solver.solve(problem, undefined, { device });
   putMatrix(await device.download({ matrix: solution.weight }), stored, shape, linear);
   solution.weight[Symbol.dispose]();
   solution.keepMask[Symbol.dispose]();

@@ -1,4 +1,5 @@
 /** Which linears a run prunes: all prunable ones, minus those that `--ignore` patterns match. */
+import type { SparsityOverride } from "../contract.js";
 import { ConfigError, UsageError } from "../errors.js";
 import { formatPattern, type Pattern } from "../sparsity/pattern.js";
 import { prunableLinears, type Architecture, type LinearSpec } from "./architecture.js";
@@ -64,5 +65,31 @@ export function requireUsableSelection(selection: LinearSelection, pattern: Patt
   throw new ConfigError("E_SELECTION", `${problems.join("; ")}.`, {
     hint: "`prune inspect MODEL` lists the module paths; --dry-run shows what would be pruned. Linears that an N:M pattern does not fit can be left dense with --ignore.",
     details: { problems, unmatchedPatterns: selection.unmatchedPatterns },
+  });
+}
+
+/**
+ * The sparsity of every linear that an override matches, the last match winning.
+ * @throws ConfigError E_OVERRIDE naming the patterns that match nothing, or an N:M run, whose sparsity is the pattern's
+ */
+export function resolveOverrides(
+  { overrides, pattern }: { readonly overrides: readonly SparsityOverride[]; readonly pattern: Pattern },
+  selected: readonly LinearSpec[],
+): ReadonlyMap<string, number> {
+  const problems: string[] = [];
+  if (overrides.length > 0 && pattern.kind === "n-of-m") {
+    problems.push(`${formatPattern(pattern)} has its own sparsity, which overrides cannot change`);
+  }
+  const result = new Map<string, number>();
+  for (const { match, sparsity } of overrides) {
+    const expression = compilePathPattern(match);
+    const matched = selected.filter(({ name }) => expression.test(name));
+    if (matched.length === 0) problems.push(`overrides: "${match}" matches no linear that is pruned`);
+    for (const { name } of matched) result.set(name, sparsity);
+  }
+  if (problems.length === 0) return result;
+  throw new ConfigError("E_OVERRIDE", `${problems.join("; ")}.`, {
+    hint: "Patterns must match the whole module path, for example *.down_proj.",
+    details: { problems },
   });
 }

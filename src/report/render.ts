@@ -1,5 +1,13 @@
 /** Reports as text for people: what stdout shows without `--json`. Pure; the last line end is the caller's. */
-import type { EvaluationReport, InspectionReport, PlanReport, RunReport, TensorInspection } from "../contract.js";
+import type {
+  Estimate,
+  ReferenceComparison,
+  EvaluationReport,
+  InspectionReport,
+  PlanReport,
+  RunReport,
+  TensorInspection,
+} from "../contract.js";
 import type { DevicesReport } from "./devices-report.js";
 import {
   formatBytes,
@@ -89,8 +97,21 @@ export function renderEvaluation(report: EvaluationReport): string {
     ],
     ["text", `${text}, sha256 ${textSha256.slice(0, 12)}`],
     ["model", report.model],
+    ...(report.reference === undefined ? [] : referenceFacts(report.reference)),
     ["time", formatDuration(report.seconds)],
   ])}`;
+}
+
+function referenceFacts(reference: ReferenceComparison): [string, string][] {
+  const { model, perplexity, perplexityRatio, klDivergence, top1Agreement } = reference;
+  const interval = ({ value, low, high }: Estimate, digits: number): string =>
+    `${value.toFixed(digits)} (95 % interval ${low.toFixed(digits)} to ${high.toFixed(digits)})`;
+  return [
+    ["reference", `${model}, perplexity ${perplexity.toFixed(4)}`],
+    ["ratio", interval(perplexityRatio, 4)],
+    ["KL divergence", `${interval(klDivergence, 5)} nats`],
+    ["top-1 agreement", interval(top1Agreement, 4)],
+  ];
 }
 
 export function renderInspection(report: InspectionReport): string {

@@ -1,4 +1,5 @@
-/** What several solvers check about a layer's problem before they start. Nothing here knows a method. */
+/** What several solvers check about a layer's problem, and small steps they share. Nothing here knows a method. */
+import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { ConfigError, InternalError, NumericalError } from "../errors.js";
 import type { LayerProblem, LayerStatistics } from "./solver.js";
 
@@ -30,7 +31,7 @@ export function expectFiniteStatistics(name: string, values: Float32Array): void
 }
 
 /** A statistic that the driver must have provided because the solver asked for it in `needs`. */
-export function requireStatistic<Name extends "squareSums" | "gram">(
+export function requireStatistic<Name extends "squareSums" | "gram" | "moments">(
   problem: LayerProblem,
   name: Name,
 ): NonNullable<LayerStatistics[Name]> {
@@ -38,6 +39,47 @@ export function requireStatistic<Name extends "squareSums" | "gram">(
   if (value === undefined)
     throw new InternalError("E_STATISTICS", `${problem.name}: the statistic "${name}" was not collected`);
   return value;
+}
+
+/** The mask of an earlier step, for solvers that declare `startsFromMask`: composeSteps sees to it. */
+export function requireMask({ name, keepMask }: LayerProblem): KeepMask {
+  if (keepMask === undefined) throw new InternalError("E_STEPS", `${name}: there is no mask to start from`);
+  return keepMask;
+}
+
+/** A copy on the device, owned by the caller. */
+export function copyMatrix(device: Device, matrix: Matrix, label: string): Matrix {
+  const copy = device.createMatrix(matrix.rows, matrix.columns, label);
+  device.subtract({ matrix }, { matrix: copy }, { matrix: copy }); // minus the zeros it was created with
+  return copy;
+}
+
+/** target = source, whole matrices of one shape; the values of `target` must be finite. `mask` is any mask of that shape. */
+export function overwrite(device: Device, target: Matrix, source: Matrix, mask: KeepMask): void {
+  device.combine({ a: source, b: target, out: target, mask, kept: [1, 0], pruned: [1, 0] });
+}
+
+/**
+ * tr(D·G·Dᵀ) / sequences with D = dense - pruned: the squared error of the layer's outputs, summed over the tokens of a
+ * sequence, mean over sequences. Costs one product and borrows one matrix of G's size and two of the weight's.
+ *
+ * @param gram Σxxᵀ, lower triangle, left as it is
+ */
+export async function reconstructionLoss(
+  device: Device,
+  layer: { readonly dense: Matrix; readonly pruned: Matrix; readonly gram: Matrix; readonly sequenceCount: number },
+): Promise<number> {
+  const { dense, pruned, gram } = layer;
+  using full = copyMatrix(device, gram, "loss: Gram matrix");
+  device.mirrorLower(full);
+  using change = device.createMatrix(dense.rows, dense.columns, "loss: change of the weight");
+  using product = device.createMatrix(dense.rows, dense.columns, "loss: product");
+  using dots = device.createMatrix(1, dense.rows, "loss: rows");
+  device.subtract({ matrix: dense }, { matrix: pruned }, { matrix: change });
+  device.matmul({ a: { matrix: change }, b: { matrix: full }, out: { matrix: product } });
+  device.rowDots(change, product, dots);
+  const rows = await device.download({ matrix: dots });
+  return rows.reduce((total, value) => total + value, 0) / layer.sequenceCount;
 }
 
 /**

@@ -1,16 +1,19 @@
 /**
- * Magnitude pruning: the smallest |w| of a whole weight matrix go (or of every N:M group). Needs no calibration data.
+ * Magnitude pruning: the smallest |w| of a whole weight matrix go (or of every row, or of every N:M group). Needs no calibration data.
  * As the baseline of locuslab/wanda `prune_magnitude`, but exact: that code also prunes the
  * weight at the threshold (`counting: "released"` does too, without its further ones among ties).
  */
 import { z } from "zod";
 import { COUNTINGS, pruneCount, releasedPruneCount } from "../sparsity/target.js";
 import { disposeOnFailure, expectGroupsFit } from "./layer.js";
+import { GRANULARITIES } from "./scores.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
   /** "released" prunes the one weight more per matrix that the released code does: to reproduce published numbers. */
   counting: z.enum(COUNTINGS).default("exact"),
+  /** Whether weights compete over the whole matrix or in each output row alone. */
+  granularity: z.enum(GRANULARITIES).default("matrix"),
 });
 export type MagnitudeOptions = z.infer<typeof schema>;
 
@@ -19,7 +22,7 @@ export const magnitude: LayerSolver<MagnitudeOptions> = {
   summary: "remove the weights of smallest magnitude in each matrix; needs no calibration data",
   needs: [],
   schema,
-  solve(problem, { counting }, { device }) {
+  solve(problem, { counting, granularity }, { device }) {
     return disposeOnFailure(problem.weight, async (owned) => {
       expectGroupsFit(problem);
       const { weight, inFeatures, outFeatures, pattern } = problem;
@@ -28,7 +31,8 @@ export const magnitude: LayerSolver<MagnitudeOptions> = {
       if (pattern.kind === "n-of-m") device.selectGroups(weight, ones, pattern.keep, pattern.group, keepMask);
       else {
         const count = counting === "exact" ? pruneCount : releasedPruneCount;
-        device.selectMatrix(weight, ones, count(outFeatures * inFeatures, problem.sparsity), keepMask);
+        if (granularity === "row") device.selectRows(weight, ones, count(inFeatures, problem.sparsity), keepMask);
+        else device.selectMatrix(weight, ones, count(outFeatures * inFeatures, problem.sparsity), keepMask);
       }
       device.applyMask(weight, keepMask);
       await device.synchronize();

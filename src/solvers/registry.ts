@@ -1,12 +1,32 @@
-/** The layer-wise methods by name. Adding a method is one line here. */
+/** The layer-wise methods by name. Adding a method is one line here. Those with `startsFromMask` can only follow another. */
 import { UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
+import { admmUpdate } from "./admm-update.js";
+import { admm } from "./admm.js";
+import { alps } from "./alps.js";
+import { cgUpdate } from "./cg-update.js";
+import { dsnot } from "./dsnot.js";
 import { magnitude } from "./magnitude.js";
+import { obsUpdate } from "./obs-update.js";
+import { random } from "./random.js";
+import { ria } from "./ria.js";
 import type { LayerSolver } from "./solver.js";
 import { sparsegpt } from "./sparsegpt.js";
 import { wanda } from "./wanda.js";
 
-const ALL: readonly LayerSolver<unknown>[] = [magnitude, wanda, sparsegpt];
+const ALL: readonly LayerSolver<unknown>[] = [
+  random,
+  magnitude,
+  wanda,
+  ria,
+  sparsegpt,
+  admm,
+  alps,
+  dsnot,
+  obsUpdate,
+  admmUpdate,
+  cgUpdate,
+];
 
 export const SOLVERS: ReadonlyMap<string, LayerSolver<unknown>> = new Map(ALL.map((solver) => [solver.name, solver]));
 

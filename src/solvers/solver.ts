@@ -6,13 +6,23 @@ import type { Device, KeepMask, Matrix } from "../device/device.js";
 import type { Pattern } from "../sparsity/pattern.js";
 
 /** What a method must know about a linear's inputs. One statistic serves all linears that read the same input. */
-export type StatisticName = "column-norms" | "gram";
+export type StatisticName = "column-norms" | "gram" | "input-moments";
+
+/** First moments of a linear's inputs, per channel: what "input-moments" collects. */
+export interface InputMoments {
+  /** Σ x over all tokens, [inFeatures]. */
+  readonly sums: Float32Array;
+  /** Mean over sequences, weighted by their tokens, of the (biased) variance inside each sequence, [inFeatures]. */
+  readonly variances: Float32Array;
+}
 
 export interface LayerStatistics {
   /** Σ x² per input channel over all tokens, [inFeatures]; present for "column-norms" and "gram". */
   readonly squareSums?: Float32Array;
   /** Σ xxᵀ over all tokens, unscaled, [inFeatures, inFeatures], LOWER triangle; present for "gram". Borrowed: copy before changing. */
   readonly gram?: Matrix;
+  /** Present for "input-moments". */
+  readonly moments?: InputMoments;
   readonly tokenCount: number;
   readonly sequenceCount: number;
 }
@@ -24,6 +34,10 @@ export interface LayerProblem {
   readonly outFeatures: number;
   /** [outFeatures, inFeatures]; OWNED by the solver's call: it may be changed in place and returned. */
   readonly weight: Matrix;
+  /** [outFeatures, inFeatures]: the original weight, where `weight` is no longer that. Borrowed. Absent: `weight` is it. */
+  readonly dense?: Matrix;
+  /** The mask so far, for solvers that start from one. Borrowed; a solver that leaves it as it is may return it. */
+  readonly keepMask?: KeepMask;
   readonly statistics: LayerStatistics;
   readonly pattern: Pattern;
   /** Fraction of zeros asked of this layer, in [0, 1). */
@@ -33,6 +47,7 @@ export interface LayerProblem {
 export interface LayerSolution {
   /** [outFeatures, inFeatures]; pruned entries are exactly +0. Owned by the caller. */
   readonly weight: Matrix;
+  /** Owned by the caller; it may be the very mask that the problem came with. */
   readonly keepMask: KeepMask;
   /** The solver's own objective, or undefined where the method has none (magnitude). Unit: see the solver. */
   readonly loss: number | undefined;
@@ -52,6 +67,11 @@ export interface LayerSolver<Options> {
   /** One line for `--help` and the documentation. */
   readonly summary: string;
   readonly needs: readonly StatisticName[];
+  /**
+   * The solver refines or updates a mask that an earlier step chose: it takes `keepMask` and `dense` of the problem and
+   * can only follow another step (steps.ts). Absent: it chooses the mask itself.
+   */
+  readonly startsFromMask?: true;
   readonly schema: OptionsSchema<Options>;
   solve(problem: LayerProblem, options: Options, context: SolverContext): Promise<LayerSolution>;
 }

@@ -4,13 +4,23 @@
  *
  * ‖x_c‖ = sqrt(Σ over tokens of x_c² / number of sequences), as locuslab/wanda `layerwrapper.py` computes it. The
  * comparison is per row, floor(inFeatures · sparsity) weights each, ties pruned from the lower input.
+ *
+ * `variant: "alpha"` lets rows lose different numbers of weights: each as many of its least as make up the share α of the
+ * sum of its scores, with one α for the matrix such that the asked number goes. The released code finds α by bisection to
+ * 0.001 of the sparsity; here a weight's own α (the share of its row's sum up to and including it) is its score, and an
+ * exact selection over the matrix takes the place of the search.
  */
 import { z } from "zod";
 import { pruneCount } from "../sparsity/target.js";
+import { ConfigError } from "../errors.js";
 import { disposeOnFailure, expectFiniteStatistics, expectGroupsFit, requireStatistic } from "./layer.js";
-import type { LayerSolver } from "./solver.js";
+import { pruneByScores } from "./scores.js";
+import type { LayerProblem, LayerSolver } from "./solver.js";
 
-const schema = z.strictObject({});
+const schema = z.strictObject({
+  /** "alpha" lets the number of zeros differ between rows; unstructured only. */
+  variant: z.enum(["rows", "alpha"]).default("rows"),
+});
 export type WandaOptions = z.infer<typeof schema>;
 
 export const wanda: LayerSolver<WandaOptions> = {
@@ -18,16 +28,20 @@ export const wanda: LayerSolver<WandaOptions> = {
   summary: "remove the weights of smallest |w|·‖input‖ in each output row; fast, no weight update",
   needs: ["column-norms"],
   schema,
-  solve(problem, _options, { device }) {
+  solve(problem, { variant }, { device }) {
     return disposeOnFailure(problem.weight, async (owned) => {
       expectGroupsFit(problem);
+      if (variant === "alpha") expectUnstructured(problem);
       const { weight, inFeatures, outFeatures, pattern, statistics } = problem;
       const squareSums = requireStatistic(problem, "squareSums");
       expectFiniteStatistics(problem.name, squareSums);
       const inputNorms = squareSums.map((sum) => Math.sqrt(sum / statistics.sequenceCount));
       using norms = device.uploadMatrix(inputNorms, 1, inFeatures, `${problem.name}: input norms`);
       const keepMask = owned(device.createMask(outFeatures, inFeatures, `${problem.name}: keep mask`));
-      if (pattern.kind === "n-of-m") device.selectGroups(weight, norms, pattern.keep, pattern.group, keepMask);
+      if (variant === "alpha") {
+        const scores = sharesOfRows(await device.download({ matrix: weight }), inputNorms);
+        pruneByScores(problem, scores, "matrix", keepMask, device);
+      } else if (pattern.kind === "n-of-m") device.selectGroups(weight, norms, pattern.keep, pattern.group, keepMask);
       else device.selectRows(weight, norms, pruneCount(inFeatures, problem.sparsity), keepMask);
       device.applyMask(weight, keepMask);
       await device.synchronize();
@@ -35,3 +49,34 @@ export const wanda: LayerSolver<WandaOptions> = {
     });
   },
 };
+
+function expectUnstructured({ name, pattern }: LayerProblem): void {
+  if (pattern.kind === "unstructured") return;
+  throw new ConfigError(
+    "E_VARIANT",
+    `${name}: wanda's variant "alpha" has no meaning for ${pattern.keep}:${pattern.group}.`,
+    {
+      hint: "Leave the variant away, or use --pattern unstructured.",
+      details: { layer: name },
+    },
+  );
+}
+
+/** For every weight the share of its row's scores that lie up to and including it, in ascending order. */
+function sharesOfRows(weights: Float32Array, norms: Float32Array): Float32Array {
+  const columns = norms.length;
+  const shares = new Float32Array(weights.length);
+  const order = new Uint32Array(columns);
+  for (let start = 0; start < weights.length; start += columns) {
+    const scores = Float32Array.from(norms, (norm, c) => Math.abs(weights[start + c]) * norm);
+    const total = scores.reduce((sum, score) => sum + score, 0);
+    for (let c = 0; c < columns; c++) order[c] = c;
+    order.sort((x, y) => scores[x] - scores[y] || x - y);
+    let running = 0;
+    for (const c of order) {
+      running += scores[c];
+      shares[start + c] = total === 0 ? 0 : running / total;
+    }
+  }
+  return shares;
+}

@@ -15,6 +15,8 @@ async function parse(args: readonly string[]): Promise<unknown[]> {
     inspect: async (model, flags) => void (heard = ["inspect", model, flags]),
     devices: async (flags) => void (heard = ["devices", flags]),
     families: async (flags) => void (heard = ["families", flags]),
+    compare: async (flags) => void (heard = ["compare", flags]),
+    methods: async (flags) => void (heard = ["methods", flags]),
   };
   const program = buildProgram("0.0.0", handlers);
   for (const command of [program, ...program.commands])
@@ -43,6 +45,19 @@ const TABLE: readonly [string, unknown[]][] = [
   ["eval m --text t --family qwen2", ["eval", "m", { text: "t", family: "qwen2" }]],
   ["inspect m --family qwen2", ["inspect", "m", { family: "qwen2" }]],
   ["families --json", ["families", { json: true }]],
+  ["methods -q", ["methods", { quiet: true }]],
+  [
+    "--recipe r.yaml --then a b --option x=1 y=z --allocation owl:M=5",
+    ["run", { recipe: "r.yaml", then: ["a", "b"], option: ["x=1", "y=z"], allocation: "owl:M=5" }],
+  ],
+  [
+    "compare --methods a,b+c --sparsities 0.5 --patterns 2:4 --text t --work w --resume --csv",
+    [
+      "compare",
+      { methods: "a,b+c", sparsities: "0.5", patterns: "2:4", text: "t", work: "w", resume: true, csv: true },
+    ],
+  ],
+  ["eval m --text t --reference d", ["eval", "m", { text: "t", reference: "d" }]],
   [
     "--ignore a b --propagation group --damping 0.1 --block-size 64",
     ["run", { ignore: ["a", "b"], propagation: "group", damping: "0.1", blockSize: "64" }],

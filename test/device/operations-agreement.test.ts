@@ -14,7 +14,7 @@ const all = await devicesUnderTest();
 const missing = all.filter((target) => target.skip !== undefined).map((target) => `${target.name}: ${target.skip}`);
 const available = all.filter((target) => target.skip === undefined);
 
-for (const method of ["magnitude", "wanda", "sparsegpt"]) {
+for (const method of ["magnitude", "wanda", "sparsegpt", "admm"]) {
   for (const pattern of ["unstructured", "2:4", "3:6"]) {
     test(`${method} ${pattern} chooses the same mask on ${available.map(({ name }) => name).join(" and ")}`, async (context) => {
       for (const reason of missing) context.diagnostic(`not compared: ${reason}`);

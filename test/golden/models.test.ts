@@ -17,6 +17,7 @@ import { test } from "node:test";
 import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
+import { UNIFORM } from "../../src/sparsity/allocation/schema.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { createTestContext } from "../helpers/engine.js";
 import { needsShared, repositoryPath, sharedPath } from "../helpers/paths.js";
@@ -61,6 +62,9 @@ function runConfig(golden: GoldenModel, result: GoldenResult, counting: Counting
     methodOptions: result.method === "wanda" ? {} : { counting },
     sparsity: result.sparsity,
     pattern: parsePattern(result.pattern),
+    allocation: UNIFORM,
+    overrides: [],
+    then: [],
     calibration: { file: golden.ids, tensor: "calib" },
     nsamples: 32,
     seqlen: SEQLEN,

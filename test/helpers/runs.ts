@@ -1,5 +1,6 @@
 /** Small, complete run configurations over the demo model. */
 import type { RunConfig } from "../../src/contract.js";
+import { UNIFORM } from "../../src/sparsity/allocation/schema.js";
 import { UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { repositoryPath } from "./paths.js";
 
@@ -14,6 +15,9 @@ export function demoRun(out: string, overrides: Partial<RunConfig> = {}): RunCon
     methodOptions: {},
     sparsity: 0.5,
     pattern: UNSTRUCTURED,
+    allocation: UNIFORM,
+    overrides: [],
+    then: [],
     calibration: { file: repositoryPath("test/fixtures/models/demo-self.safetensors"), tensor: "calib" },
     nsamples: 4,
     seqlen: 64,

@@ -12,6 +12,8 @@ import {
   LARGEST_PANEL,
   maskWordsPerRow,
   type CholeskyFailure,
+  type CombineOptions,
+  type ConjugateState,
   type Device,
   type KeepMask,
   type MatmulOptions,
@@ -20,10 +22,11 @@ import {
   type ReversedCholesky,
   type SweepOptions,
 } from "../device.js";
-import { applyMask, scaleArray, scaleColumns, subtract, transpose } from "./elementwise.js";
+import { applyMask, mirrorLower, scaleArray, scaleColumns, scaleRows, subtract, transpose } from "./elementwise.js";
 import { choleskyReversed, triangularInverse } from "./factorization.js";
 import { KernelPool } from "./kernel-pool.js";
 import { compactValues, CpuMask, cpuMask, CpuMatrix, cpuMatrix, expectShapes, Ledger, resolveView } from "./matrix.js";
+import { combine, conjugateStep, countDifferences, rowDots } from "./masked.js";
 import { multiply, writeProduct, type ProductEngine } from "./products.js";
 import { selectGroups, selectMatrix, selectPanel, selectRows } from "./selection.js";
 import { accumulateGram, accumulateSquareSums } from "./statistics.js";
@@ -170,6 +173,13 @@ class CpuDevice implements Device {
     this.#enqueue(() => scaleColumns(values, rows, columns, scales));
   }
 
+  scaleRows(matrix: Matrix, factors: Matrix): void {
+    const { values, rows, columns } = cpuMatrix(matrix);
+    const scales = cpuMatrix(factors).values;
+    expectShapes(scales.length === rows, "scaleRows", { rows, factors: scales.length });
+    this.#enqueue(() => scaleRows(values, rows, columns, scales));
+  }
+
   subtract(a: MatrixView, b: MatrixView, out: MatrixView): void {
     const [x, y, z] = [resolveView(a), resolveView(b), resolveView(out)];
     const equal = [x, y].every((r) => r.rows === z.rows && r.columns === z.columns);
@@ -184,6 +194,12 @@ class CpuDevice implements Device {
     this.#enqueue(() => transpose(x, z));
   }
 
+  mirrorLower(matrix: Matrix): void {
+    const { values, rows, columns } = cpuMatrix(matrix);
+    expectShapes(rows === columns, "mirrorLower", { rows, columns });
+    this.#enqueue(() => mirrorLower(values, rows));
+  }
+
   applyMask(matrix: Matrix, mask: KeepMask): void {
     const { values, rows, columns } = cpuMatrix(matrix);
     const words = cpuMask(mask).values;
@@ -193,6 +209,27 @@ class CpuDevice implements Device {
       mask: [mask.rows, mask.columns],
     });
     this.#enqueue(() => applyMask(values, rows, columns, words));
+  }
+
+  combine({ a, b, out, mask, kept, pruned }: CombineOptions): void {
+    const { rows, columns } = out;
+    expectShapes(a !== b && [a, b, mask].every((x) => x.rows === rows && x.columns === columns), "combine", {
+      a: [a.rows, a.columns],
+      b: [b.rows, b.columns],
+      out: [rows, columns],
+      mask: [mask.rows, mask.columns],
+    });
+    const [x, y, z] = [cpuMatrix(a).values, cpuMatrix(b).values, cpuMatrix(out).values];
+    const words = cpuMask(mask).values;
+    this.#enqueue(() => combine({ a: x, b: y, out: z, words, rows, columns, kept, pruned }));
+  }
+
+  async countDifferences(a: KeepMask, b: KeepMask): Promise<number> {
+    const shapes = { a: [a.rows, a.columns], b: [b.rows, b.columns] };
+    expectShapes(a.rows === b.rows && a.columns === b.columns, "countDifferences", shapes);
+    const [x, y] = [cpuMask(a).values, cpuMask(b).values];
+    await this.synchronize();
+    return countDifferences(x, y);
   }
 
   // --- selection
@@ -264,6 +301,30 @@ class CpuDevice implements Device {
     this.#enqueue(async () => {
       writeProduct(await multiply(this.#engine, { a, b, transposeA, transposeB }), out, alpha, beta);
     });
+  }
+
+  rowDots(a: Matrix, b: Matrix, dots: Matrix): void {
+    const { rows, columns } = a;
+    const fits = b.rows === rows && b.columns === columns && dots.rows === 1 && dots.columns === rows;
+    expectShapes(fits, "rowDots", { a: [rows, columns], b: [b.rows, b.columns], dots: [dots.rows, dots.columns] });
+    const [x, y, z] = [cpuMatrix(a).values, cpuMatrix(b).values, cpuMatrix(dots).values];
+    this.#enqueue(() => rowDots(x, y, rows, columns, z));
+  }
+
+  conjugateStep({ solution, residual, direction, product, keepMask }: ConjugateState): void {
+    const { rows, columns } = solution;
+    const fits = [residual, direction, product, keepMask].every((x) => x.rows === rows && x.columns === columns);
+    expectShapes(fits, "conjugateStep", { rows, columns });
+    const state = {
+      solution: cpuMatrix(solution).values,
+      residual: cpuMatrix(residual).values,
+      direction: cpuMatrix(direction).values,
+      product: cpuMatrix(product).values,
+      words: cpuMask(keepMask).values,
+      rows,
+      columns,
+    };
+    this.#enqueue(() => conjugateStep(state));
   }
 
   async choleskyReversed(h: Matrix, panelWidth: number): Promise<ReversedCholesky | CholeskyFailure> {

@@ -62,6 +62,14 @@ export function scaleColumns(values: Float32Array, rows: number, columns: number
   }
 }
 
+export function scaleRows(values: Float32Array, rows: number, columns: number, factors: Float32Array): void {
+  for (let r = 0; r < rows; r++) {
+    const row = values.subarray(r * columns, (r + 1) * columns);
+    const factor = factors[r];
+    for (let c = 0; c < columns; c++) row[c] = row[c] * factor + 0; // + 0 turns -0 into +0
+  }
+}
+
 export function subtract(a: Rectangle, b: Rectangle, out: Rectangle): void {
   for (let r = 0; r < out.rows; r++) {
     const x = a.values.subarray(a.offset + r * a.stride, a.offset + r * a.stride + out.columns);
@@ -111,6 +119,27 @@ function transposeBlock(
   }
   for (; r < endRow; r++) {
     for (let c = first; c < end; c++) to[out.offset + c * toStride + r] = from[a.offset + r * stride + c];
+  }
+}
+
+/** Side of the blocks of `mirrorLower`: a block and its mirror image stay in the second-level cache. */
+const MIRROR_BLOCK = 128;
+
+/** values[r, c] = values[c, r] for r < c; values [n, n]. */
+export function mirrorLower(values: Float32Array, n: number): void {
+  const block = (firstRow: number, firstColumn: number, rows: number, columns: number): Rectangle => ({
+    values,
+    offset: firstRow * n + firstColumn,
+    stride: n,
+    rows,
+    columns,
+  });
+  for (let first = 0; first < n; first += MIRROR_BLOCK) {
+    const size = Math.min(MIRROR_BLOCK, n - first);
+    for (let column = 0; column < first; column += MIRROR_BLOCK)
+      transpose(block(first, column, size, MIRROR_BLOCK), block(column, first, MIRROR_BLOCK, size));
+    for (let r = first; r < first + size; r++)
+      for (let c = r + 1; c < first + size; c++) values[r * n + c] = values[c * n + r];
   }
 }
 

@@ -17,6 +17,8 @@
 import { InternalError } from "../../errors.js";
 import type {
   CholeskyFailure,
+  CombineOptions,
+  ConjugateState,
   Device,
   KeepMask,
   MatmulOptions,
@@ -33,13 +35,16 @@ import { encodeCholesky, encodeTriangularInverse } from "./kernels/cholesky.js";
 import {
   encodeApplyMask,
   encodeGetDiagonal,
+  encodeMirrorLower,
   encodeScale,
   encodeScaleColumns,
+  encodeScaleRows,
   encodeSetDiagonal,
   encodeSquareSums,
   encodeSubtract,
   encodeTranspose,
 } from "./kernels/elementwise.js";
+import { encodeCombine, encodeConjugateStep, encodeMaskDifferences, encodeRowDots } from "./kernels/masked.js";
 import { encodeGram, encodeProduct } from "./kernels/matmul.js";
 import { encodeSweep } from "./kernels/obs-sweep.js";
 import { encodeSelectGroups, encodeSelectMatrix, encodeSelectPanel, encodeSelectRows } from "./kernels/selection.js";
@@ -200,6 +205,14 @@ export class WebGpuDevice implements Device {
     encodeScaleColumns(this.#dispatcher, own, row);
   }
 
+  scaleRows(matrix: Matrix, factors: Matrix): void {
+    const own = this.#own(matrix);
+    const scales = this.#own(factors);
+    requireShape(isVector(scales, own.rows), "scaleRows", `matrix ${shapeOf(own)}, factors ${shapeOf(scales)}`);
+    requireShape(scales !== own, "scaleRows", "matrix and factors are the same matrix");
+    encodeScaleRows(this.#dispatcher, own, scales);
+  }
+
   subtract(a: MatrixView, b: MatrixView, out: MatrixView): void {
     const [left, right, target] = [this.#view(a), this.#view(b), this.#view(out)];
     const same = [left, right].every((view) => view.rows === target.rows && view.columns === target.columns);
@@ -215,9 +228,40 @@ export class WebGpuDevice implements Device {
     encodeTranspose(this.#dispatcher, source, target);
   }
 
+  mirrorLower(matrix: Matrix): void {
+    const own = this.#own(matrix);
+    requireShape(own.rows === own.columns, "mirrorLower", `"${own.label}" is ${shapeOf(own)}`);
+    encodeMirrorLower(this.#dispatcher, own);
+  }
+
   applyMask(matrix: Matrix, mask: KeepMask): void {
     const [own, keep] = [this.#own(matrix), this.#maskOf(mask, matrix, "applyMask")];
     encodeApplyMask(this.#dispatcher, own, keep);
+  }
+
+  combine({ a, b, out, mask, kept, pruned }: CombineOptions): void {
+    const [left, right, target] = [this.#own(a), this.#own(b), this.#own(out)];
+    const same = [left, right].every((matrix) => matrix.rows === target.rows && matrix.columns === target.columns);
+    requireShape(same, "combine", `matrices of ${shapeOf(left)}, ${shapeOf(right)} and ${shapeOf(target)}`);
+    requireShape(left !== right, "combine", "a and b are the same matrix");
+    const keep = this.#maskOf(mask, out, "combine");
+    encodeCombine(this.#dispatcher, { a: left, b: right, out: target, mask: keep, kept, pruned });
+  }
+
+  async countDifferences(a: KeepMask, b: KeepMask): Promise<number> {
+    const [left, right] = [ownMask(this.#dispatcher, a), ownMask(this.#dispatcher, b)];
+    const same = left.rows === right.rows && left.columns === right.columns;
+    requireShape(same, "countDifferences", `masks of ${shapeOf(left)} and ${shapeOf(right)}`);
+    if (left === right) return 0;
+    const total = this.#dispatcher.createBuffer(4, "mask differences", "mask differences");
+    const words = new Uint32Array(1);
+    try {
+      encodeMaskDifferences(this.#dispatcher, left, right, { buffer: total, offset: 0, size: total.size });
+      await this.#dispatcher.read(total, 0, 4, 4, (piece) => words.set(new Uint32Array(piece)));
+    } finally {
+      this.#dispatcher.release(total);
+    }
+    return words[0] ?? 0;
   }
 
   // --- selection
@@ -281,6 +325,22 @@ export class WebGpuDevice implements Device {
       `op(a) is ${m} × ${k}, op(b) ${k2} × ${n}, out ${shapeOf(out)}`,
     );
     encodeProduct(this.#dispatcher, { a, b, out, transposeA, transposeB, alpha, beta });
+  }
+
+  rowDots(a: Matrix, b: Matrix, dots: Matrix): void {
+    const [left, right, target] = [this.#own(a), this.#own(b), this.#own(dots)];
+    const fits = left.rows === right.rows && left.columns === right.columns && isVector(target, left.rows);
+    requireShape(fits, "rowDots", `matrices of ${shapeOf(left)} and ${shapeOf(right)}, dots ${shapeOf(target)}`);
+    encodeRowDots(this.#dispatcher, left, right, target);
+  }
+
+  conjugateStep({ solution, residual, direction, product, keepMask }: ConjugateState): void {
+    const own = [solution, residual, direction, product].map((matrix) => this.#own(matrix));
+    const [x, r, d, q] = own as [GpuMatrix, GpuMatrix, GpuMatrix, GpuMatrix];
+    const same = own.every((matrix) => matrix.rows === x.rows && matrix.columns === x.columns);
+    requireShape(same && new Set(own).size === 4, "conjugateStep", `four different matrices of ${shapeOf(x)}`);
+    const mask = this.#maskOf(keepMask, x, "conjugateStep");
+    encodeConjugateStep(this.#dispatcher, { solution: x, residual: r, direction: d, product: q, mask });
   }
 
   async choleskyReversed(h: Matrix, panelWidth: number): Promise<ReversedCholesky | CholeskyFailure> {

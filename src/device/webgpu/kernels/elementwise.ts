@@ -7,11 +7,13 @@ import { defineKernel } from "../kernel.js";
 import { detach } from "./copy-view.js";
 
 const GRID = "lib/linear_workgroup.wgsl";
-const THREADS = 64;
+export const THREADS = 64;
 const SQUARE_SUM_CHUNK = 256;
 const TRANSPOSE_TILE = 32;
+/** Rows that `mirrorLower` copies at a time. */
+const MIRROR_ROWS = 512;
 /** Work of moving one element in and out, in the unit of the work budget. */
-const WORK_PER_ELEMENT = 32;
+export const WORK_PER_ELEMENT = 32;
 /** Threads per dispatch: indexes are u32, and a folded grid stays small. */
 const LARGEST_DISPATCH = 2 ** 30;
 
@@ -55,6 +57,20 @@ const SCALE_COLUMNS = defineKernel({
   files: [GRID, "scale_columns.wgsl"],
   bindings: ["read", "read_write"],
   params: { vectors: "u32", row_pitch: "u32", count: "u32" },
+  constantSets: [{}],
+});
+const SCALE_ROWS = defineKernel({
+  name: "scale_rows",
+  files: [GRID, "scale_rows.wgsl"],
+  bindings: ["read", "read_write"],
+  params: { vectors: "u32", row_pitch: "u32", count: "u32", first_row: "u32" },
+  constantSets: [{}],
+});
+const MIRROR_DIAGONAL = defineKernel({
+  name: "mirror_diagonal",
+  files: [GRID, "mirror_diagonal.wgsl"],
+  bindings: ["read_write"],
+  params: { first_row: "u32", size: "u32", pitch: "u32" },
   constantSets: [{}],
 });
 const SUBTRACT = defineKernel({
@@ -209,6 +225,20 @@ export function encodeScaleColumns(dispatcher: Dispatcher, matrix: GpuMatrix, fa
   });
 }
 
+export function encodeScaleRows(dispatcher: Dispatcher, matrix: GpuMatrix, factors: GpuMatrix): void {
+  const vectors = Math.ceil(matrix.columns / 4);
+  forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
+    const count = rows * vectors;
+    dispatcher.dispatch(
+      SCALE_ROWS,
+      [bindRows(factors, 0, 1), bindRows(matrix, first, rows)],
+      { vectors, row_pitch: matrix.pitch / 4, count, first_row: first },
+      Math.ceil(count / THREADS),
+      count * 4 * WORK_PER_ELEMENT,
+    );
+  });
+}
+
 /** out = a - b; `out` may be the same view as `a` or as `b`; other overlaps go through a copy. */
 export function encodeSubtract(dispatcher: Dispatcher, a: GpuView, b: GpuView, out: GpuView): void {
   const isOut = (view: GpuView): boolean =>
@@ -293,6 +323,26 @@ export function encodeTranspose(dispatcher: Dispatcher, a: GpuView, out: GpuView
       );
     });
   });
+}
+
+/** matrix[r, c] = matrix[c, r] for r < c, in strips of rows: what is left of the diagonal blocks through a copy. */
+export function encodeMirrorLower(dispatcher: Dispatcher, matrix: GpuMatrix): void {
+  const strip = Math.min(MIRROR_ROWS, dispatcher.rowsPerBinding(matrix.pitch));
+  for (let first = 0; first < matrix.rows; first += strip) {
+    const rows = Math.min(strip, matrix.rows - first);
+    if (first > 0) {
+      const source = detach(dispatcher, { matrix, firstRow: first, rows, firstColumn: 0, columns: first });
+      using _copy = source.matrix;
+      encodeTranspose(dispatcher, source, { matrix, firstRow: 0, rows: first, firstColumn: first, columns: rows });
+    }
+    dispatcher.dispatch(
+      MIRROR_DIAGONAL,
+      [bindRows(matrix, first, rows)],
+      { first_row: first, size: rows, pitch: matrix.pitch },
+      Math.ceil((rows * rows) / THREADS),
+      rows * rows * WORK_PER_ELEMENT,
+    );
+  }
 }
 
 export function encodeApplyMask(dispatcher: Dispatcher, matrix: GpuMatrix, mask: GpuMask): void {

@@ -1,0 +1,156 @@
+/** Steps that follow a mask entry by entry, and row sums: host side. Everything is cut by rows to fit bindings. */
+import { maskWordsPerRow, type Coefficients } from "../../device.js";
+import type { Binding, GpuMask, GpuMatrix } from "../buffer.js";
+import { bindMask, bindRows } from "../buffer.js";
+import type { Dispatcher } from "../dispatch.js";
+import { defineKernel } from "../kernel.js";
+import { forRowSlabs, THREADS, WORK_PER_ELEMENT } from "./elementwise.js";
+
+const GRID = "lib/linear_workgroup.wgsl";
+const SUM = "lib/workgroup_sum.wgsl";
+/** Workgroups of `mask_differences`: enough to fill a GPU; each thread takes every so manieth word. */
+const LARGEST_DIFFERENCES_GRID = 256;
+
+const COMBINE = defineKernel({
+  name: "combine",
+  files: [GRID, "combine.wgsl"],
+  bindings: ["read", "read", "read", "read_write"],
+  params: {
+    vectors: "u32",
+    row_pitch: "u32",
+    count: "u32",
+    first_row: "u32",
+    words: "u32",
+    kept_a: "f32",
+    kept_b: "f32",
+    pruned_a: "f32",
+    pruned_b: "f32",
+  },
+  constantSets: [{}],
+});
+const COMBINE_IN_PLACE = defineKernel({
+  name: "combine_in_place",
+  files: [GRID, "combine_in_place.wgsl"],
+  bindings: ["read", "read", "read_write"],
+  params: {
+    vectors: "u32",
+    row_pitch: "u32",
+    count: "u32",
+    first_row: "u32",
+    words: "u32",
+    kept_out: "f32",
+    kept_x: "f32",
+    pruned_out: "f32",
+    pruned_x: "f32",
+  },
+  constantSets: [{}],
+});
+const ROW_DOTS = defineKernel({
+  name: "row_dots",
+  files: [GRID, SUM, "row_dots.wgsl"],
+  bindings: ["read", "read", "read_write"],
+  params: { rows: "u32", columns: "u32", pitch: "u32", first_row: "u32" },
+  constantSets: [{}],
+});
+const CONJUGATE_STEP = defineKernel({
+  name: "conjugate_step",
+  files: [GRID, SUM, "conjugate_step.wgsl"],
+  bindings: ["read", "read", "read_write", "read_write", "read_write"],
+  params: { rows: "u32", columns: "u32", pitch: "u32", first_row: "u32", words: "u32" },
+  constantSets: [{}],
+});
+const MASK_DIFFERENCES = defineKernel({
+  name: "mask_differences",
+  files: [GRID, "mask_differences.wgsl"],
+  bindings: ["read", "read", "read_write"],
+  params: { count: "u32", threads: "u32" },
+  constantSets: [{}],
+});
+
+export interface GpuCombination {
+  readonly a: GpuMatrix;
+  readonly b: GpuMatrix;
+  readonly out: GpuMatrix;
+  readonly mask: GpuMask;
+  readonly kept: Coefficients;
+  readonly pruned: Coefficients;
+}
+
+/** out = a·coefficient + b·coefficient; `out` may be `a` or `b`. */
+export function encodeCombine(dispatcher: Dispatcher, { a, b, out, mask, kept, pruned }: GpuCombination): void {
+  if (b === out) {
+    encodeCombine(dispatcher, { a: b, b: a, out, mask, kept: [kept[1], kept[0]], pruned: [pruned[1], pruned[0]] });
+    return;
+  }
+  const vectors = Math.ceil(out.columns / 4);
+  forRowSlabs(dispatcher, out.rows, out.pitch, (first, rows) => {
+    const count = rows * vectors;
+    const place = {
+      vectors,
+      row_pitch: out.pitch / 4,
+      count,
+      first_row: first,
+      words: maskWordsPerRow(out.columns),
+    };
+    const groups = Math.ceil(count / THREADS);
+    const work = count * 4 * WORK_PER_ELEMENT;
+    const [bits, second, target] = [bindMask(mask), bindRows(b, first, rows), bindRows(out, first, rows)];
+    if (a === out) {
+      const coefficients = { kept_out: kept[0], kept_x: kept[1], pruned_out: pruned[0], pruned_x: pruned[1] };
+      dispatcher.dispatch(COMBINE_IN_PLACE, [bits, second, target], { ...place, ...coefficients }, groups, work);
+      return;
+    }
+    const coefficients = { kept_a: kept[0], kept_b: kept[1], pruned_a: pruned[0], pruned_b: pruned[1] };
+    const bindings = [bits, bindRows(a, first, rows), second, target];
+    dispatcher.dispatch(COMBINE, bindings, { ...place, ...coefficients }, groups, work);
+  });
+}
+
+/** dots[r] = Σ_c a[r, c]·b[r, c]. */
+export function encodeRowDots(dispatcher: Dispatcher, a: GpuMatrix, b: GpuMatrix, dots: GpuMatrix): void {
+  forRowSlabs(dispatcher, a.rows, a.pitch, (first, rows) => {
+    dispatcher.dispatch(
+      ROW_DOTS,
+      [bindRows(a, first, rows), bindRows(b, first, rows), bindRows(dots, 0, 1)],
+      { rows, columns: a.columns, pitch: a.pitch, first_row: first },
+      rows,
+      rows * a.columns * WORK_PER_ELEMENT,
+    );
+  });
+}
+
+export interface GpuConjugateState {
+  readonly solution: GpuMatrix;
+  readonly residual: GpuMatrix;
+  readonly direction: GpuMatrix;
+  readonly product: GpuMatrix;
+  readonly mask: GpuMask;
+}
+
+/** One step of conjugate gradients in every row. */
+export function encodeConjugateStep(dispatcher: Dispatcher, state: GpuConjugateState): void {
+  const { solution, residual, direction, product, mask } = state;
+  const { columns, pitch } = solution;
+  forRowSlabs(dispatcher, solution.rows, pitch, (first, rows) => {
+    dispatcher.dispatch(
+      CONJUGATE_STEP,
+      [bindMask(mask), ...[product, solution, residual, direction].map((matrix) => bindRows(matrix, first, rows))],
+      { rows, columns, pitch, first_row: first, words: mask.words },
+      rows,
+      3 * rows * columns * WORK_PER_ELEMENT,
+    );
+  });
+}
+
+/** Adds the number of differing bits to `total`. */
+export function encodeMaskDifferences(dispatcher: Dispatcher, a: GpuMask, b: GpuMask, total: Binding): void {
+  const count = a.rows * a.words;
+  const groups = Math.min(LARGEST_DIFFERENCES_GRID, Math.ceil(count / THREADS));
+  dispatcher.dispatch(
+    MASK_DIFFERENCES,
+    [bindMask(a), bindMask(b), total],
+    { count, threads: groups * THREADS },
+    groups,
+    count * WORK_PER_ELEMENT,
+  );
+}

@@ -1,0 +1,54 @@
+/** The table of `prune compare`, for people and as CSV. */
+import type { ComparisonReport, ComparisonRow, Estimate } from "../contract.js";
+import { formatBytes, formatDuration, formatPercent, formatTable } from "./format.js";
+
+const COLUMNS = ["method", "pattern", "zeros", "perplexity", "ratio", "KL", "top-1", "loss", "time", "memory"];
+
+function withMargin({ value, high }: Estimate, digits: number): string {
+  return `${value.toFixed(digits)} ± ${(high - value).toFixed(digits)}`;
+}
+
+function cells(row: ComparisonRow): string[] {
+  return [
+    row.method,
+    row.pattern,
+    formatPercent(row.sparsity.achieved, 2),
+    row.perplexity.toFixed(3),
+    withMargin(row.perplexityRatio, 3),
+    withMargin(row.klDivergence, 4),
+    formatPercent(row.top1Agreement.value, 1),
+    row.loss === null ? "-" : row.loss.toPrecision(4),
+    formatDuration(row.seconds),
+    formatBytes(row.peakRssBytes),
+  ];
+}
+
+export function renderComparison(report: ComparisonReport): string {
+  const table = formatTable(COLUMNS, report.rows.map(cells), COLUMNS.slice(2));
+  const facts = [`dense perplexity ${report.dense.perplexity.toFixed(3)} of ${report.model}`, report.text];
+  return `${table}\n\n${facts.join("\n")}\n± and intervals: 95 %, windows taken as independent.`;
+}
+
+/** One line per row, numbers as they are; fields that hold a comma are quoted. */
+export function comparisonCsv(report: ComparisonReport): string {
+  const header =
+    "method,pattern,target,achieved,perplexity,perplexity_ratio,kl_divergence,top1_agreement,loss,seconds,peak_rss_bytes";
+  const lines = report.rows.map((row) =>
+    [
+      row.method,
+      row.pattern,
+      row.sparsity.target,
+      row.sparsity.achieved,
+      row.perplexity,
+      row.perplexityRatio.value,
+      row.klDivergence.value,
+      row.top1Agreement.value,
+      row.loss ?? "",
+      row.seconds,
+      row.peakRssBytes,
+    ]
+      .map((field) => (String(field).includes(",") ? `"${String(field)}"` : String(field)))
+      .join(","),
+  );
+  return [header, ...lines].join("\n");
+}

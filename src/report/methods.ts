@@ -1,0 +1,36 @@
+/** What `prune methods` says, read from the methods themselves. */
+import { SOLVERS } from "../solvers/registry.js";
+import { formatTable } from "./format.js";
+
+/** `--json` of `prune methods`. */
+export interface MethodsReport {
+  readonly schema: "prune.methods/v1";
+  readonly methods: readonly {
+    readonly name: string;
+    readonly summary: string;
+    /** Statistics of a linear's inputs; empty where no calibration is needed. */
+    readonly needs: readonly string[];
+    /** Whether it follows another method (`--then`) instead of choosing what to remove. */
+    readonly startsFromMask: boolean;
+  }[];
+}
+
+export function describeMethods(): MethodsReport {
+  const methods = [...SOLVERS.values()].map(({ name, summary, needs, startsFromMask }) => ({
+    name,
+    summary,
+    needs: [...needs],
+    startsFromMask: startsFromMask === true,
+  }));
+  return { schema: "prune.methods/v1", methods };
+}
+
+export function renderMethods({ methods }: MethodsReport): string {
+  const rows = methods.map(({ name, summary, needs, startsFromMask }) => [
+    name,
+    startsFromMask ? "--then" : "--method",
+    needs.join(", ") || "no calibration",
+    summary,
+  ]);
+  return formatTable(["name", "goes with", "looks at", "what it does"], rows, []);
+}

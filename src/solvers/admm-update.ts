@@ -1,0 +1,56 @@
+/**
+ * The ADMM weight update for a mask that is already chosen (Boža 2024, arXiv:2401.02938: "ADMM1"): converges to the least
+ * squares optimum of the kept weights under the damped Gram matrix. The iteration and its legend are in splitting.ts.
+ *
+ * It starts from the dense weight, whatever the step before made of it, so the result depends on the mask alone.
+ */
+import { z } from "zod";
+import { copyMatrix, disposeOnFailure, overwrite, reconstructionLoss, requireMask } from "./layer.js";
+import { invert, iterate, scaledGram, scaleProblem, unscale } from "./splitting.js";
+import type { LayerSolver } from "./solver.js";
+
+const schema = z.strictObject({
+  /** Fraction of the mean diagonal of the preconditioned Gram matrix added to its diagonal, unitless. */
+  damping: z.number().positive().finite().default(0.1),
+  iterations: z.number().int().min(1).default(20),
+  /** Penalty ρ of the splitting, in units of the preconditioned diagonal (about 1). */
+  rho: z.number().positive().finite().default(1),
+});
+export type AdmmUpdateOptions = z.infer<typeof schema>;
+
+export const admmUpdate = {
+  name: "admm-update",
+  summary: "bring the weights that an earlier step kept to their optimum for its mask by alternating directions",
+  needs: ["gram"],
+  startsFromMask: true,
+  schema,
+  /**
+   * `loss` is tr(D·G·Dᵀ) / sequences with D the change of the dense weight: the squared output error, undamped.
+   *
+   * @throws NumericalError E_NOT_POSITIVE_DEFINITE, E_NON_FINITE
+   */
+  solve(problem, { damping, iterations, rho }, { device }) {
+    return disposeOnFailure(problem.weight, async () => {
+      const { name, weight, inFeatures, outFeatures } = problem;
+      const mask = requireMask(problem);
+      const scaling = await scaleProblem(problem, { fraction: damping, when: "after" }, device);
+      if (problem.dense !== undefined) overwrite(device, weight, problem.dense, mask);
+      using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
+      device.scaleColumns(weight, norms);
+      using dense = copyMatrix(device, weight, `${name}: scaled dense weight`);
+      {
+        const damped = scaling.diagonal.map((value) => value + rho);
+        using inverse = await invert(problem, scaledGram(problem, scaling, damped, device), device);
+        using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
+        for (let t = 0; t < iterations; t++) iterate({ dense, state: weight, scratch, mask, inverse, rho }, device);
+      }
+      device.applyMask(weight, mask);
+      using gram = scaledGram(problem, scaling, scaling.undamped, device);
+      const { sequenceCount } = problem.statistics;
+      const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
+      unscale(problem, weight, scaling, mask, device);
+      await device.synchronize();
+      return { weight, keepMask: mask, loss };
+    });
+  },
+} satisfies LayerSolver<AdmmUpdateOptions>;

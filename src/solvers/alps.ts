@@ -1,0 +1,173 @@
+/**
+ * ALPS (Meng, Behdin, Wang, Mazumder 2024, arXiv:2406.07831): ADMM on the ℓ₀-constrained problem with a growing penalty
+ * until the support stops moving, then conjugate gradients for the optimal weights on it. The splitting, its iteration and
+ * the legend are in splitting.ts; here B is the paper's dense iterate (W there), D = M∘P and V = ρU = ρ(1-M)∘P.
+ *
+ *     B = (W₀·A + ρ(D - U))·K(ρ),   M keeps the largest |P| with P = B + U,   U ← (1-M)∘P
+ *
+ * Every third iteration ρ grows with the share of the support that moved since the last look (by 1.3, 1.2 or 1.1); K is
+ * then factored anew, where the paper's code has an eigendecomposition. While the support has not moved at all in the
+ * beginning, ρ was too large: it falls to a fifth. As mazumder-lab/ALPS does, the support is finally taken from B, and
+ * damping (0.01 of the mean diagonal) comes before the preconditioner; the paper's text says 0.01 of the trace.
+ */
+import { z } from "zod";
+import type { Device, KeepMask, Matrix } from "../device/device.js";
+import { pruneCount } from "../sparsity/target.js";
+import { copyMatrix, disposeOnFailure, expectGroupsFit, overwrite, reconstructionLoss } from "./layer.js";
+import { invert, refine, scaledGram, scaleProblem, unscale, type Scaling } from "./splitting.js";
+import type { LayerProblem, LayerSolver } from "./solver.js";
+
+const schema = z.strictObject({
+  /** Fraction of the mean diagonal of the Gram matrix added to its diagonal, unitless. */
+  damping: z.number().positive().finite().default(0.01),
+  /** First penalty ρ, in units of the preconditioned diagonal (1). */
+  rho: z.number().positive().finite().default(0.1),
+  /** At most so many iterations of the splitting. */
+  iterations: z.number().int().min(1).default(300),
+  /** Conjugate gradient steps on the final support. */
+  refinements: z.number().int().min(0).default(10),
+});
+export type AlpsOptions = z.infer<typeof schema>;
+
+/** Iterations between two looks at the support. */
+const LOOK_EVERY = 3;
+const LARGEST_RHO = 1e6;
+/** Iterations after which a support that moves by less than SETTLED of its size is final. */
+const EARLIEST_END = 30;
+const SETTLED = 3e-4;
+
+export const alps = {
+  name: "alps",
+  summary: "choose weights under a growing penalty, then solve for their values; best and slowest",
+  needs: ["gram"],
+  schema,
+  /**
+   * `loss` is tr(D·G·Dᵀ) / sequences with D the change of the weight: the squared output error, undamped.
+   *
+   * @throws NumericalError E_NOT_POSITIVE_DEFINITE, E_NON_FINITE
+   * @throws ConfigError E_PATTERN_WIDTH when inFeatures is not a multiple of the pattern's group
+   */
+  solve(problem, options, { device }) {
+    return disposeOnFailure(problem.weight, async (owned) => {
+      expectGroupsFit(problem);
+      const { name, weight, inFeatures, outFeatures } = problem;
+      const scaling = await scaleProblem(problem, { fraction: options.damping, when: "before" }, device);
+      using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
+      device.scaleColumns(weight, norms);
+      using dense = copyMatrix(device, weight, `${name}: scaled dense weight`);
+      using gram = scaledGram(problem, scaling, scaling.diagonal, device);
+      device.mirrorLower(gram);
+      const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
+      using solution = device.createMatrix(outFeatures, inFeatures, `${name}: iterate`);
+      await findSupport({ problem, options, scaling, gram, dense, state: weight, iterate: solution, keepMask }, device);
+      device.applyMask(solution, keepMask);
+      refine({ problem, gram, dense, solution, residual: weight, keepMask, steps: options.refinements }, device);
+      overwrite(device, weight, solution, keepMask);
+      device.setDiagonal(gram, Float32Array.from(scaling.undamped));
+      const { sequenceCount } = problem.statistics;
+      const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
+      unscale(problem, weight, scaling, keepMask, device);
+      await device.synchronize();
+      return { weight, keepMask, loss };
+    });
+  },
+} satisfies LayerSolver<AlpsOptions>;
+
+interface Search {
+  readonly problem: LayerProblem;
+  readonly options: AlpsOptions;
+  readonly scaling: Scaling;
+  /** A, both triangles. */
+  readonly gram: Matrix;
+  /** W₀ */
+  readonly dense: Matrix;
+  /** P; its content is lost. */
+  readonly state: Matrix;
+  /** Receives B. */
+  readonly iterate: Matrix;
+  /** Receives the support of B. */
+  readonly keepMask: KeepMask;
+}
+
+async function findSupport(search: Search, device: Device): Promise<void> {
+  const { problem, options, scaling, gram, dense, state, iterate, keepMask } = search;
+  const { name, inFeatures, outFeatures } = problem;
+  using ones = device.uploadMatrix(new Float32Array(inFeatures).fill(1), 1, inFeatures, `${name}: ones`);
+  using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
+  using otherMask = device.createMask(outFeatures, inFeatures, `${name}: other mask`);
+  const select = (matrix: Matrix, mask: KeepMask): void => project(problem, matrix, ones, mask, device);
+  const inverseFor = (rho: number): Promise<Matrix> => {
+    const h = copyMatrix(device, gram, `${name}: penalised Gram matrix`);
+    device.setDiagonal(
+      h,
+      Float32Array.from(scaling.diagonal, (value) => value + rho),
+    );
+    return invert(problem, h, device);
+  };
+  /** P = D = the dense weight's largest entries, U = 0. */
+  const start = (mask: KeepMask): void => {
+    select(dense, mask);
+    overwrite(device, state, dense, mask);
+    device.applyMask(state, mask);
+  };
+
+  let mask: KeepMask = keepMask;
+  let seen: KeepMask = keepMask; // the support at the last look
+  start(mask);
+  let { rho } = options;
+  let started = false;
+  let inverse = await inverseFor(rho);
+  try {
+    for (let i = 0; i < options.iterations; i++) {
+      device.combine({ a: state, b: dense, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
+      device.matmul({ a: { matrix: scratch }, b: { matrix: inverse }, out: { matrix: iterate }, alpha: rho });
+      device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
+      device.combine({ a: state, b: iterate, out: state, mask, kept: [0, 1], pruned: [1, 1] });
+      if (mask === seen) mask = mask === keepMask ? otherMask : keepMask;
+      select(state, mask);
+      if ((i + 1) % LOOK_EVERY !== 0) continue;
+
+      const moved = await device.countDifferences(mask, seen);
+      seen = mask;
+      const next = nextPenalty(rho, moved, moved / keptCount(problem), started);
+      if (next === undefined || (i >= EARLIEST_END && moved < SETTLED * keptCount(problem))) break;
+      started ||= next.rho > rho;
+      if (next.restart) start(mask);
+      // V = ρU stays, so U shrinks as ρ grows.
+      else device.combine({ a: state, b: dense, out: state, mask, kept: [1, 0], pruned: [rho / next.rho, 0] });
+      rho = next.rho;
+      inverse[Symbol.dispose]();
+      inverse = await inverseFor(rho);
+    }
+  } finally {
+    inverse[Symbol.dispose]();
+  }
+  select(iterate, keepMask);
+}
+
+/** The penalty after a look at the support; undefined where the support has settled. */
+function nextPenalty(
+  rho: number,
+  moved: number,
+  share: number,
+  started: boolean,
+): { readonly rho: number; readonly restart: boolean } | undefined {
+  const grown = (factor: number) => ({ rho: Math.min(rho * factor, LARGEST_RHO), restart: false });
+  if (share > 0.1) return grown(1.3);
+  if (share > 0.005) return grown(1.2);
+  if (moved >= 1) return started ? grown(1.1) : { rho: rho / 5, restart: true };
+  return started ? undefined : { rho: rho / 5, restart: false };
+}
+
+function keptCount({ pattern, sparsity, inFeatures, outFeatures }: LayerProblem): number {
+  const elements = inFeatures * outFeatures;
+  if (pattern.kind === "n-of-m") return (elements * pattern.keep) / pattern.group;
+  return elements - pruneCount(elements, sparsity);
+}
+
+/** P_k: the mask of the largest entries, over the whole matrix or per group. */
+function project(problem: LayerProblem, matrix: Matrix, ones: Matrix, mask: KeepMask, device: Device): void {
+  const { pattern, sparsity, inFeatures, outFeatures } = problem;
+  if (pattern.kind === "n-of-m") device.selectGroups(matrix, ones, pattern.keep, pattern.group, mask);
+  else device.selectMatrix(matrix, ones, pruneCount(inFeatures * outFeatures, sparsity), mask);
+}

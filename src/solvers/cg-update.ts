@@ -1,0 +1,56 @@
+/**
+ * The optimal weights for a mask that is already chosen, by conjugate gradients: every row solves the least squares problem
+ * of its kept weights, all rows share the products with the Gram matrix (ALPS, arXiv:2406.07831, last step; preconditioned
+ * to unit diagonal, splitting.ts).
+ *
+ * It starts from the weights as the step before left them, so it can also finish what another update began.
+ */
+import { z } from "zod";
+import { copyMatrix, disposeOnFailure, reconstructionLoss, requireMask } from "./layer.js";
+import { refine, scaledGram, scaleProblem, unscale } from "./splitting.js";
+import type { LayerSolver } from "./solver.js";
+
+const schema = z.strictObject({
+  /** Fraction of the mean diagonal of the Gram matrix added to its diagonal, unitless. */
+  damping: z.number().positive().finite().default(0.01),
+  /** Conjugate gradient steps. */
+  steps: z.number().int().min(1).default(10),
+});
+export type CgUpdateOptions = z.infer<typeof schema>;
+
+export const cgUpdate = {
+  name: "cg-update",
+  summary: "bring the weights that an earlier step kept to their optimum for its mask by conjugate gradients",
+  needs: ["gram"],
+  startsFromMask: true,
+  schema,
+  /**
+   * `loss` is tr(D·G·Dᵀ) / sequences with D the change of the dense weight: the squared output error, undamped.
+   *
+   * @throws NumericalError E_NON_FINITE
+   */
+  solve(problem, { damping, steps }, { device }) {
+    return disposeOnFailure(problem.weight, async () => {
+      const { name, weight, inFeatures } = problem;
+      const keepMask = requireMask(problem);
+      const scaling = await scaleProblem(problem, { fraction: damping, when: "before" }, device);
+      using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
+      using dense = copyMatrix(device, problem.dense ?? weight, `${name}: scaled dense weight`);
+      device.scaleColumns(dense, norms);
+      device.applyMask(weight, keepMask);
+      device.scaleColumns(weight, norms);
+      using gram = scaledGram(problem, scaling, scaling.diagonal, device);
+      device.mirrorLower(gram);
+      {
+        using residual = device.createMatrix(problem.outFeatures, inFeatures, `${name}: residual`);
+        refine({ problem, gram, dense, solution: weight, residual, keepMask, steps }, device);
+      }
+      device.setDiagonal(gram, Float32Array.from(scaling.undamped));
+      const { sequenceCount } = problem.statistics;
+      const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
+      unscale(problem, weight, scaling, keepMask, device);
+      await device.synchronize();
+      return { weight, keepMask, loss };
+    });
+  },
+} satisfies LayerSolver<CgUpdateOptions>;

@@ -1,0 +1,190 @@
+/**
+ * DSnoT, dynamic sparse no training (Zhang et al. 2023, arXiv:2310.08915): swap pruned and kept weights of a given mask so
+ * that each output's expected error shrinks. No weight changes its value.
+ *
+ * Legend, per output row: c_j = w_j·m_j with m_j the sum of input j over a sequence (mean over sequences) is what weight j
+ * contributes; ε = Σ of c_j over pruned j is the expected error; v_j is the variance of input j.
+ *
+ * Unstructured, at most `cycles` times while |ε| > `threshold`: where ε > 0 regrow the pruned weight of largest c/v^power
+ * and prune the kept weight of negative c and smallest Wanda score; where ε < 0 the other way round. N:M: the weight to
+ * prune is the least one of the regrown one's group, and a swap may not change the sign of ε.
+ *
+ * As zyxxmu/DSnoT 4c029df, but for its defects: a row stops where its lists are exhausted (that code goes on and regrows
+ * weights that are kept, so that its number of zeros changes), and inputs of variance 0 are not regrown (there it divides
+ * by 0). That code leaves MLP layers alone unless told otherwise; here that is the caller's choice.
+ *
+ * The walk runs on the host: per row it looks at a handful of extreme entries. The swapped weights take their dense
+ * values, so whatever an earlier step changed is undone: follow with obs-update, admm-update or cg-update.
+ */
+import { z } from "zod";
+import { maskWordsPerRow } from "../device/device.js";
+import { copyMatrix, disposeOnFailure, requireMask, requireStatistic } from "./layer.js";
+import type { LayerProblem, LayerSolver } from "./solver.js";
+
+const schema = z.strictObject({
+  /** Largest number of swaps per row. */
+  cycles: z.number().int().min(1).default(50),
+  /** A row whose |ε| is not above this stays: an output's error summed over a sequence. */
+  threshold: z.number().min(0).finite().default(0.1),
+  /** Exponent of the variance in the order of regrowth. */
+  power: z.number().min(0).finite().default(1),
+  /** Refuse swaps that change the sign of ε also where unstructured; the code's default is not to. */
+  sameSign: z.boolean().default(false),
+});
+export type DsnotOptions = z.infer<typeof schema>;
+
+export const dsnot = {
+  name: "dsnot",
+  summary: "swap weights of an earlier step's mask to shrink the expected output error; no weight update",
+  needs: ["column-norms", "input-moments"],
+  startsFromMask: true,
+  schema,
+  solve(problem, options, { device }) {
+    return disposeOnFailure(problem.weight, async (owned) => {
+      const { name, inFeatures, outFeatures, pattern } = problem;
+      const dense = problem.dense ?? problem.weight;
+      const inputs = inputsOf(problem, options.power);
+      const words = await device.downloadMask(requireMask(problem));
+      const weights = await device.download({ matrix: dense });
+      const group = pattern.kind === "n-of-m" ? pattern.group : undefined;
+      for (let r = 0; r < outFeatures; r++) {
+        const row = rowOf(weights, words, r, inputs);
+        if (group === undefined) swapAnywhere(row, options);
+        else swapInGroups(row, options, group);
+        storeRow(row.keep, words, r);
+      }
+      const weight = owned(copyMatrix(device, dense, `${name}: weight`));
+      const keepMask = owned(device.uploadMask(words, outFeatures, inFeatures, `${name}: keep mask`));
+      device.applyMask(weight, keepMask);
+      await device.synchronize();
+      problem.weight[Symbol.dispose]();
+      return { weight, keepMask, loss: undefined };
+    });
+  },
+} satisfies LayerSolver<DsnotOptions>;
+
+/** What is known of the inputs, per channel. */
+interface Inputs {
+  /** Wanda's norms. */
+  readonly norms: Float64Array;
+  /** m */
+  readonly sums: Float64Array;
+  /** v^power; 0 where a channel must not be regrown. */
+  readonly spreads: Float64Array;
+}
+
+function inputsOf(problem: LayerProblem, power: number): Inputs {
+  const { sequenceCount } = problem.statistics;
+  const { sums, variances } = requireStatistic(problem, "moments");
+  return {
+    norms: Float64Array.from(requireStatistic(problem, "squareSums"), (sum) => Math.sqrt(sum / sequenceCount)),
+    sums: Float64Array.from(sums, (sum) => sum / sequenceCount),
+    spreads: Float64Array.from(variances, (variance) => (variance > 0 ? variance ** power : 0)),
+  };
+}
+
+interface Row {
+  /** 1 = kept; updated. */
+  readonly keep: Uint8Array;
+  /** Wanda's score. */
+  readonly scores: Float32Array;
+  /** c */
+  readonly contributions: Float32Array;
+  /** c / v^power of pruned entries that may be regrown, else 0. */
+  readonly growth: Float32Array;
+  /** ε of the mask as given. */
+  readonly error: number;
+}
+
+function rowOf(weights: Float32Array, words: Uint32Array, r: number, inputs: Inputs): Row {
+  const columns = inputs.norms.length;
+  const wordsPerRow = maskWordsPerRow(columns);
+  const w = weights.subarray(r * columns, (r + 1) * columns);
+  const keep = Uint8Array.from(w, (_, c) => (words[r * wordsPerRow + (c >> 5)] >>> (c & 31)) & 1);
+  const contributions = w.map((value, c) => value * inputs.sums[c]);
+  const mayGrow = (c: number): boolean => keep[c] === 0 && inputs.spreads[c] > 0;
+  return {
+    keep,
+    scores: w.map((value, c) => Math.abs(value) * inputs.norms[c]),
+    contributions,
+    growth: contributions.map((value, c) => (mayGrow(c) ? value / inputs.spreads[c] : 0)),
+    error: contributions.reduce((sum, value, c) => (keep[c] === 0 ? sum + value : sum), 0),
+  };
+}
+
+function storeRow(keep: Uint8Array, words: Uint32Array, r: number): void {
+  const wordsPerRow = maskWordsPerRow(keep.length);
+  words.fill(0, r * wordsPerRow, (r + 1) * wordsPerRow);
+  keep.forEach((bit, c) => (words[r * wordsPerRow + (c >> 5)] |= bit << (c & 31)));
+}
+
+/** Swaps over a whole row. Up to `cycles` entries of each list are ever looked at. */
+function swapAnywhere({ keep, scores, contributions, growth, error }: Row, options: DsnotOptions): void {
+  const { cycles, threshold, sameSign } = options;
+  const given = keep.slice();
+  // [where ε < 0, where ε > 0]: what is regrown and what is pruned
+  const grow = [
+    smallest(growth, cycles, (c) => growth[c] < 0),
+    smallest(negated(growth), cycles, (c) => growth[c] > 0),
+  ];
+  const prune = [1, -1].map((sign) => smallest(scores, cycles, (c) => given[c] === 1 && contributions[c] * sign > 0));
+  const used = [0, 0];
+  let current = error;
+  for (let cycle = 0; cycle < cycles; cycle++) {
+    const side = current > 0 ? 1 : 0;
+    const at = used[side]++;
+    if (at >= grow[side].length || at >= prune[side].length) return;
+    const [regrown, pruned] = [grow[side][at], prune[side][at]];
+    const next = current + contributions[pruned] - contributions[regrown];
+    if (!(Math.abs(current) > threshold) || (sameSign && Math.sign(next) !== Math.sign(error))) return;
+    keep[pruned] = 0;
+    keep[regrown] = 1;
+    current = next;
+  }
+}
+
+/** Swaps inside the groups of an N:M pattern. */
+function swapInGroups({ keep, scores, contributions, growth, error }: Row, options: DsnotOptions, group: number): void {
+  const { cycles, threshold } = options;
+  const candidates = keep.slice(); // 1: kept from the start and not yet taken
+  const grow = [
+    smallest(growth, cycles, (c) => growth[c] < 0),
+    smallest(negated(growth), cycles, (c) => growth[c] > 0),
+  ];
+  const used = [0, 0];
+  let current = error;
+  for (let cycle = 0; cycle < cycles; cycle++) {
+    const side = current > 0 ? 1 : 0;
+    const regrown = grow[side].at(used[side]++);
+    if (regrown === undefined) return;
+    const first = regrown - (regrown % group);
+    const [pruned] = smallest(scores, 1, (c) => candidates[c] === 1, first, first + group);
+    if (pruned === undefined) continue; // all of this group were taken already
+    candidates[pruned] = 0;
+    const next = current + contributions[pruned] - contributions[regrown];
+    if (!(Math.abs(current) > threshold) || Math.sign(next) !== Math.sign(error)) return;
+    keep[pruned] = 0;
+    keep[regrown] = 1;
+    current = next;
+  }
+}
+
+const negated = (values: Float32Array): Float32Array => values.map((value) => -value);
+
+/** Indices in [first, end) of the `count` smallest keys among those that `isMember`, ascending; ties: lower index first. */
+function smallest(
+  keys: Float32Array,
+  count: number,
+  isMember: (index: number) => boolean,
+  first = 0,
+  end = keys.length,
+): number[] {
+  const found: number[] = [];
+  for (let i = first; i < end; i++) {
+    if ((found.length === count && keys[i] >= keys[found[count - 1]]) || !isMember(i)) continue;
+    let at = Math.min(found.length, count - 1);
+    for (; at > 0 && keys[found[at - 1]] > keys[i]; at--) found[at] = found[at - 1];
+    found[at] = i;
+  }
+  return found;
+}

@@ -1,0 +1,50 @@
+/**
+ * The OBS update for a mask that is already chosen: SparseGPT's sweep without its selection (arXiv:2301.00774). Columns
+ * go from left to right, each pruned weight is made up for by the columns further right (obs.ts).
+ *
+ * It starts from the dense weight, whatever the step before made of it, so the result depends on the mask alone. It is
+ * not the optimum for that mask (columns to the left are never revisited): admm-update comes closer and costs more.
+ */
+import { z } from "zod";
+import { disposeOnFailure, overwrite, requireMask } from "./layer.js";
+import { dropDeadInputs, factorize, prepareHessian, walkPanels } from "./obs.js";
+import type { LayerSolver } from "./solver.js";
+
+const damping = z.number().positive().finite();
+const schema = z.strictObject({
+  /** Fraction of the mean diagonal of H added to the diagonal, unitless. */
+  damping: damping.default(0.01),
+  /** Dampings to try in turn where `damping` leaves H not positive definite; without it that is an error. */
+  dampingLadder: z.array(damping).readonly().optional(),
+});
+export type ObsUpdateOptions = z.infer<typeof schema>;
+
+export const obsUpdate = {
+  name: "obs-update",
+  summary: "correct the weights that an earlier step kept by SparseGPT's sweep, with its mask as it is",
+  needs: ["gram"],
+  startsFromMask: true,
+  schema,
+  /**
+   * `loss` is ½ tr(D·H·Dᵀ) with D the change of the dense weight and H the damped Hessian.
+   *
+   * @throws NumericalError E_NOT_POSITIVE_DEFINITE, E_NON_FINITE
+   */
+  solve(problem, options, { device }) {
+    return disposeOnFailure(problem.weight, async () => {
+      const keepMask = requireMask(problem);
+      if (problem.dense !== undefined) overwrite(device, problem.weight, problem.dense, keepMask);
+      const hessian = await prepareHessian(problem, device);
+      dropDeadInputs(problem, hessian, device);
+      const ladder = [options.damping, ...(options.dampingLadder ?? [])];
+      const { cholesky } = await factorize(problem, hessian, ladder, device);
+      using _factor = cholesky.factor;
+      using _inverses = cholesky.panelInverses;
+      using _diagonal = cholesky.diagonal;
+      const loss = await walkPanels(problem, cholesky, keepMask, device, ({ sweep, width }) =>
+        device.sweepPanel({ ...sweep, firstColumn: 0, columns: width }),
+      );
+      return { weight: problem.weight, keepMask, loss: loss * hessian.meanDiagonal };
+    });
+  },
+} satisfies LayerSolver<ObsUpdateOptions>;

@@ -1,0 +1,183 @@
+/**
+ * What the splitting methods (ADMM, ALPS) share: the preconditioned problem, one iteration on it, and the conjugate
+ * gradients that finish a solution.
+ *
+ * Legend (shapes; R = outFeatures, C = inFeatures)
+ *   G [C, C]   Σxxᵀ                                  ν [C]   column norms sqrt(G_cc), the preconditioner
+ *   A [C, C]   diag(1/ν)·G·diag(1/ν), damped         W₀ [R, C]   dense weight times diag(ν): |W₀| is Wanda's score
+ *   K = (A + ρI)⁻¹                                    M    keep mask
+ *
+ * Minimise tr((W - W₀)·A·(W - W₀)ᵀ) subject to W = Z, Z zero outside M, with scaled dual U:
+ *
+ *     W = (W₀·A + ρ(Z - U))·K,   Z = M∘(W + U),   U = (W + U) - Z
+ *
+ * One matrix carries Z and U: with P = W + U they are M∘P and (1-M)∘P, so Z - U = ±P (plus where kept). W₀·A·K is
+ * W₀ - ρ·W₀·K. An iteration is therefore
+ *
+ *     P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K
+ */
+import { isCholeskyFailure, LARGEST_PANEL, type Device, type KeepMask, type Matrix } from "../device/device.js";
+import { NumericalError } from "../errors.js";
+import { copyMatrix, expectFiniteStatistics, requireStatistic } from "./layer.js";
+import type { LayerProblem } from "./solver.js";
+
+/** Added to every norm by the papers' code; inputs that were never seen have no other norm. */
+const SMALLEST_NORM = 1e-8;
+/** Columns of a block of UᵀU: fewer waste less on zeros, more keep the product fast. */
+const INVERSE_BLOCK = 512;
+
+/** The preconditioner, and the diagonal of A. */
+export interface Scaling {
+  /** ν */
+  readonly norms: Float32Array;
+  /** 1/ν. Inputs that were never seen have a tiny ν: their weights are pruned first, and keep their value if kept. */
+  readonly reciprocals: Float32Array;
+  /** Diagonal of A, damping included. */
+  readonly diagonal: Float64Array;
+  /** Diagonal of diag(1/ν)·G·diag(1/ν) without damping. */
+  readonly undamped: Float64Array;
+}
+
+/**
+ * @param damping fraction of the mean diagonal that is added to the diagonal, of the preconditioned matrix ("after", each
+ *   channel relative to its own energy: Boža) or of G itself ("before": ALPS, SparseGPT)
+ */
+export async function scaleProblem(
+  problem: LayerProblem,
+  damping: { readonly fraction: number; readonly when: "before" | "after" },
+  device: Device,
+): Promise<Scaling> {
+  const sums = await device.downloadDiagonal(requireStatistic(problem, "gram"));
+  expectFiniteStatistics(problem.name, sums);
+  const mean = (values: ArrayLike<number>): number =>
+    Array.from(values).reduce((total, value) => total + value, 0) / values.length;
+  const added = damping.when === "before" ? damping.fraction * mean(sums) : 0;
+  const norms = sums.map((sum) => (sum === 0 ? SMALLEST_NORM : Math.sqrt(sum + added) + SMALLEST_NORM));
+  const undamped = Float64Array.from(sums, (sum, c) => sum / norms[c] ** 2);
+  const addedAfter = damping.fraction * mean(undamped);
+  const diagonal =
+    damping.when === "before"
+      ? Float64Array.from(sums, (sum, c) => (sum === 0 ? 1 : (sum + added) / norms[c] ** 2))
+      : undamped.map((value) => value + addedAfter);
+  return { norms, reciprocals: norms.map((norm) => 1 / norm), diagonal, undamped };
+}
+
+/** diag(1/ν)·G·diag(1/ν) with the given diagonal, lower triangle; owned by the caller. */
+export function scaledGram(
+  problem: LayerProblem,
+  scaling: Scaling,
+  diagonal: ArrayLike<number>,
+  device: Device,
+): Matrix {
+  const matrix = copyMatrix(device, requireStatistic(problem, "gram"), `${problem.name}: scaled Gram matrix`);
+  using factors = device.uploadMatrix(scaling.reciprocals, 1, problem.inFeatures, `${problem.name}: reciprocals`);
+  device.scaleColumns(matrix, factors);
+  device.scaleRows(matrix, factors);
+  device.setDiagonal(matrix, Float32Array.from(diagonal));
+  return matrix;
+}
+
+/**
+ * The full symmetric inverse of a matrix given by its lower triangle, which is used up and disposed.
+ *
+ * @throws NumericalError E_NOT_POSITIVE_DEFINITE
+ */
+export async function invert(problem: LayerProblem, matrix: Matrix, device: Device): Promise<Matrix> {
+  using h = matrix;
+  const n = problem.inFeatures;
+  const cholesky = await device.choleskyReversed(h, LARGEST_PANEL);
+  if (isCholeskyFailure(cholesky)) {
+    throw new NumericalError(
+      "E_NOT_POSITIVE_DEFINITE",
+      `${problem.name}: the damped Gram matrix is not positive definite (pivot ${cholesky.column} is ${cholesky.pivot}).`,
+      {
+        hint: "Raise the method's damping or use more calibration sequences.",
+        details: { layer: problem.name, column: cholesky.column, pivot: cholesky.pivot },
+      },
+    );
+  }
+  using _inverses = cholesky.panelInverses;
+  using _diagonal = cholesky.diagonal;
+  using u = device.createMatrix(n, n, `${problem.name}: triangular inverse`);
+  device.triangularInverse(cholesky, u);
+  const inverse = device.createMatrix(n, n, `${problem.name}: inverse`);
+  // H⁻¹ = UᵀU, block by block of the lower triangle. U is upper triangular: rows below the end of a block of columns
+  // are zero there, which saves half the work of a Gram matrix.
+  for (let column = 0; column < n; column += INVERSE_BLOCK) {
+    const columns = Math.min(INVERSE_BLOCK, n - column);
+    const depth = column + columns;
+    device.matmul({
+      a: { matrix: u, rows: depth, firstColumn: column },
+      b: { matrix: u, rows: depth, firstColumn: column, columns },
+      out: { matrix: inverse, firstRow: column, firstColumn: column, columns },
+      transposeA: true,
+    });
+  }
+  device.mirrorLower(inverse);
+  return inverse;
+}
+
+/** What an iteration works on; all [R, C] but `inverse` [C, C]. */
+export interface Splitting {
+  /** W₀ */
+  readonly dense: Matrix;
+  /** P */
+  readonly state: Matrix;
+  /** Its content is lost. */
+  readonly scratch: Matrix;
+  readonly mask: KeepMask;
+  /** K */
+  readonly inverse: Matrix;
+  readonly rho: number;
+}
+
+/** P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K. */
+export function iterate({ dense, state, scratch, mask, inverse, rho }: Splitting, device: Device): void {
+  device.combine({ a: state, b: dense, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
+  device.combine({ a: state, b: dense, out: state, mask, kept: [0, 1], pruned: [1, 1] });
+  device.matmul({
+    a: { matrix: scratch },
+    b: { matrix: inverse },
+    out: { matrix: state },
+    alpha: rho,
+    beta: 1,
+  });
+}
+
+/** Conjugate gradients on a fixed support; all [R, C] but `gram`. */
+export interface Refinement {
+  readonly problem: LayerProblem;
+  /** A, both triangles. */
+  readonly gram: Matrix;
+  readonly dense: Matrix;
+  /** Zero at pruned entries; updated. */
+  readonly solution: Matrix;
+  /** Its content is lost. */
+  readonly residual: Matrix;
+  readonly keepMask: KeepMask;
+  readonly steps: number;
+}
+
+/** Conjugate gradients for x·A = W₀·A on the kept entries of every row: the best weights for the mask. */
+export function refine(
+  { problem, gram, dense, solution, residual, keepMask, steps }: Refinement,
+  device: Device,
+): void {
+  const { name, inFeatures, outFeatures } = problem;
+  using product = device.createMatrix(outFeatures, inFeatures, `${name}: product`);
+  device.subtract({ matrix: dense }, { matrix: solution }, { matrix: product });
+  device.matmul({ a: { matrix: product }, b: { matrix: gram }, out: { matrix: residual } });
+  device.applyMask(residual, keepMask);
+  using direction = copyMatrix(device, residual, `${name}: direction`);
+  for (let step = 0; step < steps; step++) {
+    device.matmul({ a: { matrix: direction }, b: { matrix: gram }, out: { matrix: product } });
+    device.conjugateStep({ solution, residual, direction, product, keepMask });
+  }
+}
+
+/** Leave the preconditioned space: pruned entries +0, columns times 1/ν. */
+export function unscale(problem: LayerProblem, weight: Matrix, scaling: Scaling, mask: KeepMask, device: Device): void {
+  using factors = device.uploadMatrix(scaling.reciprocals, 1, problem.inFeatures, `${problem.name}: reciprocals`);
+  device.applyMask(weight, mask);
+  device.scaleColumns(weight, factors);
+}

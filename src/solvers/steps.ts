@@ -1,0 +1,77 @@
+/**
+ * Methods in sequence, as one solver: the first step chooses a mask, the others refine it or update the weights for it
+ * (`--method wanda --then admm-update`). A step never knows what came before it but the weight and the mask, and the
+ * dense weight. This file knows no method.
+ */
+import { UsageError } from "../errors.js";
+import { copyMatrix, disposeOnFailure } from "./layer.js";
+import type { LayerProblem, LayerSolution, LayerSolver, SolverContext } from "./solver.js";
+
+export interface Step {
+  readonly solver: LayerSolver<unknown>;
+  /** As parsed by the solver's schema. */
+  readonly options: unknown;
+}
+
+/** The options of the steps are bound already. */
+const NO_OPTIONS = { parse: () => undefined };
+
+/**
+ * One solver that runs the steps in order. `needs` is the union of theirs, `loss` is the last step's.
+ *
+ * @throws UsageError E_STEPS, naming every step that cannot be where it is
+ */
+export function composeSteps(steps: readonly Step[]): LayerSolver<undefined> {
+  expectOrder(steps.map((step) => step.solver));
+  const names = steps.map((step) => step.solver.name);
+  return {
+    name: names.join(" + "),
+    summary: names.join(", then "),
+    needs: [...new Set(steps.flatMap((step) => step.solver.needs))],
+    schema: NO_OPTIONS,
+    solve: (problem, _options, context) => solveInOrder(steps, problem, context),
+  };
+}
+
+function expectOrder(solvers: readonly LayerSolver<unknown>[]): void {
+  const problems = solvers.flatMap(({ name, startsFromMask }, index) => {
+    if (index === 0 && startsFromMask === true) return `${name} starts from a mask, so it cannot come first`;
+    if (index > 0 && startsFromMask !== true)
+      return `${name} chooses a mask itself and would discard what came before it, so it must come first`;
+    return [];
+  });
+  if (solvers.length === 0) problems.push("there is none");
+  if (problems.length === 0) return;
+  const names = solvers.map((solver) => solver.name);
+  throw new UsageError("E_STEPS", `steps ${names.join(", ") || "of the method"}: ${problems.join("; ")}.`, {
+    hint: "Begin with one method that chooses a mask, for example: --method wanda --then admm-update.",
+    details: { steps: names, problems },
+  });
+}
+
+async function solveInOrder(
+  steps: readonly Step[],
+  problem: LayerProblem,
+  context: SolverContext,
+): Promise<LayerSolution> {
+  const { device } = context;
+  if (steps.length === 1) return steps[0].solver.solve(problem, steps[0].options, context);
+  return disposeOnFailure(problem.weight, async () => {
+    using dense = copyMatrix(device, problem.dense ?? problem.weight, `${problem.name}: dense weight`);
+    let solution: LayerSolution | undefined;
+    for (const { solver, options } of steps) {
+      const current: LayerProblem =
+        solution === undefined ? problem : { ...problem, dense, weight: solution.weight, keepMask: solution.keepMask };
+      const before: LayerSolution | undefined = solution;
+      try {
+        solution = await solver.solve(current, options, context);
+      } catch (error) {
+        before?.keepMask[Symbol.dispose]();
+        throw error;
+      }
+      if (before !== undefined && before.keepMask !== solution.keepMask) before.keepMask[Symbol.dispose]();
+    }
+    if (solution === undefined) throw new Error("composeSteps checked that there is a step");
+    return solution;
+  });
+}

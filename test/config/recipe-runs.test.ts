@@ -1,0 +1,209 @@
+/** Recipes, steps and allocations on their way into a run's configuration. */
+import assert from "node:assert/strict";
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { resolveComparison } from "../../src/config/comparison.js";
+import { recipeJsonSchema } from "../../src/config/recipe.js";
+import { resolveRunConfig, type Surroundings } from "../../src/config/resolve.js";
+import type { RunFlags } from "../../src/config/schema.js";
+import type { RunConfig } from "../../src/contract.js";
+import { pruneModel } from "../../src/driver/prune-model.js";
+import { exitCodeOf, PruneError } from "../../src/errors.js";
+import { parsePattern } from "../../src/sparsity/pattern.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
+import { createTestContext } from "../helpers/engine.js";
+import { repositoryPath } from "../helpers/paths.js";
+import { demoRun } from "../helpers/runs.js";
+
+const DEMO = repositoryPath("models/demo");
+
+function surroundings(workingDirectory: string): Surroundings {
+  return { workingDirectory, demoModel: DEMO, freeMemoryBytes: 2 ** 30, tokenRowLength: () => Promise.resolve(256) };
+}
+
+async function resolveIn(directory: string, flags: RunFlags): Promise<RunConfig> {
+  return (await resolveRunConfig(flags, false, surroundings(directory))).config;
+}
+
+async function refusal(directory: string, flags: RunFlags): Promise<PruneError> {
+  try {
+    await resolveIn(directory, flags);
+  } catch (error) {
+    assert.ok(error instanceof PruneError, String(error));
+    return error;
+  }
+  return assert.fail("the flags were taken");
+}
+
+test("a recipe fills in what flags leave open, and flags come first", async (t) => {
+  const directory = temporaryDirectory(t);
+  writeFileSync(
+    join(directory, "r.yaml"),
+    `version: 1
+method: { name: sparsegpt, options: { damping: 0.05, counting: released } }
+then: [{ name: obs-update, options: {} }]
+sparsity: 70%
+allocation: { rule: owl, M: 7 }
+overrides: [{ match: "*.down_proj", sparsity: 0.25 }]
+ignore: ["*.q_proj"]
+calibration: { nsamples: 4, seqlen: 32, seed: 3 }
+`,
+  );
+  const fromRecipe = await resolveIn(directory, { recipe: "r.yaml" });
+  assert.equal(fromRecipe.method, "sparsegpt");
+  assert.equal(fromRecipe.methodOptions["damping"], 0.05);
+  assert.equal(fromRecipe.methodOptions["counting"], "released");
+  assert.deepEqual(
+    fromRecipe.then.map(({ method }) => method),
+    ["obs-update"],
+  );
+  assert.deepEqual(fromRecipe.allocation, { rule: "owl", M: 7, lambda: 0.08 });
+  assert.deepEqual(fromRecipe.overrides, [{ match: "*.down_proj", sparsity: 0.25 }]);
+  assert.deepEqual([fromRecipe.sparsity, fromRecipe.nsamples, fromRecipe.seqlen, fromRecipe.seed], [0.7, 4, 32, 3]);
+
+  const flags = {
+    recipe: "r.yaml",
+    method: "wanda",
+    sparsity: "0.5",
+    then: ["admm-update"],
+    allocation: "uniform",
+    seed: "9",
+  };
+  const overridden = await resolveIn(directory, flags);
+  assert.deepEqual([overridden.method, overridden.sparsity, overridden.seed], ["wanda", 0.5, 9]);
+  assert.deepEqual(overridden.methodOptions, {}, "options of a method that was not taken are dropped");
+  assert.deepEqual(
+    overridden.then.map(({ method }) => method),
+    ["admm-update"],
+  );
+  assert.deepEqual(overridden.allocation, { rule: "uniform" });
+});
+
+test("options without a flag of their own reach the method, and unknown ones are refused", async (t) => {
+  const directory = temporaryDirectory(t);
+  const config = await resolveIn(directory, { method: "sparsegpt", sparsity: "0.5", option: ["counting=released"] });
+  assert.equal(config.methodOptions["counting"], "released");
+  const unknown = await refusal(directory, { method: "wanda", sparsity: "0.5", option: ["counting=released"] });
+  assert.match(unknown.message, /counting/);
+  assert.match((await refusal(directory, { sparsity: "0.5", option: ["counting"] })).message, /key=value/);
+});
+
+test("step orders that make no sense, unknown rules and N:M allocations are refused before any work", async (t) => {
+  const directory = temporaryDirectory(t);
+  const cases: [RunFlags, RegExp][] = [
+    [{ method: "admm-update", sparsity: "0.5" }, /starts from a mask/],
+    [{ method: "wanda", then: ["sparsegpt"], sparsity: "0.5" }, /sparsegpt chooses a mask itself/],
+    [{ method: "wanda", then: ["admm-updat"], sparsity: "0.5" }, /admm-updat/],
+    [{ allocation: "owll", sparsity: "0.5" }, /owll.*uniform, owl/],
+    [{ allocation: "owl:lamda=0.1", sparsity: "0.5" }, /lamda/],
+    [{ allocation: "owl", pattern: "2:4" }, /2:4/],
+  ];
+  for (const [flags, expected] of cases) {
+    const error = await refusal(directory, flags);
+    assert.match(error.message, expected);
+    assert.equal(exitCodeOf(error), 2, JSON.stringify(flags));
+  }
+  assert.match((await refusal(directory, { allocation: "owll", sparsity: "0.5" })).hint ?? "", /"owl"/);
+});
+
+test("every recipe of configs/ is valid and resolves", async () => {
+  const files = readdirSync(repositoryPath("configs")).filter((name) => name.endsWith(".yaml"));
+  assert.ok(files.length >= 7);
+  for (const file of files) {
+    const config = await resolveIn(repositoryPath("."), { recipe: `configs/${file}` });
+    assert.equal(config.nsamples, 128, file);
+    assert.equal(config.seed, 0, file);
+  }
+});
+
+test("configs/recipe.schema.json is the recipe's definition (node scripts/generate-schema.mjs renews it)", () => {
+  const stored = JSON.parse(readFileSync(repositoryPath("configs/recipe.schema.json"), "utf8")) as unknown;
+  assert.deepEqual(stored, JSON.parse(JSON.stringify(recipeJsonSchema())));
+});
+
+test("a run leaves the recipe that repeats it to the same bytes", async (t) => {
+  const directory = temporaryDirectory(t);
+  const out = join(directory, "first");
+  const allocation = { rule: "atp", beta: 0.02 } as const;
+  const overrides = [{ match: "*.o_proj", sparsity: 0.2 }];
+  await pruneModel(demoRun(out, { allocation, overrides, ignore: ["*.k_proj"] }), createTestContext());
+  cpSync(join(out, "recipe.yaml"), join(directory, "again.yaml"));
+  const again = await resolveIn(directory, { recipe: "again.yaml", out: "second" });
+  await pruneModel(again, createTestContext());
+  for (const name of ["model.safetensors", "recipe.yaml"]) {
+    assert.ok(readFileSync(join(directory, "second", name)).equals(readFileSync(join(out, name))), name);
+  }
+});
+
+test("overrides change their linears only, and the last match wins", async (t) => {
+  const out = join(temporaryDirectory(t), "out");
+  const overrides = [
+    { match: "*.down_proj", sparsity: 0.25 },
+    { match: "model.layers.5.mlp.down_proj", sparsity: 0 },
+  ];
+  const { layers } = await pruneModel(demoRun(out, { method: "magnitude", overrides }), createTestContext());
+  for (const { name, zeros, elements } of layers) {
+    const expected = name === "model.layers.5.mlp.down_proj" ? 0 : name.endsWith("down_proj") ? 0.25 : 0.5;
+    assert.equal(zeros, Math.floor(elements * expected), name);
+  }
+  const unmatched = demoRun(join(out, "..", "other"), { overrides: [{ match: "*.gone", sparsity: 0.1 }] });
+  await assert.rejects(
+    pruneModel(unmatched, createTestContext()),
+    (error) => error instanceof PruneError && error.code === "E_OVERRIDE",
+  );
+  const pattern = { pattern: parsePattern("2:4"), overrides };
+  await assert.rejects(
+    pruneModel(demoRun(join(out, "..", "third"), pattern), createTestContext()),
+    /2:4 has its own sparsity/,
+  );
+  assert.ok(!existsSync(join(out, "..", "other.partial")));
+});
+
+test("an allocation keeps the mean and spreads the blocks", async (t) => {
+  for (const allocation of [
+    { rule: "owl", M: 5, lambda: 0.08 },
+    { rule: "dlp", alpha: 0.15 },
+    { rule: "er" },
+  ] as const) {
+    const out = join(temporaryDirectory(t), "out");
+    const { layers, sparsity } = await pruneModel(
+      demoRun(out, { method: "sparsegpt", sparsity: 0.7, allocation }),
+      createTestContext(),
+    );
+    // sparsegpt is exact per linear, so at most one weight per linear is missing from the request.
+    const missing = Math.abs(sparsity.achieved - 0.7) * layers.reduce((sum, { elements }) => sum + elements, 0);
+    assert.ok(missing <= layers.length, `${allocation.rule}: ${missing} weights off`);
+    const shares = new Set(layers.map(({ zeros, elements }) => (zeros / elements).toFixed(3)));
+    assert.ok(shares.size > 1, allocation.rule);
+  }
+});
+
+test("a comparison's methods, steps and targets are read from its lists", async (t) => {
+  const directory = temporaryDirectory(t);
+  const flags = {
+    methods: "magnitude, wanda+admm-update",
+    sparsities: "0.5,70%",
+    patterns: "unstructured,1:4",
+    text: "t.txt",
+  };
+  const { config } = await resolveComparison(flags, surroundings(directory));
+  assert.deepEqual(
+    config.methods.map(({ label, then }) => [label, then.map(({ method }) => method)]),
+    [
+      ["magnitude", []],
+      ["wanda+admm-update", ["admm-update"]],
+    ],
+  );
+  assert.deepEqual(
+    config.targets.map(({ sparsity }) => sparsity),
+    [0.5, 0.7, 0.75],
+  );
+  assert.equal(config.workDirectory, join(directory, "demo-compare"));
+  assert.ok(config.run.calibration !== undefined, "some cell needs calibration");
+  await assert.rejects(resolveComparison({ ...flags, methods: "wanda,wnda" }, surroundings(directory)), /wnda/);
+  await assert.rejects(
+    resolveComparison({ ...flags, methods: "admm-update" }, surroundings(directory)),
+    /starts from a mask/,
+  );
+});

@@ -9,7 +9,7 @@ import { loadCalibration, type TokenSequences } from "../calibration/corpus.js";
 import { createOutput, type OutputCheckpoint } from "../checkpoint/output.js";
 import type { Device } from "../device/device.js";
 import { CalibrationError, CheckpointError } from "../errors.js";
-import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
+import { requirePositions, tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
 import { readBlockWeights, sequencesPerRun } from "../model/block-weights.js";
 import { embedTokens } from "../model/embedding.js";
 import { BlockRunner, lookUp } from "../model/forward.js";
@@ -159,6 +159,7 @@ async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<T
     });
   }
   const { nsamples, seqlen, seed } = config;
+  requirePositions(model.architecture, seqlen);
   const { vocabularySize } = model.architecture;
   return loadCalibration(config.calibration, {
     modelDirectory: config.model,

@@ -10,6 +10,7 @@ import { loadEvaluation } from "../calibration/corpus.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { EvaluationConfig, EvaluationReport, ReferenceComparison } from "../contract.js";
 import { CheckpointError } from "../errors.js";
+import { requirePositions } from "../model/architecture.js";
 import { readBlockWeights, sequencesPerRun } from "../model/block-weights.js";
 import { embedTokens } from "../model/embedding.js";
 import { BlockRunner } from "../model/forward.js";
@@ -105,6 +106,7 @@ function nonFinite(model: string): CheckpointError {
 export async function evaluatePerplexity(config: EvaluationConfig, context: EngineContext): Promise<EvaluationReport> {
   const started = performance.now();
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
+  requirePositions(model.architecture, config.seqlen);
   const corpus = await loadEvaluation(config.text, {
     modelDirectory: config.model,
     seqlen: config.seqlen,

@@ -2,7 +2,7 @@
  * What the program knows of a model: where its tensors are, which linears read which input, and how one block's
  * forward is written as an ONNX graph. A family (families/<name>.ts) turns a config.json into one of these.
  */
-import { InternalError } from "../errors.js";
+import { ConfigError, InternalError } from "../errors.js";
 import type { GraphBuilder, Value } from "../onnx/graph.js";
 import type { RotaryTable } from "./rotary.js";
 
@@ -82,6 +82,8 @@ export interface BlockSpec {
 /** From embeddings to the hidden states that enter the first block, where that is more than a look-up. */
 export interface PrologueSpec {
   readonly tensors: ReadonlyMap<string, BlockTensor>;
+  /** Longest sequence that a table of learned positions has rows for. */
+  readonly positionLimit?: number;
   /**
    * @param embedded  [batch, tokens, embeddingWidth]
    * @param positions [batch, tokens], 0 … tokens - 1
@@ -135,6 +137,20 @@ export interface Architecture {
 /** All prunable linears, in order. */
 export function prunableLinears(architecture: Architecture): LinearSpec[] {
   return architecture.blocks.flatMap((block) => block.groups.flatMap((group) => group.linears));
+}
+
+/** @throws ConfigError E_SEQLEN_POSITIONS when a sequence is longer than the model's learned positions */
+export function requirePositions({ prologue }: Architecture, seqlen: number): void {
+  const limit = prologue?.positionLimit;
+  if (limit === undefined || seqlen <= limit) return;
+  throw new ConfigError(
+    "E_SEQLEN_POSITIONS",
+    `--seqlen ${seqlen}: the model has learned positions for ${limit} tokens only.`,
+    {
+      hint: `Give --seqlen ${limit} or less.`,
+      details: { seqlen, limit },
+    },
+  );
 }
 
 /** The tensor in the checkpoint that holds a linear of this block. */

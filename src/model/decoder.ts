@@ -128,6 +128,7 @@ function describePrologue(plan: EmbeddingPlan, hiddenSize: number): PrologueSpec
   ];
   return {
     tensors: byWholeName(shapes),
+    ...(positions === undefined ? {} : { positionLimit: positions.count - positions.offset }),
     build(graph, embedded, positionIds, tensor) {
       const context: PieceContext = { graph, tensor };
       let states = scaleBy(graph, embedded, scale);

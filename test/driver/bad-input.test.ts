@@ -124,6 +124,16 @@ test("an output inside the input is refused", async (t) => {
   await assertRefused(t, { model }, { code: "E_OUTPUT_OVERLAPS", names: ["pruned"] }, join(model, "pruned"));
 });
 
+test("sequences longer than a table of learned positions are refused with both lengths", async (t) => {
+  const model = join(temporaryDirectory(t), "gpt2");
+  await cp(repositoryPath("test/fixtures/architectures/gpt2"), model, { recursive: true });
+  const { n_positions: limit } = JSON.parse(await readFile(join(model, "config.json"), "utf8")) as {
+    n_positions: number;
+  };
+  const run = { model, seqlen: limit + 1 };
+  await assertRefused(t, run, { code: "E_SEQLEN_POSITIONS", names: [String(limit), String(limit + 1)] });
+});
+
 test("resuming what was never started is refused", async (t) => {
   await assertRefused(t, { resume: true }, { code: "E_NOTHING_TO_RESUME", names: ["--resume"] });
 });

@@ -38,6 +38,7 @@ test("every command of the README works as written", { timeout: 300_000 }, async
     gzipSync(documents.map((text) => `${JSON.stringify({ text })}\n`).join("")),
   );
   writeFileSync(join(directory, "notes.txt"), calibration);
+  writeFileSync(join(directory, "recipe.yaml"), "version: 1\nmethod: wanda\nsparsity: 0.7\nallocation: owl\n");
   const evaluation = readFileSync(repositoryPath("models/demo/evaluation.txt"), "utf8");
   writeFileSync(join(directory, "wiki.test.txt"), evaluation.slice(0, 20_000)); // enough for windows, quick to evaluate
 

@@ -150,7 +150,7 @@ async function compareWithReference(
 ): Promise<ReferenceComparison> {
   await using model = await openModel(directory, { family: undefined, logger: context.logger });
   await using reference = await evaluateWindows(model, sequences, scratchFile, context);
-  return compareEvaluated(reference, evaluated);
+  return await compareEvaluated(reference, evaluated); // before the reference's files are closed
 }
 
 /** How far evaluated windows are from those of a reference. */

@@ -8,7 +8,7 @@
 import { NumericalError } from "../errors.js";
 import type { Device, Matrix } from "../device/device.js";
 import type { InputGroup, BlockSpec } from "../model/architecture.js";
-import { gramPanels, lookUp, type BlockRunner, type BlockWeights, type TapKind } from "../model/forward.js";
+import { gramPanels, lookUp, type BlockRunner, type BlockWeights, type Tap, type TapKind } from "../model/forward.js";
 import type { HiddenStates } from "../model/hidden-states.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
 
@@ -34,14 +34,14 @@ export interface CollectOptions {
 export interface GroupStatistics extends Disposable {
   /** Seen so far: all of the calibration set, or those routed to an expert. */
   readonly tokens: number;
-  add(parts: readonly Float32Array[], tokens: number, sequences: number): void;
+  add(tap: Tap, sequences: number): void;
   finish(): Promise<LayerStatistics>;
 }
 
 /** Which statistics a run must tap, or undefined where the method needs none. */
 export function tapKindOf(needs: readonly StatisticName[], device: Device): TapKind | undefined {
   if (needs.includes("gram")) return device.kind === "cpu" ? "gram" : "inputs";
-  return needs.includes("column-norms") ? "column-norms" : undefined;
+  return needs.length > 0 ? "column-norms" : undefined;
 }
 
 /** One pass over all sequences; one entry per group, each to be disposed by the caller. */
@@ -50,22 +50,62 @@ export async function collectStatistics(options: CollectOptions): Promise<Map<st
   const kind = tapKindOf(options.needs, device);
   const statistics = new Map<string, GroupStatistics>();
   if (kind !== undefined)
-    for (const group of groups)
-      statistics.set(group.name, createGroupStatistics(kind, `${block.name} ${group.name}`, group.inFeatures, device));
+    for (const group of groups) statistics.set(group.name, createStatistics(options, kind, group));
   const hasTaps = kind !== undefined && groups.length > 0;
   if (!hasTaps && options.onHidden === undefined) return statistics; // an empty graph is not a graph
   const names = groups.map((group) => group.name);
+  const moments = options.needs.includes("input-moments") ? { hasMoments: true } : {};
   const bypass = options.isRoutingBypassed === true ? { isRoutingBypassed: true } : {};
-  const taps = hasTaps ? { kind, groups: names, ...bypass } : undefined;
+  const taps = hasTaps ? { kind, groups: names, ...moments, ...bypass } : undefined;
   const request = { hidden: options.onHidden !== undefined, taps };
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
     const result = await runner.run(block, weights, await states.read(first, count), count, states.tokens, request);
-    for (const [group, { parts, rows }] of result.taps) lookUp(statistics, group).add(parts, rows, count);
+    for (const [group, tap] of result.taps) lookUp(statistics, group).add(tap, count);
     if (options.onHidden !== undefined && result.hidden !== undefined) await options.onHidden(first, result.hidden);
     options.onBatch(first + count, states.sequences);
   }
   return statistics;
+}
+
+function createStatistics({ block, device, needs }: CollectOptions, kind: TapKind, group: InputGroup): GroupStatistics {
+  const statistics = createGroupStatistics(kind, `${block.name} ${group.name}`, group.inFeatures, device);
+  return needs.includes("input-moments") ? new WithMoments(statistics, group.inFeatures) : statistics;
+}
+
+/** First moments beside another statistic. */
+class WithMoments implements GroupStatistics {
+  readonly #inner: GroupStatistics;
+  readonly #sums: Float64Array;
+  readonly #squaredDeviations: Float64Array;
+
+  constructor(inner: GroupStatistics, width: number) {
+    this.#inner = inner;
+    this.#sums = new Float64Array(width);
+    this.#squaredDeviations = new Float64Array(width);
+  }
+
+  get tokens(): number {
+    return this.#inner.tokens;
+  }
+
+  add(tap: Tap, sequences: number): void {
+    this.#inner.add(tap, sequences);
+    tap.moments?.sums.forEach((value, channel) => (this.#sums[channel] += value));
+    tap.moments?.squaredDeviations.forEach((value, channel) => (this.#squaredDeviations[channel] += value));
+  }
+
+  async finish(): Promise<LayerStatistics> {
+    const finished = await this.#inner.finish();
+    const tokens = Math.max(1, finished.tokenCount);
+    const sums = Float32Array.from(this.#sums);
+    const variances = Float32Array.from(this.#squaredDeviations, (value) => value / tokens);
+    return { ...finished, moments: { sums, variances } };
+  }
+
+  [Symbol.dispose](): void {
+    this.#inner[Symbol.dispose]();
+  }
 }
 
 function createGroupStatistics(kind: TapKind, label: string, width: number, device: Device): GroupStatistics {
@@ -111,9 +151,9 @@ class ColumnNorms implements GroupStatistics {
     return this.#tokens;
   }
 
-  add([sums]: readonly Float32Array[], tokens: number, sequences: number): void {
+  add({ parts: [sums], rows }: Tap, sequences: number): void {
     sums?.forEach((value, channel) => (this.#sums[channel] = this.#sums[channel] + value));
-    this.#tokens += tokens;
+    this.#tokens += rows;
     this.#sequences += sequences;
   }
 
@@ -148,10 +188,10 @@ class HostGram implements GroupStatistics {
     return this.#tokens;
   }
 
-  add(parts: readonly Float32Array[], tokens: number, sequences: number): void {
+  add({ parts, rows }: Tap, sequences: number): void {
     if (this.#panels.length === 0) this.#panels = [...parts];
     else parts.forEach((part, index) => addInto(this.#panels[index] as Float32Array, part));
-    this.#tokens += tokens;
+    this.#tokens += rows;
     this.#sequences += sequences;
   }
 
@@ -201,13 +241,13 @@ class DeviceGram implements GroupStatistics {
     return this.#tokens;
   }
 
-  add([inputs]: readonly Float32Array[], tokens: number, sequences: number): void {
+  add({ parts: [inputs], rows }: Tap, sequences: number): void {
     if (inputs === undefined) return;
-    if (tokens > 0) {
-      using x = this.#device.uploadMatrix(inputs, tokens, this.#width, `${this.#label} inputs`);
+    if (rows > 0) {
+      using x = this.#device.uploadMatrix(inputs, rows, this.#width, `${this.#label} inputs`);
       this.#device.accumulateGram({ matrix: x }, this.#gram);
     }
-    this.#tokens += tokens;
+    this.#tokens += rows;
     this.#sequences += sequences;
   }
 

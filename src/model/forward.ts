@@ -7,6 +7,7 @@ import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
 import { createSession, type Feed, type Session } from "../onnx/session.js";
 import { ELEMENT_TYPES } from "../onnx/encode.js";
 import type { Architecture, BlockSpec } from "./architecture.js";
+import { unflatten } from "./pieces.js";
 import { maskShape, maskValues } from "./mask.js";
 import { rotaryAngles } from "./rotary.js";
 
@@ -25,6 +26,8 @@ export interface BlockRequest {
     | {
         readonly kind: TapKind;
         readonly groups: readonly string[];
+        /** Also the first moments of the inputs, see `Tap`. */
+        readonly hasMoments?: boolean;
         /** Let every expert see every token. */
         readonly isRoutingBypassed?: boolean;
       }
@@ -35,6 +38,8 @@ export interface BlockRequest {
 export interface Tap {
   /** One array, or one per panel of the Gram matrix. */
   readonly parts: readonly Float32Array[];
+  /** Σ x and Σ (x - mean of its sequence)², per channel, where asked for. An expert's tokens count as one sequence. */
+  readonly moments: { readonly sums: Float32Array; readonly squaredDeviations: Float32Array } | undefined;
   /** Tokens that reached the group: all of the run, or those routed to an expert. */
   readonly rows: number;
 }
@@ -123,10 +128,39 @@ function buildBlockGraph(architecture: Architecture, block: BlockSpec, request: 
       tapOutputs(graph, request.taps.kind, input, lookUp(widths, group)).forEach(({ value, shape }, part) => {
         graph.output(value, tapName(group, part), shape);
       });
+      if (request.taps.hasMoments !== true) return;
+      const width = lookUp(widths, group);
+      const { sums, squaredDeviations } = addMoments(graph, routed.has(group) ? undefined : hidden, input, width);
+      graph.output(sums, momentName(group, "sums"), [width]);
+      graph.output(squaredDeviations, momentName(group, "squaredDeviations"), [width]);
     },
   });
   if (request.hidden) graph.output(output, "output", ["batch", "tokens", architecture.hiddenSize]);
   return graph.build();
+}
+
+/** @param like [batch, tokens, …]: how the rows fall into sequences; absent: they are one sequence */
+function addMoments(
+  graph: GraphBuilder,
+  like: Value | undefined,
+  input: Value,
+  width: number,
+): { readonly sums: Value; readonly squaredDeviations: Value } {
+  const sequences =
+    like === undefined
+      ? graph.node("Reshape", [input, graph.integers([1, -1, width])])
+      : unflatten(graph, input, like, width);
+  const mean = graph.node("ReduceMean", [sequences, graph.integers([1])], { keepdims: 1 });
+  const deviations = graph.node("Sub", [sequences, mean]);
+  const overAll = graph.integers([0, 1]);
+  return {
+    sums: graph.node("ReduceSum", [sequences, overAll], { keepdims: 0 }),
+    squaredDeviations: graph.node("ReduceSumSquare", [deviations, overAll], { keepdims: 0 }),
+  };
+}
+
+function momentName(group: string, moment: "sums" | "squaredDeviations"): string {
+  return `${moment}.${group}`;
 }
 
 function countRows(graph: GraphBuilder, input: Value): Value {
@@ -188,7 +222,10 @@ export class BlockRunner implements AsyncDisposable {
       const parts: Float32Array[] = [];
       for (let part = 0; results[tapName(group, part)] !== undefined; part++)
         parts.push(results[tapName(group, part)] as Float32Array);
-      taps.set(group, { parts, rows: results[rowsName(group)]?.[0] ?? batch * tokens });
+      const sums = results[momentName(group, "sums")];
+      const squaredDeviations = results[momentName(group, "squaredDeviations")];
+      const moments = sums === undefined ? undefined : { sums, squaredDeviations };
+      taps.set(group, { parts, moments, rows: results[rowsName(group)]?.[0] ?? batch * tokens });
     }
     return { hidden: results["output"], taps };
   }

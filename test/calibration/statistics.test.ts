@@ -1,0 +1,80 @@
+/** Statistics collected over several runs of a block against plain float64 sums over the block's tapped inputs. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { test } from "node:test";
+import { collectStatistics } from "../../src/calibration/statistics.js";
+import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
+import { readBlockWeights } from "../../src/model/block-weights.js";
+import { BlockRunner, lookUp } from "../../src/model/forward.js";
+import { HiddenStates } from "../../src/model/hidden-states.js";
+import { openModel } from "../../src/model/open-model.js";
+import type { StatisticName } from "../../src/solvers/solver.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
+import { repositoryPath } from "../helpers/paths.js";
+import { relativeError } from "../helpers/tensors.js";
+
+const SEQUENCES = 5;
+const TOKENS = 7;
+const TOLERANCE = 1e-5; // 35 float32 terms
+
+test("column norms, Gram matrices and moments are those of all sequences", async (t) => {
+  await using model = await openModel(repositoryPath("test/fixtures/architectures/llama"));
+  const { architecture } = model;
+  const block = architecture.blocks[1];
+  const weights = await readBlockWeights(model.checkpoint, block);
+  const scratchFile = join(temporaryDirectory(t), "scratch");
+  const shape = { sequences: SEQUENCES, tokens: TOKENS, hiddenSize: architecture.hiddenSize };
+  await using states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
+  await states.write(
+    0,
+    Float32Array.from({ length: SEQUENCES * TOKENS * shape.hiddenSize }, (_, i) => Math.sin(i * 0.31) + 0.2),
+  );
+  await using runner = new BlockRunner(architecture);
+  await using device = await createCpuDevice({ threads: 1 });
+  const names = block.groups.map((group) => group.name);
+  const taps = { kind: "inputs", groups: names } as const;
+  const inputs = await runner.run(block, weights, await states.read(0, SEQUENCES), SEQUENCES, TOKENS, {
+    hidden: false,
+    taps,
+  });
+
+  for (const needs of [["column-norms"], ["gram"], ["gram", "input-moments"], ["input-moments"]] as StatisticName[][]) {
+    // Two sequences a run, so that the last run is a shorter one.
+    const common = { runner, block, weights, states, device, batch: 2, onBatch: () => undefined };
+    const collected = await collectStatistics({ ...common, groups: block.groups, needs });
+    for (const { name, inFeatures: n } of block.groups) {
+      const x = lookUp(inputs.taps, name).parts[0];
+      using grown = lookUp(collected, name);
+      const statistics = await grown.finish();
+      assert.deepEqual([statistics.tokenCount, statistics.sequenceCount], [SEQUENCES * TOKENS, SEQUENCES]);
+      const channel = (c: number, sequence: number): number[] =>
+        Array.from({ length: TOKENS }, (_, token) => x[(sequence * TOKENS + token) * n + c]);
+      const overSequences = (c: number, value: (values: number[]) => number): number =>
+        Array.from({ length: SEQUENCES }, (_, s) => value(channel(c, s))).reduce((a, b) => a + b, 0);
+      const perChannel = (value: (values: number[]) => number): Float64Array =>
+        Float64Array.from({ length: n }, (_, c) => overSequences(c, value));
+      const squares = perChannel((values) => values.reduce((sum, v) => sum + v * v, 0));
+      assert.ok(relativeError(statistics.squareSums ?? [], squares) < TOLERANCE, `${name} squares`);
+      if (needs.includes("gram")) {
+        assert.ok(statistics.gram);
+        const gram = await device.download({ matrix: statistics.gram });
+        for (let i = 0; i < n; i++) {
+          for (let j = 0; j <= i; j++) {
+            let sum = 0;
+            for (let row = 0; row < SEQUENCES * TOKENS; row++) sum += x[row * n + i] * x[row * n + j];
+            const scale = Math.sqrt(squares[i] * squares[j]);
+            assert.ok(Math.abs(gram[i * n + j] - sum) <= TOLERANCE * scale, `${name} gram ${i}, ${j}`);
+          }
+        }
+      }
+      assert.equal(statistics.moments !== undefined, needs.includes("input-moments"));
+      if (statistics.moments === undefined) continue;
+      const mean = (values: number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+      const sums = perChannel((values) => mean(values) * TOKENS);
+      const variances = perChannel((values) => mean(values.map((v) => (v - mean(values)) ** 2)) / SEQUENCES);
+      assert.ok(relativeError(statistics.moments.sums, sums) < TOLERANCE, `${name} sums`);
+      assert.ok(relativeError(statistics.moments.variances, variances) < TOLERANCE, `${name} variances`);
+    }
+  }
+  assert.deepEqual([...device.liveBytes()], []);
+});

@@ -15,7 +15,7 @@ import {
   type HeadCounts,
   type WindowOf,
 } from "./decoder-config.js";
-import type { Family } from "./families/registry.js";
+import type { Family } from "./family.js";
 import { gatedMlp } from "./mlp.js";
 import type { Activation, Norm, Projection } from "./pieces.js";
 import { readRotaryTable, type RotaryTable } from "./rotary.js";

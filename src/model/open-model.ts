@@ -5,7 +5,8 @@ import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
 import type { Logger } from "../logging.js";
 import type { Architecture, BlockTensor } from "./architecture.js";
 import { readModelConfig, type ModelConfig } from "./config.js";
-import { FAMILIES, familyOf, findFamily, modelTypesOf, type Family } from "./families/registry.js";
+import { FAMILIES, familyOf, findFamily, modelTypesOf } from "./families/registry.js";
+import type { Family } from "./family.js";
 import { findTensorNames, renameTensors } from "./tensor-names.js";
 
 export interface Model extends AsyncDisposable {

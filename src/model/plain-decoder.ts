@@ -7,7 +7,7 @@ import { attentionBranch, queryKeyValueParts, type QueryKeyValue } from "./atten
 import type { ConfigObject, ModelConfig } from "./config.js";
 import { describeDecoder, type EmbeddingPlan, type NormPlaces } from "./decoder.js";
 import { readTied, type HasTensor, type HeadCounts } from "./decoder-config.js";
-import type { Family } from "./families/registry.js";
+import type { Family } from "./family.js";
 import { plainMlp } from "./mlp.js";
 import type { Activation, Norm, Projection } from "./pieces.js";
 import type { RotaryTable } from "./rotary.js";

@@ -5,7 +5,8 @@
  */
 import type { BlockSpec } from "../model/architecture.js";
 import { ConfigObject } from "../model/config.js";
-import { FAMILIES, modelTypesOf, type Family } from "../model/families/registry.js";
+import { FAMILIES, modelTypesOf } from "../model/families/registry.js";
+import type { Family } from "../model/family.js";
 import { formatTable } from "./format.js";
 
 /** Stages → groups → linears, by module path within the block; "*" stands for every expert. */

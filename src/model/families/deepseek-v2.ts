@@ -11,7 +11,7 @@ import { latentAttentionBranch } from "../latent-attention.js";
 import { readMixture, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
 import type { RouterSpec } from "../router.js";
-import type { Family } from "./registry.js";
+import type { Family } from "../family.js";
 
 /** Layers before `first_k_dense_replace` are dense, and of the others those that `moe_layer_freq` leaves out. */
 function readExpertLayers(values: ConfigObject): (layer: number) => boolean {

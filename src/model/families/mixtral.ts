@@ -5,7 +5,7 @@ import { readActivation, readWindows, type HasTensor } from "../decoder-config.j
 import { describeGatedDecoder, readRmsNorm } from "../gated-decoder.js";
 import type { ShapeOf } from "../moe-config.js";
 import { findStackedExperts, mixtureBranch, type ExpertLayout } from "../moe.js";
-import type { Family } from "./registry.js";
+import type { Family } from "../family.js";
 
 /** w1 is the gate, w3 the up and w2 the down projection. */
 const NUMBERED: ExpertLayout = { kind: "separate", gate: "w1", up: "w3", down: "w2" };

@@ -7,7 +7,7 @@ import type { ModelConfig } from "../config.js";
 import { readSwitchedWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { readMixture, readQwenRouter, readSparseLayers, type ShapeOf } from "../moe-config.js";
-import type { Family } from "./registry.js";
+import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;

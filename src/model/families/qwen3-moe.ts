@@ -4,7 +4,7 @@ import type { ModelConfig } from "../config.js";
 import { readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
 import { readMixture, readQwenRouter, readSparseLayers, type ShapeOf } from "../moe-config.js";
-import type { Family } from "./registry.js";
+import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;

@@ -1,8 +1,7 @@
 /** Which family describes which `model_type`. Adding a family is one file and one line here. */
 import { UsageError } from "../../errors.js";
 import { nearestName } from "../../nearest-name.js";
-import type { Architecture } from "../architecture.js";
-import type { ModelConfig } from "../config.js";
+import type { Family } from "../family.js";
 import { BLOOM } from "./bloom.js";
 import { COHERE } from "./cohere.js";
 import { DEEPSEEK_V2 } from "./deepseek-v2.js";
@@ -24,24 +23,6 @@ import { QWEN3_MOE } from "./qwen3-moe.js";
 import { QWEN3 } from "./qwen3.js";
 import { SMOLLM3 } from "./smollm3.js";
 import { STABLELM } from "./stablelm.js";
-
-export interface Family {
-  readonly name: string;
-  /** Values of config.json's `model_type`. */
-  readonly modelTypes: readonly string[];
-  /** What of the program it covers, in short phrases, for `prune families` and the documentation. */
-  readonly exercises: readonly string[];
-  /**
-   * The model in canonical tensor names; those of the checkpoint may differ by a prefix (see ../tensor-names.ts).
-   * @param hasTensor whether the checkpoint holds a tensor of this name
-   * @param shapeOf   its shape, for families that are stored in several layouts
-   */
-  describe(
-    config: ModelConfig,
-    hasTensor: (name: string) => boolean,
-    shapeOf: (name: string) => readonly number[] | undefined,
-  ): Architecture;
-}
 
 export const FAMILIES: readonly Family[] = [
   LLAMA,

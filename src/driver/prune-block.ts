@@ -1,0 +1,280 @@
+/**
+ * One block of a run: statistics, solves, writing, and moving the hidden states past it, for each kind of propagation.
+ * In which order blocks come, and what happens before and after them, is prune-model.ts's business.
+ */
+import { collectStatistics, type GroupStatistics } from "../calibration/statistics.js";
+import type { OutputCheckpoint } from "../checkpoint/output.js";
+import type { Device } from "../device/device.js";
+import { CheckpointError } from "../errors.js";
+import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
+import { readBlockWeights } from "../model/block-weights.js";
+import { BlockRunner, lookUp } from "../model/forward.js";
+import { HiddenStates } from "../model/hidden-states.js";
+import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
+import type { Model } from "../model/open-model.js";
+import { findSolver } from "../solvers/registry.js";
+import type { LayerSolver, LayerStatistics } from "../solvers/solver.js";
+import { throwIfStopped, type EngineContext } from "../context.js";
+import type { LayerReport, RunConfig } from "../contract.js";
+import { Journal, hashOf, type BlockEntry } from "./journal.js";
+import { routedShares, type RoutedShare } from "./starved-experts.js";
+
+const MAGNITUDE = findSolver("magnitude");
+
+/** Everything one run works with; opened and closed by `pruneModel`. */
+export interface Run {
+  readonly config: RunConfig;
+  readonly context: EngineContext;
+  readonly model: Model;
+  /** The method and its further steps, options bound. */
+  readonly solver: LayerSolver<undefined>;
+  /** Fraction of zeros of every selected linear, by name. */
+  sparsities: ReadonlyMap<string, number>;
+  readonly selected: ReadonlySet<string>;
+  readonly device: Device;
+  readonly output: OutputCheckpoint;
+  readonly runner: BlockRunner;
+  /** undefined where the method needs no calibration: then nothing is forwarded. */
+  readonly states: HiddenStates | undefined;
+  readonly batch: number;
+  /** The current block's tensors in f32; the next block takes over the memory. */
+  weights: Map<string, Float32Array>;
+}
+
+/** Prune one block, note it in the journal, and move the hidden states past it. */
+export async function processBlock(run: Run, journal: Journal, block: BlockSpec): Promise<LayerReport[]> {
+  const started = performance.now();
+  const { context, model, output } = run;
+  stage(run, block, "read", 0);
+  run.weights = await readBlockWeights(model.checkpoint, block, run.weights);
+  const layers: LayerReport[] = [];
+  if (run.config.propagation === "group") {
+    for (const current of new Set(block.groups.map((group) => group.stage))) {
+      const groups = block.groups.filter((group) => group.stage === current);
+      layers.push(...(await pruneGroups(run, block, groups)));
+    }
+  } else layers.push(...(await pruneGroups(run, block, block.groups)));
+  await output.flush();
+  await journal.append({ block: block.index, sha256: await hashBlock(run, block), layers });
+  if (run.config.propagation !== "dense") await forwardBlock(run, block);
+
+  const losses = layers.flatMap((layer) => layer.loss ?? []);
+  context.emit({
+    type: "block",
+    block: block.index,
+    blocks: model.architecture.blocks.length,
+    zeros: layers.reduce((sum, layer) => sum + layer.zeros, 0),
+    elements: layers.reduce((sum, layer) => sum + layer.elements, 0),
+    loss: losses.length === 0 ? null : losses.reduce((sum, loss) => sum + loss, 0),
+    seconds: (performance.now() - started) / 1000,
+    fraction: (block.index + 1) / model.architecture.blocks.length,
+  });
+  return layers;
+}
+
+/** Move the hidden states past a block that an earlier run finished, after checking that its bytes are still those. */
+export async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry): Promise<void> {
+  const found = await hashBlock(run, block);
+  if (found !== entry.sha256) {
+    throw new CheckpointError(
+      "E_JOURNAL_HASH",
+      `${run.output.partialDirectory}: the tensors of ${block.name} are not those the journal names.`,
+      {
+        hint: "Something else changed the partial output; start again with --force.",
+        details: { block: block.index, expected: entry.sha256, found },
+      },
+    );
+  }
+  if (run.states === undefined) return;
+  stage(run, block, "replay", 0);
+  const { propagation } = run.config;
+  if (movesWhileCollecting(run, block)) {
+    run.weights = await readBlockWeights(run.model.checkpoint, block, run.weights);
+    const statistics = await collect(run, block, block.groups); // the very graph of the first run: its bits count
+    for (const group of statistics.values()) group[Symbol.dispose]();
+  } else {
+    const seen = propagation === "dense" ? run.model.checkpoint : run.output.checkpoint;
+    run.weights = await readBlockWeights(seen, block, run.weights);
+    await forwardBlock(run, block);
+  }
+}
+
+/** Collect the statistics of some groups, solve their linears in the order of the block, and write what changed. */
+async function pruneGroups(run: Run, block: BlockSpec, groups: readonly InputGroup[]): Promise<LayerReport[]> {
+  const statistics = await collect(run, block, groups);
+  try {
+    const shares = routedShares(groups, statistics, run.config.starved);
+    await feedStarvedGroups(run, block, groups, shares, statistics);
+    if (run.config.propagation === "dense" && !movesWhileCollecting(run, block)) await forwardBlock(run, block);
+    const solved: SolvedLinear[] = [];
+    for (const group of groups) {
+      const linears = group.linears.filter((linear) => run.selected.has(linear.name));
+      if (linears.length === 0) continue;
+      using grown = statistics.get(group.name);
+      const share = shares.get(group.name);
+      const isStatisticUsed = share?.starved === undefined || share.starved === "all-tokens";
+      const finished = (isStatisticUsed ? await grown?.finish() : undefined) ?? NO_STATISTICS;
+      for (const linear of linears) {
+        throwIfStopped(run.context, true);
+        stage(run, block, linear.name.slice(block.name.length + 1), 0.5);
+        solved.push(await solveLinear(run, block, linear, finished, share));
+      }
+    }
+    const changed = solved.filter(({ share }) => share?.starved !== "skip");
+    await writeTensors(run, block, new Set(changed.map(({ linear }) => linear.role)));
+    return solved.map(({ linear, loss, seconds, share }) => {
+      const { stored, shape } = storedTensor(run, block, linear);
+      const elements = linear.inFeatures * linear.outFeatures;
+      return { name: linear.name, zeros: countZeros(stored, shape, linear), elements, loss, seconds, ...share };
+    });
+  } finally {
+    for (const group of statistics.values()) group[Symbol.dispose]();
+  }
+}
+
+const NO_STATISTICS: LayerStatistics = { tokenCount: 0, sequenceCount: 0 };
+
+/**
+ * Whether one pass both collects statistics and moves the hidden states on: with dense propagation, unless experts may
+ * need a second pass over the same states.
+ */
+function movesWhileCollecting(run: Run, block: BlockSpec): boolean {
+  return run.config.propagation === "dense" && !block.groups.some((group) => group.isRouted === true);
+}
+
+/** Where the run says so, replace the statistics of starved groups by those of all tokens. */
+async function feedStarvedGroups(
+  run: Run,
+  block: BlockSpec,
+  groups: readonly InputGroup[],
+  shares: ReadonlyMap<string, RoutedShare>,
+  statistics: Map<string, GroupStatistics>,
+): Promise<void> {
+  const starved = groups.filter((group) => shares.get(group.name)?.starved === "all-tokens");
+  if (starved.length === 0) return;
+  for (const [name, fed] of await collect(run, block, starved, true)) {
+    statistics.get(name)?.[Symbol.dispose]();
+    statistics.set(name, fed);
+  }
+}
+
+async function collect(
+  run: Run,
+  block: BlockSpec,
+  groups: readonly InputGroup[],
+  isRoutingBypassed = false,
+): Promise<Map<string, GroupStatistics>> {
+  const { states, runner, device, batch, solver, weights } = run;
+  if (states === undefined) return new Map();
+  const needed = groups.filter((group) => group.linears.some((linear) => run.selected.has(linear.name)));
+  return collectStatistics({
+    runner,
+    block,
+    weights,
+    states,
+    groups: needed,
+    needs: solver.needs,
+    device,
+    batch,
+    isRoutingBypassed,
+    ...(movesWhileCollecting(run, block) ? { onHidden: (first, hidden) => states.write(first, hidden) } : {}),
+    onBatch: (done, total) => {
+      stage(run, block, "statistics", 0.5 * (done / total));
+      throwIfStopped(run.context, true);
+    },
+  });
+}
+
+interface SolvedLinear {
+  readonly linear: LinearSpec;
+  readonly loss: number | null;
+  readonly seconds: number;
+  /** Of an expert's linear. */
+  readonly share: RoutedShare | undefined;
+}
+
+function storedTensor(
+  run: Run,
+  block: BlockSpec,
+  linear: LinearSpec,
+): { stored: Float32Array; shape: readonly number[] } {
+  return { stored: lookUp(run.weights, linear.role), shape: lookUp(block.tensors, linear.role).shape };
+}
+
+/** Solve one linear and put the result into the block's weights; a starved one as its share says. */
+async function solveLinear(
+  run: Run,
+  block: BlockSpec,
+  linear: LinearSpec,
+  statistics: LayerStatistics,
+  share: RoutedShare | undefined,
+): Promise<SolvedLinear> {
+  if (share?.starved === "skip") return { linear, loss: null, seconds: 0, share };
+  const started = performance.now();
+  const { device, config } = run;
+  const { name, inFeatures, outFeatures } = linear;
+  const { stored, shape } = storedTensor(run, block, linear);
+  const weight = device.uploadMatrix(takeMatrix(stored, shape, linear), outFeatures, inFeatures, name);
+  const { pattern } = config;
+  const sparsity = lookUp(run.sparsities, name);
+  const problem = { name, inFeatures, outFeatures, weight, statistics, pattern, sparsity };
+  const solution =
+    share?.starved === "magnitude"
+      ? await MAGNITUDE.solve(problem, MAGNITUDE.schema.parse({}), { device })
+      : await run.solver.solve(problem, undefined, { device });
+  putMatrix(await device.download({ matrix: solution.weight }), stored, shape, linear);
+  solution.weight[Symbol.dispose]();
+  solution.keepMask[Symbol.dispose]();
+  return { linear, loss: solution.loss ?? null, seconds: (performance.now() - started) / 1000, share };
+}
+
+/** Write changed tensors and read them back: later blocks must see the weights as rounded to the stored type. */
+async function writeTensors(run: Run, block: BlockSpec, roles: ReadonlySet<string>): Promise<void> {
+  for (const role of roles) {
+    const { tensor } = lookUp(block.tensors, role);
+    const values = lookUp(run.weights, role);
+    const { overflowed } = await run.output.writeTensor(tensor, values);
+    if (overflowed > 0) {
+      run.context.logger.warn(`${tensor}: ${overflowed} weights exceed the range of the stored type`, {
+        tensor,
+        overflowed,
+      });
+    }
+    await run.output.checkpoint.readTensor(tensor, values);
+  }
+}
+
+/** Hidden states through a block whose weights are final. The last block's output is not needed. */
+async function forwardBlock(run: Run, block: BlockSpec): Promise<void> {
+  const { states, runner, batch, model, weights } = run;
+  if (states === undefined || block.index === model.architecture.blocks.length - 1) return;
+  for (let first = 0; first < states.sequences; first += batch) {
+    const count = Math.min(batch, states.sequences - first);
+    const input = await states.read(first, count);
+    const { hidden } = await runner.run(block, weights, input, count, states.tokens, { hidden: true, taps: undefined });
+    if (hidden !== undefined) await states.write(first, hidden);
+    stage(run, block, "forward", 0.5 + 0.5 * ((first + count) / states.sequences));
+    throwIfStopped(run.context, true);
+  }
+}
+
+async function hashBlock(run: Run, block: BlockSpec): Promise<string> {
+  const linears = block.groups.flatMap((group) => group.linears).filter((linear) => run.selected.has(linear.name));
+  const hashes: string[] = [];
+  for (const tensor of new Set(linears.map((linear) => tensorOf(block, linear)))) {
+    hashes.push(hashOf(await run.output.checkpoint.readBytes(tensor)));
+  }
+  return hashOf(hashes.join("\n"));
+}
+
+/** @param share how much of the block is done, 0..1 */
+export function stage(run: Run, block: BlockSpec, name: string, share: number): void {
+  const blocks = run.model.architecture.blocks.length;
+  run.context.emit({
+    type: "stage",
+    block: block.index,
+    blocks,
+    stage: name,
+    fraction: (block.index + share) / blocks,
+  });
+}

@@ -90,20 +90,12 @@ interface Search {
 }
 
 async function findSupport(search: Search, device: Device): Promise<void> {
-  const { problem, options, scaling, gram, dense, state, iterate, keepMask } = search;
+  const { problem, options, dense, state, iterate, keepMask } = search;
   const { name, inFeatures, outFeatures } = problem;
   using ones = device.uploadMatrix(new Float32Array(inFeatures).fill(1), 1, inFeatures, `${name}: ones`);
   using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
   using otherMask = device.createMask(outFeatures, inFeatures, `${name}: other mask`);
   const select = (matrix: Matrix, mask: KeepMask): void => project(problem, matrix, ones, mask, device);
-  const inverseFor = (rho: number): Promise<Matrix> => {
-    const h = copyMatrix(device, gram, `${name}: penalised Gram matrix`);
-    device.setDiagonal(
-      h,
-      Float32Array.from(scaling.diagonal, (value) => value + rho),
-    );
-    return invert(problem, h, device);
-  };
   /** P = D = the dense weight's largest entries, U = 0. */
   const start = (mask: KeepMask): void => {
     select(dense, mask);
@@ -116,13 +108,10 @@ async function findSupport(search: Search, device: Device): Promise<void> {
   start(mask);
   let { rho } = options;
   let started = false;
-  let inverse = await inverseFor(rho);
+  let inverse = await inversePenalised(search, rho, device);
   try {
     for (let i = 0; i < options.iterations; i++) {
-      device.combine({ a: state, b: dense, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
-      device.matmul({ a: { matrix: scratch }, b: { matrix: inverse }, out: { matrix: iterate }, alpha: rho });
-      device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
-      device.combine({ a: state, b: iterate, out: state, mask, kept: [0, 1], pruned: [1, 1] });
+      advance(search, { scratch, mask, inverse, rho }, device);
       if (mask === seen) mask = mask === keepMask ? otherMask : keepMask;
       select(state, mask);
       if ((i + 1) % LOOK_EVERY !== 0) continue;
@@ -137,12 +126,35 @@ async function findSupport(search: Search, device: Device): Promise<void> {
       else device.combine({ a: state, b: dense, out: state, mask, kept: [1, 0], pruned: [rho / next.rho, 0] });
       rho = next.rho;
       inverse[Symbol.dispose]();
-      inverse = await inverseFor(rho);
+      inverse = await inversePenalised(search, rho, device);
     }
   } finally {
     inverse[Symbol.dispose]();
   }
   select(iterate, keepMask);
+}
+
+/** B = W₀ + ρ(±P - W₀)·K into `iterate`, then P ← (1-M)∘P + B. */
+function advance(
+  { dense, state, iterate }: Search,
+  step: { readonly scratch: Matrix; readonly mask: KeepMask; readonly inverse: Matrix; readonly rho: number },
+  device: Device,
+): void {
+  const { scratch, mask, inverse, rho } = step;
+  device.combine({ a: state, b: dense, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
+  device.matmul({ a: { matrix: scratch }, b: { matrix: inverse }, out: { matrix: iterate }, alpha: rho });
+  device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
+  device.combine({ a: state, b: iterate, out: state, mask, kept: [0, 1], pruned: [1, 1] });
+}
+
+/** K(ρ) = (A + ρI)⁻¹. */
+function inversePenalised({ problem, scaling, gram }: Search, rho: number, device: Device): Promise<Matrix> {
+  const penalised = copyMatrix(device, gram, `${problem.name}: penalised Gram matrix`);
+  device.setDiagonal(
+    penalised,
+    Float32Array.from(scaling.diagonal, (value) => value + rho),
+  );
+  return invert(problem, penalised, device);
 }
 
 /** The penalty after a look at the support; undefined where the support has settled. */

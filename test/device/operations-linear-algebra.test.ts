@@ -131,7 +131,7 @@ await describeOnDevices((device) => {
     const run = async (): Promise<Float32Array> => {
       using out = device().createMatrix(128, 90, "out");
       device().matmul({ a: { matrix: a, firstRow: 128, rows: 128 }, b: { matrix: b }, out: { matrix: out } });
-      return device().download({ matrix: out });
+      return await device().download({ matrix: out });
     };
     assertSameBits(await run(), await run(), "second run");
   });

@@ -7,7 +7,7 @@ import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { after, before, describe, test } from "node:test";
 import { DeviceError, InternalError } from "../../src/errors.js";
-import type { Device } from "../../src/device/device.js";
+import type { Device, KeepMask, Matrix } from "../../src/device/device.js";
 import { isCholeskyFailure } from "../../src/device/device.js";
 import { DAWN_FLAGS, createWebGpuDevice, listAdapters } from "../../src/device/webgpu/adapter.js";
 import type { WebGpuOptions } from "../../src/device/webgpu/adapter.js";
@@ -111,7 +111,35 @@ async function everything(device: Device): Promise<(Float32Array | Uint32Array)[
   device.selectGroups(product, sums, 2, 5, mask);
   device.applyMask(product, mask);
   results.push(await device.downloadMask(mask), await device.download({ matrix: product }));
+  results.push(...(await masked(device, { w, product, u, sums, mask })));
   return results;
+}
+
+interface MaskedOperands {
+  /** [140, 150] */
+  readonly w: Matrix;
+  readonly product: Matrix;
+  readonly mask: KeepMask;
+  /** [150, 150] and [1, 150] */
+  readonly u: Matrix;
+  readonly sums: Matrix;
+}
+
+async function masked(device: Device, { w, product, u, sums, mask }: MaskedOperands): Promise<Float32Array[]> {
+  const { rows, columns } = w;
+  device.mirrorLower(u);
+  device.scaleRows(u, sums);
+  using other = device.createMask(rows, columns, "other mask");
+  device.selectMatrix(w, sums, 7777, other);
+  using scratch = device.createMatrix(rows, columns, "scratch");
+  device.combine({ a: w, b: product, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
+  device.combine({ a: w, b: product, out: w, mask: other, kept: [0, 1], pruned: [1, 1] });
+  using dots = device.createMatrix(1, rows, "dots");
+  device.rowDots(scratch, w, dots);
+  using direction = device.uploadMatrix(values(rows * columns, 3), rows, columns, "direction");
+  device.conjugateStep({ solution: w, residual: scratch, direction, product, keepMask: mask });
+  const results = [u, w, scratch, direction, dots].map((matrix) => device.download({ matrix }));
+  return [...(await Promise.all(results)), Float32Array.of(await device.countDifferences(mask, other))];
 }
 
 describe("webgpu device", { skip }, () => {

@@ -32,7 +32,11 @@ export interface ReferenceAdmmResult {
 }
 
 /** Column norms and the preconditioned Gram matrix, undamped. Norms as f32, as the code of record stores them. */
-export function referencePrecondition(gram: ArrayLike<number>, n: number, added = 0) {
+export function referencePrecondition(
+  gram: ArrayLike<number>,
+  n: number,
+  added = 0,
+): { readonly norms: Float64Array; readonly scaled: Float64Array } {
   const norms = Float64Array.from({ length: n }, (_, c) => Math.sqrt(gram[c * (n + 1)] + added) + 1e-8);
   const scaled = Float64Array.from(
     { length: n * n },

@@ -104,11 +104,15 @@ await describeOnDevices((device) => {
   });
 
   test("wanda gives the published masks and output errors", async () => {
-    const half = await solved(device(), { sparsity: 0.5 }, (problem) => wanda.solve(problem, {}, { device: device() }));
+    const half = await solved(device(), { sparsity: 0.5 }, (problem) =>
+      wanda.solve(problem, wanda.schema.parse({}), { device: device() }),
+    );
     assert.equal(text(half.keep), "00011011 00110110 00011011");
     assert.ok(Math.abs(relativeError(WEIGHT, half.weight, H0, ROWS, COLUMNS) - 0.144456) < 1e-6);
     const pattern = parsePattern("2:4");
-    const groups = await solved(device(), { pattern }, (problem) => wanda.solve(problem, {}, { device: device() }));
+    const groups = await solved(device(), { pattern }, (problem) =>
+      wanda.solve(problem, wanda.schema.parse({}), { device: device() }),
+    );
     assert.equal(text(groups.keep), "01011001 00110110 10010011");
     assert.ok(Math.abs(relativeError(WEIGHT, groups.weight, H0, ROWS, COLUMNS) - 0.137307) < 1e-6);
   });

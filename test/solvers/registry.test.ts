@@ -7,11 +7,11 @@ import { findSolver, SOLVERS } from "../../src/solvers/registry.js";
 test("every registered solver is found under its own name", () => {
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask !== true).map(([name]) => name),
-    ["magnitude", "wanda", "sparsegpt", "admm", "alps"],
+    ["random", "magnitude", "wanda", "ria", "sparsegpt", "admm", "alps"],
   );
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask === true).map(([name]) => name),
-    ["obs-update", "admm-update", "cg-update"],
+    ["dsnot", "obs-update", "admm-update", "cg-update"],
   );
   for (const [name, solver] of SOLVERS) {
     assert.equal(findSolver(name), solver);
@@ -40,13 +40,24 @@ test("an unknown method is a usage error that names the nearest one and lists al
 });
 
 test("options have the documented defaults", () => {
-  assert.deepEqual(findSolver("sparsegpt").schema.parse({}), {
-    damping: 0.01,
-    blockSize: 128,
-    counting: "exact",
-  });
-  assert.deepEqual(findSolver("wanda").schema.parse({}), {});
-  assert.deepEqual(findSolver("magnitude").schema.parse({}), { counting: "exact" });
+  const admm = { damping: 0.1, iterations: 20, rho: 1 };
+  for (const [name, defaults] of [
+    ["random", { seed: 0, granularity: "matrix" }],
+    ["magnitude", { counting: "exact", granularity: "matrix" }],
+    ["wanda", { variant: "rows" }],
+    ["ria", { power: 0.5, granularity: "matrix" }],
+    ["sparsegpt", { damping: 0.01, blockSize: 128, counting: "exact" }],
+    ["admm", { ...admm, maskIterations: 15, schedule: "released" }],
+    ["alps", { damping: 0.01, rho: 0.1, iterations: 300, refinements: 10 }],
+    ["dsnot", { cycles: 50, threshold: 0.1, power: 1, sameSign: false }],
+    ["obs-update", { damping: 0.01 }],
+    ["admm-update", admm],
+    ["cg-update", { damping: 0.01, steps: 10 }],
+  ] as const) {
+    assert.deepEqual(findSolver(name).schema.parse({}), defaults, name);
+    assert.throws(() => findSolver(name).schema.parse({ unknown: 1 }), name);
+  }
+  assert.throws(() => findSolver("admm").schema.parse({ iterations: 10 }), /maskIterations/);
 });
 
 test("unknown, mistyped and out-of-range options are refused", () => {

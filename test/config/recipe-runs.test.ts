@@ -72,7 +72,7 @@ calibration: { nsamples: 4, seqlen: 32, seed: 3 }
   };
   const overridden = await resolveIn(directory, flags);
   assert.deepEqual([overridden.method, overridden.sparsity, overridden.seed], ["wanda", 0.5, 9]);
-  assert.deepEqual(overridden.methodOptions, {}, "options of a method that was not taken are dropped");
+  assert.deepEqual(overridden.methodOptions, { variant: "rows" }, "options of a method that was not taken are dropped");
   assert.deepEqual(
     overridden.then.map(({ method }) => method),
     ["admm-update"],
@@ -127,7 +127,8 @@ test("a run leaves the recipe that repeats it to the same bytes", async (t) => {
   const out = join(directory, "first");
   const allocation = { rule: "atp", beta: 0.02 } as const;
   const overrides = [{ match: "*.o_proj", sparsity: 0.2 }];
-  await pruneModel(demoRun(out, { allocation, overrides, ignore: ["*.k_proj"] }), createTestContext());
+  const methodOptions = { variant: "rows" }; // all defaults filled in, as the command line does
+  await pruneModel(demoRun(out, { methodOptions, allocation, overrides, ignore: ["*.k_proj"] }), createTestContext());
   cpSync(join(out, "recipe.yaml"), join(directory, "again.yaml"));
   const again = await resolveIn(directory, { recipe: "again.yaml", out: "second" });
   await pruneModel(again, createTestContext());

@@ -48,7 +48,7 @@ test("every default is filled in", async () => {
     force: false,
     resume: false,
     method: "wanda",
-    methodOptions: {},
+    methodOptions: { variant: "rows" },
     sparsity: 0.5,
     pattern: { kind: "unstructured" },
     then: [],

@@ -4,7 +4,7 @@ import { z } from "zod";
 import type { ComparedMethod, ComparisonConfig } from "../contract.js";
 import { PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
-import { parsePattern, UNSTRUCTURED, type Pattern } from "../sparsity/pattern.js";
+import { parsePattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
 import { checkSteps } from "./rules.js";
 import { parseFlags, type RunFlags } from "./schema.js";
@@ -54,13 +54,11 @@ function targetsOf(
   patterns: readonly string[],
   sparsities: readonly string[],
 ): { pattern: Pattern; sparsity: number }[] {
-  return patterns
-    .map(parsePattern)
-    .flatMap((pattern) =>
-      pattern.kind === "unstructured"
-        ? sparsities.map((text) => ({ pattern: UNSTRUCTURED, sparsity: parseSparsity(text) }))
-        : [{ pattern, sparsity: (pattern.group - pattern.keep) / pattern.group }],
-    );
+  return patterns.map(parsePattern).flatMap((pattern) => {
+    const own = patternSparsity(pattern);
+    if (own !== undefined) return [{ pattern, sparsity: own }];
+    return sparsities.map((text) => ({ pattern, sparsity: parseSparsity(text) }));
+  });
 }
 
 /** @throws UsageError, ConfigError, CheckpointError as `resolveRunConfig` */

@@ -8,7 +8,7 @@ import type { EvaluationConfig, MethodStep, RunConfig, TokenSource } from "../co
 import { PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import { UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
+import { needsActivations, UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
 import { flagsOfRecipe, loadRecipe, stepOf, type Recipe } from "./recipe.js";
 import {
   calibrationProblem,
@@ -105,7 +105,7 @@ export async function resolveRunConfig(
   const needsTokens =
     [solver.name, ...then.map((step) => step.method)].some(
       (name) => name !== "" && findSolver(name).needs.length > 0,
-    ) || ["owl", "dlp"].includes(allocation.rule);
+    ) || needsActivations(allocation);
   const calibration = keep(resolveCalibration(parsed.calibration, model, workingDirectory), undefined);
   if (needsTokens && parsed.calibration === undefined && calibration === undefined && modelProblem === undefined) {
     problems.push(calibrationProblem(solver, model));

@@ -34,11 +34,6 @@ export interface AllocationInput {
   readonly onBatch: (block: BlockSpec, done: number, total: number) => void;
 }
 
-/** Whether a rule needs the dense model's activations. */
-export function needsActivations({ rule }: Allocation): boolean {
-  return rule === "owl" || rule === "dlp";
-}
-
 /** Sparsity of every selected linear, by name; the parameter-weighted mean is the target. */
 export async function allocateSparsity(input: AllocationInput): Promise<ReadonlyMap<string, number>> {
   const { allocation, target } = input;

@@ -28,9 +28,6 @@ export interface BuiltGraph {
   readonly outputNames: readonly string[];
 }
 
-/** Marks an optional operator input that is left out. */
-export const ABSENT: Value = { name: "" };
-
 export class GraphBuilder {
   readonly #name: string;
   readonly #nodes: NodeRecord[] = [];

@@ -1,19 +1,13 @@
 /** `prune compare`: methods side by side. */
-import { type ComparisonFlags, resolveComparison, tokenRowLength } from "../../index.js";
+import { type ComparisonFlags, resolveComparison } from "../../index.js";
 import { comparisonCsv, renderComparison } from "../../report/comparison.js";
-import { availableMemory } from "../memory.js";
-import { demoModelDirectory } from "../package.js";
 import type { CommonFlags } from "../program.js";
 import { openSession, ownFlags } from "../session.js";
+import { surroundings } from "../surroundings.js";
 
 export async function compareCommand(flags: Readonly<Record<string, unknown>>): Promise<void> {
   const { csv, ...own } = ownFlags(flags);
-  const { config, notes } = await resolveComparison(own as ComparisonFlags, {
-    workingDirectory: process.cwd(),
-    demoModel: demoModelDirectory(),
-    freeMemoryBytes: availableMemory(),
-    tokenRowLength,
-  });
+  const { config, notes } = await resolveComparison(own as ComparisonFlags, surroundings());
   const session = await openSession(flags as CommonFlags);
   session.say(notes);
   await session.print(

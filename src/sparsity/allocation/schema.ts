@@ -31,3 +31,8 @@ export type Allocation = z.infer<typeof allocationSchema>;
 export const ALLOCATION_RULES: readonly Allocation["rule"][] = ["uniform", "owl", "dlp", "atp", "er"];
 
 export const UNIFORM: Allocation = { rule: "uniform" };
+
+/** Whether a rule looks at the dense model's activations, so that a run needs calibration data for it. */
+export function needsActivations({ rule }: Allocation): boolean {
+  return rule === "owl" || rule === "dlp";
+}

@@ -17,7 +17,7 @@ import { createSession } from "../onnx/session.js";
 /** One model's normed hidden states and log partition functions [sequences * tokens]. */
 export interface EvaluatedModel {
   readonly model: Model;
-  readonly states: HiddenStates;
+  readonly states: Pick<HiddenStates, "sequences" | "tokens" | "read">;
   readonly logPartitions: Float64Array;
 }
 

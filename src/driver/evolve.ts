@@ -21,7 +21,7 @@ import { applyFinalNorm, nextTokenStatistics } from "../model/head.js";
 import { HiddenStates } from "../model/hidden-states.js";
 import { putMatrix, takeMatrix } from "../model/logical-matrix.js";
 import type { Model } from "../model/open-model.js";
-import { evolve, type Evolved, type EvolutionOptions } from "../sparsity/allocation/evolution.js";
+import { evolve, type EvolutionOptions } from "../sparsity/allocation/evolution.js";
 import type { Unit } from "../sparsity/allocation/distribute.js";
 import { pruneCount } from "../sparsity/target.js";
 
@@ -43,9 +43,16 @@ export interface EvolutionInput {
   readonly onGeneration: (generation: number, fitness: number) => void;
 }
 
-/** Sparsity of every given linear, by name; the parameter-weighted mean is the target. */
-export async function evolveSparsities(input: EvolutionInput): Promise<ReadonlyMap<string, number>> {
-  const { options, target, linears, sequences, context } = input;
+export interface EvolvedSparsities {
+  /** Of every given linear, by name; the parameter-weighted mean is the target. */
+  readonly sparsities: ReadonlyMap<string, number>;
+  /** Mean KL divergence from the dense model on the held-out sequences, nats per token; also of the uniform allocation. */
+  readonly fitness: number;
+  readonly uniformFitness: number;
+}
+
+export async function evolveSparsities(input: EvolutionInput): Promise<EvolvedSparsities> {
+  const { options, target, linears, sequences } = input;
   const heldOut = Math.max(1, Math.min(options.heldOut, Math.floor(sequences.length / 2)));
   const measured = sequences.slice(sequences.length - heldOut);
   const norms = await inputNorms(input, sequences.slice(0, Math.max(1, sequences.length - heldOut)));
@@ -55,7 +62,7 @@ export async function evolveSparsities(input: EvolutionInput): Promise<ReadonlyM
   }));
   await using reference = await evaluateDense(input, measured);
   const random = new MersenneTwister(input.seed);
-  const evolved: Evolved = await evolve({
+  const { sparsities, ...fitness } = await evolve({
     units,
     target,
     options,
@@ -64,12 +71,7 @@ export async function evolveSparsities(input: EvolutionInput): Promise<ReadonlyM
     onGeneration: input.onGeneration,
     measure: (candidates, chosen) => measureCandidates(input, { norms, reference, measured, candidates, chosen }),
   });
-  const { fitness, uniformFitness } = evolved;
-  context.logger.info(
-    `evolutionary allocation: KL divergence ${fitness.toFixed(4)} nats, uniform ${uniformFitness.toFixed(4)}`,
-    { fitness, uniformFitness },
-  );
-  return new Map(units.map(({ name }, i) => [name, evolved.sparsities[i]]));
+  return { sparsities: new Map(units.map(({ name }, i) => [name, sparsities[i]])), ...fitness };
 }
 
 /** Norms of the inputs of every linear, by name, on the dense model. */
@@ -208,8 +210,7 @@ async function measureCandidates(input: EvolutionInput, measurement: Measurement
   const { reference, measured, candidates, chosen } = measurement;
   const sequences = candidates.flatMap(() => chosen.map((i) => measured[i]));
   await using states = await createStates(model, sequences, memoryBytes, join(directory, "candidates.bin"));
-  for (const index of candidates.keys())
-    await copySequences(reference.embedded, states, chosen, index * chosen.length);
+  for (const index of candidates.keys()) await copySequences(reference.embedded, states, chosen, index * chosen.length);
   let dense = new Map<string, Float32Array>();
   for (const block of model.architecture.blocks) {
     dense = await readBlockWeights(model.checkpoint, block, dense);

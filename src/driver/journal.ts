@@ -1,6 +1,7 @@
 /**
- * The journal of a run: JSON lines in OUT.partial. The first line holds the run's fingerprint, each further one a
- * finished block with the hash of what was written for it. A line exists only after the block's bytes are on disk.
+ * The journal of a run: JSON lines in OUT.partial. The first line holds the run's fingerprint, the second the sparsity
+ * that the allocation gave to each linear, each further one a finished block with the hash of what was written for it. A
+ * block's line exists only after its bytes are on disk.
  */
 import { createHash } from "node:crypto";
 import { open, readFile, type FileHandle } from "node:fs/promises";
@@ -28,11 +29,14 @@ export function hashOf(...parts: readonly (string | Uint8Array)[]): string {
 
 export class Journal implements AsyncDisposable {
   readonly #file: FileHandle;
+  /** Sparsity by linear, where the allocation was finished when the journal was opened. */
+  readonly sparsities: ReadonlyMap<string, number> | undefined;
   /** Blocks that were finished when the journal was opened. */
   readonly finished: readonly BlockEntry[];
 
-  private constructor(file: FileHandle, finished: readonly BlockEntry[]) {
+  private constructor(file: FileHandle, { sparsities, finished }: Pick<Contents, "sparsities" | "finished">) {
     this.#file = file;
+    this.sparsities = sparsities;
     this.finished = finished;
   }
 
@@ -42,14 +46,19 @@ export class Journal implements AsyncDisposable {
     const text = resume ? await readExisting(path) : undefined;
     if (text === undefined || !text.includes("\n")) {
       const file = await open(path, "w");
-      const journal = new Journal(file, []);
+      const journal = new Journal(file, { sparsities: undefined, finished: [] });
       await journal.#append({ type: "run", fingerprint });
       return journal;
     }
-    const { finished, length } = parseJournal(text, fingerprint, path);
+    const contents = parseJournal(text, fingerprint, path);
     const file = await open(path, "r+");
-    await file.truncate(length); // a line torn by a crash must not sit in front of the next one
-    return new Journal(file, finished);
+    await file.truncate(contents.length); // a line torn by a crash must not sit in front of the next one
+    return new Journal(file, contents);
+  }
+
+  /** Note what the allocation decided: to be called once, before the first block. */
+  async appendSparsities(sparsities: ReadonlyMap<string, number>): Promise<void> {
+    await this.#append({ type: "allocation", sparsities: Object.fromEntries(sparsities) });
   }
 
   async append(entry: BlockEntry): Promise<void> {
@@ -76,15 +85,22 @@ async function readExisting(path: string): Promise<string | undefined> {
   }
 }
 
-function parseJournal(
-  text: string,
-  fingerprint: Fingerprint,
-  path: string,
-): { finished: BlockEntry[]; length: number } {
+interface Contents {
+  readonly sparsities: ReadonlyMap<string, number> | undefined;
+  readonly finished: readonly BlockEntry[];
+  /** Bytes of whole lines. */
+  readonly length: number;
+}
+
+type Line = BlockEntry & {
+  readonly type: string;
+  readonly fingerprint?: Fingerprint;
+  readonly sparsities?: Readonly<Record<string, number>>;
+};
+
+function parseJournal(text: string, fingerprint: Fingerprint, path: string): Contents {
   const lines = text.split("\n").slice(0, -1); // what follows the last newline was torn
-  const [head, ...blocks] = lines.map(
-    (line) => JSON.parse(line) as { type: string; fingerprint?: Fingerprint } & BlockEntry,
-  );
+  const [head, second, ...rest] = lines.map((line) => JSON.parse(line) as Line);
   const then = head?.fingerprint ?? {};
   const differing = Object.keys({ ...then, ...fingerprint }).filter((key) => then[key] !== fingerprint[key]);
   if (differing.length > 0) {
@@ -98,16 +114,19 @@ function parseJournal(
       },
     );
   }
-  blocks.forEach((entry, index) => {
-    if (entry.block === index) return;
-    throw new CheckpointError(
-      "E_JOURNAL",
-      `${path}: line ${index + 2} is about block ${entry.block}; expected ${index}.`,
-      {
-        hint: "The journal was changed by something else; start again with --force.",
-        details: { path, line: index + 2 },
-      },
-    );
+  const refuse = (line: number, expected: string): never => {
+    throw new CheckpointError("E_JOURNAL", `${path}: line ${line} is not about ${expected}.`, {
+      hint: "The journal was changed by something else; start again with --force.",
+      details: { path, line },
+    });
+  };
+  if (second !== undefined && second.sparsities === undefined) refuse(2, "the allocation");
+  rest.forEach((entry, index) => {
+    if (entry.block !== index) refuse(index + 3, `block ${index}`);
   });
-  return { finished: blocks, length: Buffer.byteLength(lines.map((line) => `${line}\n`).join("")) };
+  return {
+    sparsities: second?.sparsities === undefined ? undefined : new Map(Object.entries(second.sparsities)),
+    finished: rest,
+    length: Buffer.byteLength(lines.map((line) => `${line}\n`).join("")),
+  };
 }

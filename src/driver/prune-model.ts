@@ -88,8 +88,11 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     if (states !== undefined && calibration !== undefined) await embedTokens(model, calibration.sequences, states);
   };
   await embed();
-  run.sparsities = await allocateRun(run, overrides);
-  if (needsActivations(config.allocation)) await embed(); // the allocation's pass moved the states to the end
+  run.sparsities = journal.sparsities ?? (await allocateRun(run, overrides));
+  if (journal.sparsities === undefined) {
+    await journal.appendSparsities(run.sparsities);
+    if (needsActivations(config.allocation)) await embed(); // the allocation's pass moved the states to the end
+  }
   const layers: LayerReport[] = [];
   for (const block of model.architecture.blocks) {
     const finished = journal.finished[block.index];

@@ -10,7 +10,11 @@ import { readFile, readdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
+import { pruneModel } from "../../src/driver/prune-model.js";
+import { InterruptedError } from "../../src/errors.js";
+import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
+import { demoRun } from "../helpers/runs.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 
 const BLOCKS = 6;
@@ -65,7 +69,7 @@ async function runAndKill(
   const closed = new Promise<number | null>((resolve) => child.on("close", resolve));
   for (;;) {
     const lines = existsSync(journal) ? readFileSync(journal, "utf8").split("\n").length - 1 : 0;
-    if (lines >= blocks + 1) break;
+    if (lines >= blocks + 2) break; // the fingerprint, the allocation, the blocks
     assert.equal(child.exitCode, null, `the run ended before block ${blocks} was finished`);
     await sleep(5);
   }
@@ -147,4 +151,23 @@ test("a resume with other options, or over a changed output, is refused", { time
   const changed = await run(command(out, ["--resume"]));
   assert.equal(changed.status, 4);
   assert.match(changed.stdout, /E_JOURNAL_HASH/);
+});
+
+test("a resumed run takes the allocation from the journal instead of finding it again", async (t) => {
+  const directory = temporaryDirectory(t);
+  const allocation = { rule: "owl", M: 3, lambda: 0.1 } as const;
+  const whole = await pruneModel(demoRun(join(directory, "whole"), { allocation, sparsity: 0.7 }), createTestContext());
+  const config = demoRun(join(directory, "stopped"), { allocation, sparsity: 0.7 });
+  let isStopping = false;
+  const stopping = {
+    ...createTestContext({ stop: { requested: () => (isStopping ? "SIGINT" : undefined) } }),
+    emit: ({ type }: { readonly type: string }) => void (isStopping ||= type === "block"),
+  };
+  await assert.rejects(pruneModel(config, stopping), InterruptedError);
+  const context = createTestContext();
+  const resumed = await pruneModel({ ...config, resume: true }, context);
+  const stages = context.events.flatMap((event) => (event.type === "stage" ? [event.stage] : []));
+  assert.ok(stages.length > 0 && !stages.some((stage) => stage.startsWith("allocation")), stages.join(", "));
+  const zeros = ({ layers }: typeof whole): unknown[] => layers.map((layer) => [layer.name, layer.zeros]);
+  assert.deepEqual(zeros(resumed), zeros(whole));
 });

@@ -76,6 +76,20 @@ export function exitCodeOf(error: unknown): number {
   return EXIT_CODES.internal;
 }
 
+/** One problem as it is; several as one error of the first one's class, with all of them in the message. */
+export function combineProblems(problems: readonly PruneError[]): PruneError {
+  const [first] = problems;
+  if (first === undefined) throw new RangeError("no problem to report");
+  if (problems.length === 1) return first;
+  const lines = problems.map(({ message, hint }) => `  ${message}${hint === undefined ? "" : ` ${hint}`}`);
+  const Class = first.constructor as typeof PruneError;
+  return new Class("E_SEVERAL", `${problems.length} problems:\n${lines.join("\n")}`, {
+    details: {
+      problems: problems.map(({ code, message, hint, details }) => ({ code, message, hint: hint ?? null, details })),
+    },
+  });
+}
+
 const CLASSES = {
   UsageError,
   ConfigError,

@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { EvaluationConfig, MethodStep, RunConfig, TokenSource } from "../contract.js";
-import { PruneError, UsageError } from "../errors.js";
+import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
@@ -19,10 +19,10 @@ import {
   resolveSparsity,
 } from "./rules.js";
 import {
-  combineProblems,
   DEFAULT_SEQLEN,
   type EvaluationFlags,
   evaluationFlagsSchema,
+  examineFlags,
   parseAllocation,
   type ParsedRunFlags,
   parseFlags,
@@ -63,10 +63,18 @@ export async function resolveRunConfig(
   surroundings: Surroundings,
 ): Promise<Resolved<RunConfig>> {
   const { workingDirectory, demoModel } = surroundings;
-  const recipe = flags.recipe === undefined ? undefined : await loadRecipe(resolve(workingDirectory, flags.recipe));
-  const parsed = parseFlags(runFlagsSchema, recipe === undefined ? flags : { ...flagsOfRecipe(recipe), ...flags });
-  const notes: Note[] = [];
   const problems: PruneError[] = [];
+  const examined = flags.recipe === undefined ? undefined : await loadRecipe(resolve(workingDirectory, flags.recipe));
+  const recipe = examined?.recipe;
+  const { parsed, ...read } = examineFlags(
+    runFlagsSchema,
+    recipe === undefined ? flags : { ...flagsOfRecipe(recipe), ...flags },
+  );
+  problems.push(...(examined?.problems ?? []), ...read.problems);
+  /** Said somewhere, but not readable: its absence is no second problem. */
+  const isUnread = (name: string): boolean =>
+    read.unread.has(name) || (examined?.unread.has(name) === true && !(name in flags));
+  const notes: Note[] = [];
   const keep = <Value>(result: Value | PruneError, otherwise: Value): Value => {
     if (!(result instanceof PruneError)) return result;
     problems.push(result);
@@ -76,17 +84,21 @@ export async function resolveRunConfig(
   const isDemo = parsed.model === undefined;
   const model = resolve(workingDirectory, parsed.model ?? demoModel);
   if (isDemo) notes.push({ level: "info", message: `no --model given: taking the embedded demo model ${model}` });
-  const sparsity = keep(resolveSparsity(parsed.pattern, parsed.sparsity), 0);
-  const methodOptions = keep(
-    resolveMethodOptions(solver, { ...recipeOptions(recipe, solver.name), ...methodFlags(parsed) }),
-    {},
-  );
+  const isTargetUnread = isUnread("pattern") || (parsed.sparsity === undefined && isUnread("sparsity"));
+  const target = isTargetUnread ? undefined : keep(resolveSparsity(parsed.pattern, parsed.sparsity), undefined);
+  const sparsity = target ?? 0;
+  const methodOptions = isUnread("method")
+    ? {} // whose options they are is not known
+    : keep(resolveMethodOptions(solver, { ...recipeOptions(recipe, solver.name), ...methodFlags(parsed) }), {});
   const then = resolveSteps(parsed.then, recipe).map((step) => keep(step, { method: "", methodOptions: {} }));
-  if (!problems.some(({ code }) => code === "E_METHOD" || code === "E_METHOD_OPTION")) {
+  if (then.every((step) => step.method !== "") && !isUnread("method") && !isUnread("then")) {
     const orderProblem = checkSteps([solver.name, ...then.map((step) => step.method)]);
     if (orderProblem !== undefined) problems.push(orderProblem);
   }
-  const allocation = keep(resolveAllocation(parsed.allocation ?? recipeAllocation(recipe), parsed.pattern), UNIFORM);
+  const allocation = keep(
+    resolveAllocation(parsed.allocation ?? recipeAllocation(recipe), parsed.pattern, target),
+    UNIFORM,
+  );
   const overrides = (recipe?.overrides ?? []).map(({ match, sparsity: asked }) => ({
     match,
     sparsity: parseSparsity(String(asked)),
@@ -102,13 +114,14 @@ export async function resolveRunConfig(
     notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });
   }
 
-  const needsTokens =
-    [solver.name, ...then.map((step) => step.method)].some(
-      (name) => name !== "" && findSolver(name).needs.length > 0,
-    ) || needsActivations(allocation);
+  const consumer = [solver.name, ...then.map((step) => step.method)].find(
+    (name) => name !== "" && findSolver(name).needs.length > 0,
+  );
+  const needsTokens = consumer !== undefined || needsActivations(allocation);
   const calibration = keep(resolveCalibration(parsed.calibration, model, workingDirectory), undefined);
-  if (needsTokens && parsed.calibration === undefined && calibration === undefined && modelProblem === undefined) {
-    problems.push(calibrationProblem(solver, model));
+  const isCalibrationGiven = parsed.calibration !== undefined || isUnread("calibration") || isUnread("method");
+  if (needsTokens && !isCalibrationGiven && calibration === undefined && modelProblem === undefined) {
+    problems.push(calibrationProblem(consumer ?? `the allocation ${allocation.rule}`, model));
   }
   if (!needsTokens && parsed.calibration !== undefined) {
     notes.push({ level: "warn", message: `${solver.name} looks at weights only: --calibration is not read` });

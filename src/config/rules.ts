@@ -9,6 +9,7 @@ import { CheckpointError, ConfigError, type PruneError, UsageError } from "../er
 import { findSolver } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
+import { allocationProblems } from "../sparsity/allocation/check.js";
 import { UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
 import { formatPattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 
@@ -58,11 +59,18 @@ export function resolveMethodOptions(
   try {
     parsed = solver.schema.parse(given) as Readonly<Record<string, unknown>>;
   } catch (error) {
-    const [issue] = issuesOf(error);
-    if (issue === undefined) throw error;
-    if (issue.keys !== undefined) return unknownOption(flagsOf(issue.keys));
-    return new ConfigError("E_METHOD_OPTION", `${flagsOf(issue.path)}: ${issue.message}.`, {
-      details: { method: solver.name, given },
+    const issues = issuesOf(error);
+    if (issues.length === 0) throw error;
+    const [first] = issues;
+    if (issues.length === 1 && first?.keys !== undefined) return unknownOption(flagsOf(first.keys));
+    const problems = issues.map(({ path, message, keys }) =>
+      keys === undefined
+        ? `${flagsOf(path)}: ${message}`
+        : `${flagsOf(keys)}: the method ${solver.name} has no such option`,
+    );
+    return new ConfigError("E_METHOD_OPTION", `${problems.join("; ")}.`, {
+      hint: `docs/methods/${solver.name}.md lists the options of ${solver.name}.`,
+      details: { method: solver.name, given, problems },
     });
   }
   const dropped = Object.keys(given).filter((key) => !(key in parsed));
@@ -97,14 +105,14 @@ export function checkModelDirectory(model: string): PruneError | undefined {
   return undefined;
 }
 
-/** Methods that look at activations need tokens from somewhere. */
-export function calibrationProblem(solver: LayerSolver<unknown>, model: string): PruneError {
+/** What looks at activations, a method or an allocation, needs tokens from somewhere. */
+export function calibrationProblem(consumer: string, model: string): PruneError {
   return new UsageError(
     "E_CALIBRATION_MISSING",
-    `--calibration: missing; ${solver.name} looks at the inputs of every layer, and ${model} has no calibration.txt.`,
+    `--calibration: missing; ${consumer} looks at the inputs of every layer, and ${model} has no calibration.txt.`,
     {
       hint: 'Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids. Or take --method magnitude, which needs none.',
-      details: { method: solver.name, model },
+      details: { method: consumer, model },
     },
   );
 }
@@ -120,15 +128,31 @@ export function checkSteps(names: readonly string[]): PruneError | undefined {
   }
 }
 
-/** N:M has its own sparsity everywhere, so there is nothing to spread. */
-export function resolveAllocation(asked: Allocation | undefined, pattern: Pattern): Allocation | PruneError {
-  if (asked === undefined || asked.rule === "uniform" || pattern.kind === "unstructured") return asked ?? UNIFORM;
-  return new ConfigError(
-    "E_ALLOCATION_PATTERN",
-    `--allocation ${asked.rule}: ${formatPattern(pattern)} makes the same share of every layer zero.`,
-    {
-      hint: "Leave --allocation out, or prune unstructured.",
-      details: { rule: asked.rule, pattern: formatPattern(pattern) },
-    },
-  );
+/**
+ * N:M has its own sparsity everywhere, so there is nothing to spread; else the request must lie within the rule's
+ * bounds. What depends on the number of blocks is checked when the model is known (driver/prunables.ts).
+ * @param sparsity undefined where it is a problem of its own
+ */
+export function resolveAllocation(
+  asked: Allocation | undefined,
+  pattern: Pattern,
+  sparsity: number | undefined,
+): Allocation | PruneError {
+  if (asked === undefined || asked.rule === "uniform") return UNIFORM;
+  if (pattern.kind !== "unstructured") {
+    return new ConfigError(
+      "E_ALLOCATION_PATTERN",
+      `--allocation ${asked.rule}: ${formatPattern(pattern)} makes the same share of every layer zero.`,
+      {
+        hint: "Leave --allocation out, or prune unstructured.",
+        details: { rule: asked.rule, pattern: formatPattern(pattern) },
+      },
+    );
+  }
+  const problems = allocationProblems(asked, sparsity, undefined);
+  if (problems.length === 0) return asked;
+  return new ConfigError("E_ALLOCATION", `${problems.join("; ")}.`, {
+    hint: "Change the sparsity, or the allocation's smallest or largest.",
+    details: { allocation: asked, sparsity, problems },
+  });
 }

@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 import { STARVED_TREATMENTS } from "../contract.js";
-import { PruneError, UsageError } from "../errors.js";
+import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
 import { findSolver } from "../solvers/registry.js";
 import { ALLOCATION_RULES, allocationSchema, type Allocation } from "../sparsity/allocation/schema.js";
@@ -59,7 +59,7 @@ export function parseAllocation(text: string): Allocation {
       "E_ALLOCATION_RULE",
       `--allocation: "${rule}" is not a rule; known rules are ${ALLOCATION_RULES.join(", ")}.`,
       {
-        hint: nearest === undefined ? "docs/recipes.md says what each does." : `Did you mean "${nearest}"?`,
+        hint: nearest === undefined ? "docs/allocation.md says what each does." : `Did you mean "${nearest}"?`,
         details: { value: rule, known: ALLOCATION_RULES },
       },
     );
@@ -67,10 +67,10 @@ export function parseAllocation(text: string): Allocation {
   const pairs = options === "" ? [] : options.split(",").map(parseOption);
   const parsed = allocationSchema.safeParse({ rule, ...Object.fromEntries(pairs) });
   if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new UsageError("E_ALLOCATION_OPTION", `--allocation ${text}: ${issue.path.join(".")} ${issue.message}.`, {
-    hint: "docs/recipes.md lists the options of each rule.",
-    details: { value: text },
+  const problems = parsed.error.issues.map(({ path, message }) => `${path.join(".")} ${message}`.trim());
+  throw new UsageError("E_ALLOCATION_OPTION", `--allocation ${text}: ${problems.join("; ")}.`, {
+    hint: "docs/allocation.md lists the options of each rule.",
+    details: { value: text, problems },
   });
 }
 
@@ -126,31 +126,49 @@ export const evaluationFlagsSchema = z.strictObject({
 
 export type EvaluationFlags = z.input<typeof evaluationFlagsSchema>;
 
+/** Flags as far as they can be taken. */
+export interface ExaminedFlags<Parsed> {
+  /** What could be read; the flags that could not are as if they had not been given. */
+  readonly parsed: Parsed;
+  readonly problems: readonly PruneError[];
+  /** Names of the flags that could not be read. */
+  readonly unread: ReadonlySet<string>;
+}
+
+/**
+ * Parse flags, leaving out those that cannot be taken, so that the others can be checked too.
+ * @throws UsageError where nothing can be said without the missing ones
+ */
+export function examineFlags<Schema extends z.ZodType>(
+  schema: Schema,
+  flags: Readonly<Record<string, unknown>>,
+): ExaminedFlags<z.output<Schema>> {
+  const first = schema.safeParse(flags);
+  if (first.success) return { parsed: first.data, problems: [], unread: new Set() };
+  const { issues } = first.error;
+  const unread = new Set(
+    issues.flatMap((issue) => (issue.code === "unrecognized_keys" ? issue.keys : [String(issue.path[0])])),
+  );
+  const problems = issues.map(problemOf);
+  const rest = schema.safeParse(Object.fromEntries(Object.entries(flags).filter(([name]) => !unread.has(name))));
+  if (!rest.success) throw combineProblems(problems);
+  return { parsed: rest.data, problems, unread };
+}
+
 /**
  * Parse flags, or throw one error that lists every flag that cannot be taken.
  * @throws UsageError
  */
-export function parseFlags<Schema extends z.ZodType>(schema: Schema, flags: unknown): z.output<Schema> {
-  const parsed = schema.safeParse(flags);
-  if (parsed.success) return parsed.data;
-  throw combineProblems(parsed.error.issues.map(problemOf));
+export function parseFlags<Schema extends z.ZodType>(
+  schema: Schema,
+  flags: Readonly<Record<string, unknown>>,
+): z.output<Schema> {
+  const { parsed, problems } = examineFlags(schema, flags);
+  if (problems.length > 0) throw combineProblems(problems);
+  return parsed;
 }
 
 function problemOf(issue: z.core.$ZodIssue): PruneError {
   if (issue.code === "custom" && issue.params?.["error"] instanceof PruneError) return issue.params["error"];
   return new UsageError("E_FLAG", `--${issue.path.join(".")}: ${issue.message}.`);
-}
-
-/** One problem as it is; several as one error of the first one's class, with all of them in the message. */
-export function combineProblems(problems: readonly PruneError[]): PruneError {
-  const [first] = problems;
-  if (first === undefined) throw new RangeError("no problem to report");
-  if (problems.length === 1) return first;
-  const lines = problems.map(({ message, hint }) => `  ${message}${hint === undefined ? "" : ` ${hint}`}`);
-  const Class = first.constructor as typeof PruneError;
-  return new Class("E_SEVERAL", `${problems.length} problems:\n${lines.join("\n")}`, {
-    details: {
-      problems: problems.map(({ code, message, hint, details }) => ({ code, message, hint: hint ?? null, details })),
-    },
-  });
 }

@@ -1,24 +1,45 @@
 /**
- * How much each linear loses, decided before solving. Rules that look at activations need one pass over the *dense*
- * model, which streams block by block like everything else.
+ * How much each linear loses, decided before solving. What a rule needs to know of the *dense* model is collected by
+ * streaming it block by block, like everything else: its weights, or its weights and their inputs. The rules themselves
+ * are in sparsity/allocation/.
  */
 import { collectStatistics } from "../calibration/statistics.js";
+import { SpectrumEngine } from "../device/cpu/eigenvalues.js";
 import type { Device } from "../device/device.js";
-import { InternalError } from "../errors.js";
+import { ConfigError, InternalError, type PruneError } from "../errors.js";
 import type { BlockSpec, LinearSpec } from "../model/architecture.js";
 import { readBlockWeights } from "../model/block-weights.js";
 import { lookUp, type BlockRunner } from "../model/forward.js";
 import type { HiddenStates } from "../model/hidden-states.js";
 import { takeMatrix } from "../model/logical-matrix.js";
 import type { Model } from "../model/open-model.js";
+import { allocationProblems } from "../sparsity/allocation/check.js";
 import { distribute, type Unit } from "../sparsity/allocation/distribute.js";
+import { tailExponent } from "../sparsity/allocation/heavy-tail.js";
 import {
   dlpSparsities,
   erdosRenyiSparsities,
+  heavyTailSparsities,
+  meanOf,
   owlSparsities,
   progressionSparsities,
 } from "../sparsity/allocation/rules.js";
 import type { Allocation } from "../sparsity/allocation/schema.js";
+import {
+  lampScores,
+  medianScore,
+  outlierPercent,
+  wandaScores,
+  type ScoredMatrix,
+} from "../sparsity/allocation/scores.js";
+import {
+  countAround,
+  countLeading,
+  createLeadingBins,
+  leadingBin,
+  thresholdSparsities,
+  type BinCounts,
+} from "../sparsity/allocation/threshold.js";
 
 export interface AllocationInput {
   readonly allocation: Allocation;
@@ -37,33 +58,57 @@ export interface AllocationInput {
 /** Sparsity of every selected linear, by name; the parameter-weighted mean is the target. */
 export async function allocateSparsity(input: AllocationInput): Promise<ReadonlyMap<string, number>> {
   const { allocation, target } = input;
-  const blocks = input.model.architecture.blocks
-    .map((block) => ({ block, linears: selectedLinears(block, input.selected) }))
-    .filter(({ linears }) => linears.length > 0);
+  const blocks = selectedBlocks(input.model.architecture.blocks, input.selected);
+  const linears = unitsOf(blocks, "projection");
   switch (allocation.rule) {
     case "uniform":
-      return byBlock(
-        blocks,
-        blocks.map(() => target),
-      );
-    case "atp":
-      return byBlock(blocks, spread(blocks, progressionSparsities(blocks.length, target, allocation.beta), target));
+      return new Map(linears.map(({ name }) => [name, target]));
+    case "atp": {
+      const units = unitsOf(blocks, "block");
+      return spread(units, progressionSparsities(units.length, target, allocation.beta), target, allocation);
+    }
     case "owl": {
-      const scores = await scoreBlocks(input, blocks, (matrices) => outlierPercent(matrices, allocation.M));
-      return byBlock(blocks, spread(blocks, owlSparsities(scores, target, allocation.lambda), target));
+      const scores = await scoreUnits(input, blocks, (matrices) => outlierPercent(matrices, allocation.M));
+      const raw = owlSparsities(scores, target, allocation.lambda);
+      return spread(unitsOf(blocks, allocation.granularity), raw, target, allocation);
     }
     case "dlp": {
-      const scores = await scoreBlocks(input, blocks, medianScore);
-      return byBlock(blocks, spread(blocks, dlpSparsities(scores, target, allocation.alpha), target));
+      const scores = await scoreUnits(input, blocks, medianScore);
+      const raw = dlpSparsities(scores, target, allocation.alpha);
+      return spread(unitsOf(blocks, allocation.granularity), raw, target, allocation);
     }
-    case "er": {
-      const linears = blocks.flatMap((entry) => entry.linears);
-      const sparsities = distribute(linears.map(unitOf), erdosRenyiSparsities(linears, target), target);
-      return new Map(linears.map(({ name }, i) => [name, sparsities[i]]));
+    case "alphapruning": {
+      const units = unitsOf(blocks, allocation.granularity);
+      const exponents = await tailExponents(input, blocks);
+      const perUnit = units.map((unit) => meanOf(unit.linears.map((name) => exponents.get(name))));
+      const elements = units.map((unit) => unit.elements);
+      return spread(units, heavyTailSparsities(perUnit, elements, target, allocation.epsilon), target, allocation);
     }
+    case "er":
+    case "erk": {
+      const shapes = blocks.flatMap((entry) => entry.linears);
+      return spread(linears, erdosRenyiSparsities(shapes, target), target, allocation);
+    }
+    case "lamp":
+    case "global":
+      return spread(linears, await sparsitiesByThreshold(input, blocks), target, allocation);
     default:
       return allocation satisfies never;
   }
+}
+
+/** What of the configured allocation cannot be done with this model; needs no weights. */
+export function allocationProblem(
+  { allocation, sparsity }: { readonly allocation: Allocation; readonly sparsity: number },
+  blocks: readonly BlockSpec[],
+  selected: ReadonlySet<string>,
+): PruneError | undefined {
+  const problems = allocationProblems(allocation, sparsity, selectedBlocks(blocks, selected).length);
+  if (problems.length === 0) return undefined;
+  return new ConfigError("E_ALLOCATION", `${problems.join("; ")}.`, {
+    hint: "docs/allocation.md says what each rule can spread.",
+    details: { problems, allocation },
+  });
 }
 
 interface SelectedBlock {
@@ -71,44 +116,132 @@ interface SelectedBlock {
   readonly linears: readonly LinearSpec[];
 }
 
-function selectedLinears(block: BlockSpec, selected: ReadonlySet<string>): LinearSpec[] {
-  return block.groups.flatMap((group) => group.linears.filter((linear) => selected.has(linear.name)));
+/** Blocks that have something to prune. */
+function selectedBlocks(blocks: readonly BlockSpec[], selected: ReadonlySet<string>): SelectedBlock[] {
+  return blocks
+    .map((block) => ({
+      block,
+      linears: block.groups.flatMap((group) => group.linears.filter((linear) => selected.has(linear.name))),
+    }))
+    .filter(({ linears }) => linears.length > 0);
 }
 
-function unitOf({ name, inFeatures, outFeatures }: LinearSpec): Unit {
-  return { name, elements: inFeatures * outFeatures };
+/** What shares one sparsity, with the linears it consists of. */
+interface SharingUnit extends Unit {
+  readonly linears: readonly string[];
 }
 
-function spread(blocks: readonly SelectedBlock[], raw: readonly number[], target: number): number[] {
-  const units = blocks.map(({ block, linears }) => ({
-    name: block.name,
-    elements: linears.reduce((sum, linear) => sum + unitOf(linear).elements, 0),
-  }));
-  return distribute(units, raw, target);
+/** In the order in which `visit…` hand out matrices. */
+function unitsOf(blocks: readonly SelectedBlock[], granularity: "block" | "projection"): SharingUnit[] {
+  const toUnit = (name: string, linears: readonly LinearSpec[]): SharingUnit => ({
+    name,
+    elements: linears.reduce((sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures, 0),
+    linears: linears.map((linear) => linear.name),
+  });
+  if (granularity === "block") return blocks.map(({ block, linears }) => toUnit(block.name, linears));
+  return blocks.flatMap(({ linears }) => linears.map((linear) => toUnit(linear.name, [linear])));
 }
 
-function byBlock(blocks: readonly SelectedBlock[], sparsities: readonly number[]): Map<string, number> {
-  return new Map(
-    blocks.flatMap(({ linears }, i) => linears.map(({ name }): [string, number] => [name, sparsities[i]])),
-  );
+function spread(
+  units: readonly SharingUnit[],
+  raw: readonly number[],
+  target: number,
+  bounds: { readonly smallest: number; readonly largest: number },
+): Map<string, number> {
+  const sparsities = distribute(units, raw, target, bounds);
+  return new Map(units.flatMap(({ linears }, i) => linears.map((name): [string, number] => [name, sparsities[i]])));
 }
 
-/** One linear's weights and the norms of its input channels. */
-interface ScoredMatrix {
-  readonly values: Float32Array;
-  readonly norms: Float64Array;
-}
-
-/** A number per block from the scores |w|·‖x‖ of its linears, on the dense model's activations. */
-async function scoreBlocks(
+/** A number per unit, from the scores |w|·‖x‖ of its linears on the dense model's activations. */
+async function scoreUnits(
   input: AllocationInput,
   blocks: readonly SelectedBlock[],
   score: (matrices: readonly ScoredMatrix[]) => number,
 ): Promise<number[]> {
+  const { allocation } = input;
+  const isPerBlock = !("granularity" in allocation) || allocation.granularity === "block";
+  const scores: number[] = [];
+  await visitInputs(input, blocks, (matrices) => {
+    if (isPerBlock) scores.push(score(matrices));
+    else scores.push(...matrices.map((matrix) => score([matrix])));
+  });
+  return scores;
+}
+
+/** The exponent of each linear's spectrum, by name; undefined where there is no tail to fit. */
+async function tailExponents(
+  input: AllocationInput,
+  blocks: readonly SelectedBlock[],
+): Promise<ReadonlyMap<string, number | undefined>> {
+  const { allocation } = input;
+  if (allocation.rule !== "alphapruning") throw new InternalError("E_ALLOCATION", "exponents nobody asked for");
+  const exponents = new Map<string, number | undefined>();
+  await using spectra = new SpectrumEngine();
+  await visitWeights(input, blocks, async (values, { name, outFeatures, inFeatures }) => {
+    const eigenvalues = await spectra.squaredSingularValues(values, outFeatures, inFeatures);
+    exponents.set(name, tailExponent(eigenvalues, allocation));
+  });
+  return exponents;
+}
+
+/** Sparsities of the linears where one threshold is put on all scores: two passes over the weights. */
+async function sparsitiesByThreshold(input: AllocationInput, blocks: readonly SelectedBlock[]): Promise<number[]> {
+  const { allocation, target } = input;
+  const bins = createLeadingBins();
+  const norms = new Map<string, Float64Array>();
+  const isWanda = allocation.rule === "global" && allocation.score === "wanda";
+  const scoresOf = (values: Float32Array, { name }: LinearSpec): Float32Array => {
+    if (allocation.rule === "lamp") return lampScores(values);
+    return isWanda ? wandaScores({ values, norms: lookUp(norms, name) }) : values;
+  };
+  if (isWanda) {
+    await visitInputs(input, blocks, (matrices, linears) => {
+      matrices.forEach((matrix, i) => {
+        norms.set(linears[i].name, matrix.norms); // some numbers per input, kept for the second pass
+        countLeading(bins, wandaScores(matrix));
+      });
+    });
+  } else {
+    await visitWeights(input, blocks, (values, linear) => {
+      countLeading(bins, scoresOf(values, linear));
+    });
+  }
+  const bin = leadingBin(bins, target);
+  const counts: BinCounts[] = [];
+  await visitWeights(input, blocks, (values, linear) => {
+    counts.push(countAround(scoresOf(values, linear), bin));
+  });
+  return thresholdSparsities(counts, target);
+}
+
+/** Hand out the weights of each selected linear, [outFeatures, inFeatures], borrowed; no tokens are needed. */
+async function visitWeights(
+  { model, onBatch }: AllocationInput,
+  blocks: readonly SelectedBlock[],
+  visit: (values: Float32Array, linear: LinearSpec) => void | Promise<void>,
+): Promise<void> {
+  let weights = new Map<string, Float32Array>();
+  for (const { block, linears } of blocks) {
+    const roles = new Set(linears.map((linear) => linear.role));
+    const tensors = new Map([...block.tensors].filter(([role]) => roles.has(role)));
+    weights = await readBlockWeights(model.checkpoint, { ...block, tensors }, weights);
+    for (const [i, linear] of linears.entries()) {
+      const { shape } = lookUp(block.tensors, linear.role);
+      await visit(takeMatrix(lookUp(weights, linear.role), shape, linear), linear);
+      onBatch(block, i + 1, linears.length);
+    }
+  }
+}
+
+/** Hand out the weights of each block's selected linears with the norms of their inputs in the dense model. */
+async function visitInputs(
+  input: AllocationInput,
+  blocks: readonly SelectedBlock[],
+  visit: (matrices: readonly ScoredMatrix[], linears: readonly LinearSpec[]) => void,
+): Promise<void> {
   const { model, runner, states, device, batch } = input;
   if (states === undefined)
     throw new InternalError("E_ALLOCATION", "the allocation rule needs activations, and there are none");
-  const scores: number[] = [];
   let weights = new Map<string, Float32Array>();
   for (const block of model.architecture.blocks) {
     weights = await readBlockWeights(model.checkpoint, block, weights);
@@ -136,71 +269,6 @@ async function scoreBlocks(
         matrices.push({ values: takeMatrix(lookUp(weights, linear.role), shape, linear), norms });
       }
     }
-    if (linears.length > 0) scores.push(score(matrices));
+    if (linears.length > 0) visit(matrices, linears);
   }
-  return scores;
-}
-
-/** 100 · share of a block's scores above M times their mean. */
-export function outlierPercent(matrices: readonly ScoredMatrix[], M: number): number {
-  let sum = 0;
-  let count = 0;
-  for (const { values, norms } of matrices) {
-    for (let i = 0, channel = 0; i < values.length; i++) {
-      sum += Math.abs(values[i]) * norms[channel];
-      if (++channel === norms.length) channel = 0;
-    }
-    count += values.length;
-  }
-  const threshold = (M * sum) / count;
-  let outliers = 0;
-  for (const { values, norms } of matrices) {
-    for (let i = 0, channel = 0; i < values.length; i++) {
-      if (Math.abs(values[i]) * norms[channel] > threshold) outliers++;
-      if (++channel === norms.length) channel = 0;
-    }
-  }
-  return count === 0 ? 0 : (100 * outliers) / count;
-}
-
-/** The median score of a block, exact to float32: found in two passes over a histogram of the scores' bits. */
-export function medianScore(matrices: readonly ScoredMatrix[]): number {
-  const count = matrices.reduce((sum, { values }) => sum + values.length, 0);
-  const rank = Math.floor((count - 1) / 2); // of an even number the lower one, as torch.median takes
-  const single = new Float32Array(1);
-  const bits = new Uint32Array(single.buffer);
-  const histogram = (isCounted: (pattern: number) => boolean, binOf: (pattern: number) => number): Uint32Array => {
-    const bins = new Uint32Array(2 ** 16);
-    for (const { values, norms } of matrices) {
-      for (let i = 0, channel = 0; i < values.length; i++) {
-        single[0] = Math.abs(values[i]) * norms[channel];
-        if (isCounted(bits[0])) bins[binOf(bits[0])]++;
-        if (++channel === norms.length) channel = 0;
-      }
-    }
-    return bins;
-  };
-  const [high, before] = binOfRank(
-    histogram(
-      () => true,
-      (pattern) => pattern >>> 16,
-    ),
-    rank,
-  );
-  const low = histogram(
-    (pattern) => pattern >>> 16 === high,
-    (pattern) => pattern & 0xffff,
-  );
-  bits[0] = high * 2 ** 16 + binOfRank(low, rank - before)[0];
-  return single[0];
-}
-
-/** The bin that holds the element of a rank, and how many lie in earlier bins. */
-function binOfRank(bins: Uint32Array, rank: number): [bin: number, before: number] {
-  let before = 0;
-  for (let bin = 0; bin < bins.length; bin++) {
-    if (before + bins[bin] > rank) return [bin, before];
-    before += bins[bin];
-  }
-  return [bins.length - 1, before];
 }

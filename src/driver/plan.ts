@@ -4,16 +4,18 @@ import { join } from "node:path";
 import { openModel, type Model } from "../model/open-model.js";
 import { sequencesPerRun } from "../model/block-weights.js";
 import { gramPanels } from "../model/forward.js";
-import { requireUsableSelection, selectLinears } from "../model/selection.js";
 import { tensorOf, type BlockSpec, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { composeSteps } from "../solvers/steps.js";
 import { stepsOf } from "./prune-model.js";
 import type { StatisticName } from "../solvers/solver.js";
+import { needsActivations, weightPasses } from "../sparsity/allocation/schema.js";
 import { formatPattern } from "../sparsity/pattern.js";
+import { pruneCount } from "../sparsity/target.js";
 import type { EngineContext } from "../context.js";
 import type { PlanReport, RunConfig } from "../contract.js";
 import { openDevice } from "./devices.js";
+import { decidePrunables } from "./prunables.js";
 
 /** Resident memory of the runtime itself: Node, ONNX Runtime, kernels; measured on Linux. */
 const FIXED_BYTES = 250 * 2 ** 20;
@@ -30,8 +32,7 @@ const PROBE_SIZE = 768;
 export async function planRun(config: RunConfig, context: EngineContext): Promise<PlanReport> {
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const solver = composeSteps(stepsOf(config));
-  const selection = selectLinears(model.architecture, config.ignore);
-  requireUsableSelection({ ...selection, unmatchedPatterns: [] }, config.pattern);
+  const { selection, overrides, unmatchedPatterns } = decidePrunables(config, model.architecture, "listed");
   await using device = await openDevice(config.device, context.logger);
   const { blocks } = model.architecture;
   const elements = sumOf(selection.selected, ({ inFeatures, outFeatures }) => inFeatures * outFeatures);
@@ -45,6 +46,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   );
   const prunedBytes = sumOf([...prunedTensors], (tensor) => model.checkpoint.info(tensor).byteLength);
   const operations = floatingPointOperations(config, model, solver.needs);
+  const passes = weightPasses(config.allocation);
   return {
     schema: "prune.plan/v1",
     model: config.model,
@@ -56,14 +58,16 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     blocks: blocks.length,
     linears: selection.selected.length,
     prunableElements: elements,
-    zerosToMake: Math.floor(elements * config.sparsity + 1e-6),
-    bytesToRead: 2 * checkpointBytes, // once for the clone, once for the forward
+    zerosToMake: zerosToMake(selection.selected, config.sparsity, overrides),
+    // Once for the clone, once for the forward, and as often as the allocation looks at the dense model.
+    bytesToRead: (2 + passes) * checkpointBytes,
     bytesToWrite: checkpointBytes + prunedBytes,
     peakMemoryBytes: estimateMemory(config, model, solver.needs),
     estimatedSeconds:
-      operations / ((await measureRate()) * RUN_EFFICIENCY) + (3 * checkpointBytes + prunedBytes) / DISK_RATE,
+      operations / ((await measureRate()) * RUN_EFFICIENCY) +
+      ((3 + passes) * checkpointBytes + prunedBytes) / DISK_RATE,
     ignored: selection.ignored.map(({ name }) => name),
-    unmatchedPatterns: selection.unmatchedPatterns,
+    unmatchedPatterns,
     device: `${device.kind} (${device.description})`,
   };
 }
@@ -77,6 +81,20 @@ function largestOf<Item>(items: readonly Item[], value: (item: Item) => number):
   return items.reduce((largest, item) => Math.max(largest, value(item)), 0);
 }
 
+/** What the sparsity asks of all linears but those with a sparsity of their own, and what these ask. */
+function zerosToMake(
+  selected: readonly LinearSpec[],
+  sparsity: number,
+  overrides: ReadonlyMap<string, number>,
+): number {
+  const elementsOf = ({ inFeatures, outFeatures }: LinearSpec): number => inFeatures * outFeatures;
+  const [own, shared] = [true, false].map((isOwn) => selected.filter(({ name }) => overrides.has(name) === isOwn));
+  return (
+    pruneCount(sumOf(shared, elementsOf), sparsity) +
+    sumOf(own, (linear) => pruneCount(elementsOf(linear), overrides.get(linear.name) ?? 0))
+  );
+}
+
 function linearsOf(block: BlockSpec): LinearSpec[] {
   return block.groups.flatMap((group) => group.linears);
 }
@@ -87,18 +105,29 @@ function weightsOf(linears: readonly LinearSpec[]): number {
 
 /** Forwards over the calibration tokens, the statistics, and the solves. An upper bound where tokens are routed. */
 function floatingPointOperations(config: RunConfig, model: Model, needs: readonly StatisticName[]): number {
-  if (needs.length === 0) return 0;
   const tokens = config.nsamples * config.seqlen;
+  const denseForwards = Number(needsActivations(config.allocation));
   return sumOf(model.architecture.blocks, (block) => {
     const { groups } = block;
     const stagesCount = new Set(groups.map((group) => group.stage)).size;
-    const passes = { block: 2, dense: 1, group: 1 + stagesCount }[config.propagation];
+    const solverForwards = { block: 2, dense: 1, group: 1 + stagesCount }[config.propagation];
+    const forwards = denseForwards + (needs.length === 0 ? 0 : solverForwards);
     const gram = sumOf(groups, ({ inFeatures: n }) =>
       sumOf(gramPanels(n), ({ first, end }) => 2 * tokens * (end - first) * end),
     );
     const solve = sumOf(linearsOf(block), ({ inFeatures: n, outFeatures }) => n ** 3 / 3 + outFeatures * n ** 2);
-    return passes * 2 * tokens * weightsOf(linearsOf(block)) + (needs.includes("gram") ? gram + solve : 0);
+    return (
+      forwards * 2 * tokens * weightsOf(linearsOf(block)) +
+      (needs.includes("gram") ? gram + solve : 0) +
+      (config.allocation.rule === "alphapruning" ? sumOf(linearsOf(block), spectrumOperations) : 0)
+    );
   });
+}
+
+/** The Gram matrix on the smaller side and its reduction to a band, in f64, which runs at half the rate of f32. */
+function spectrumOperations({ inFeatures, outFeatures }: LinearSpec): number {
+  const size = Math.min(inFeatures, outFeatures);
+  return 2 * (2 * inFeatures * outFeatures * size + 2 * size ** 3);
 }
 
 /** One block in f32, activations of one run, the widest statistic and weight while they are solved, hidden states. */
@@ -109,10 +138,14 @@ function estimateMemory(config: RunConfig, model: Model, needs: readonly Statist
   const largestLinear = largestOf(linears, ({ inFeatures, outFeatures }) => inFeatures * outFeatures) * 4;
   const widest = largestOf(linears, ({ inFeatures }) => inFeatures);
   const runTokens = sequencesPerRun(config.seqlen) * config.seqlen;
-  const activations = needs.length === 0 ? 0 : runTokens * (4 * model.architecture.hiddenSize + 4 * widest) * 4;
+  const isForwarded = needs.length > 0 || needsActivations(config.allocation);
+  const activations = !isForwarded ? 0 : runTokens * (4 * model.architecture.hiddenSize + 4 * widest) * 4;
   const grams = needs.includes("gram") ? 3 * widest ** 2 * 4 : 0;
-  const hidden = needs.length === 0 ? 0 : config.nsamples * config.seqlen * model.architecture.hiddenSize * 4;
-  return FIXED_BYTES + block + 3 * largestLinear + activations + grams + Math.min(hidden, config.memoryBytes);
+  const narrowest = largestOf(linears, ({ inFeatures, outFeatures }) => Math.min(inFeatures, outFeatures));
+  const spectrum = config.allocation.rule === "alphapruning" ? 3 * narrowest ** 2 * 8 : 0;
+  const hidden = !isForwarded ? 0 : config.nsamples * config.seqlen * model.architecture.hiddenSize * 4;
+  const solving = 3 * largestLinear + grams;
+  return FIXED_BYTES + block + Math.max(solving, spectrum) + activations + Math.min(hidden, config.memoryBytes);
 }
 
 /** Floating-point operations per second of a product on this machine, from a tenth of a second of trying. */

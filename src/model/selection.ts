@@ -1,6 +1,6 @@
 /** Which linears a run prunes: all prunable ones, minus those that `--ignore` patterns match. */
 import type { SparsityOverride } from "../contract.js";
-import { ConfigError, UsageError } from "../errors.js";
+import { ConfigError, UsageError, type PruneError } from "../errors.js";
 import { formatPattern, type Pattern } from "../sparsity/pattern.js";
 import { prunableLinears, type Architecture, type LinearSpec } from "./architecture.js";
 
@@ -11,15 +11,18 @@ export interface LinearSelection {
   readonly unmatchedPatterns: readonly string[];
 }
 
-/** "re:…" is a regular expression, anything else a glob (`*` any characters, `?` one); both must match the whole path. */
-export function compilePathPattern(pattern: string): RegExp {
+/**
+ * "re:…" is a regular expression, anything else a glob (`*` any characters, `?` one); both must match the whole path.
+ * @param source where the pattern was written, for the message
+ */
+export function compilePathPattern(pattern: string, source = "--ignore"): RegExp {
   if (pattern.startsWith("re:")) {
     try {
       return new RegExp(`^(?:${pattern.slice(3)})$`, "u");
     } catch (cause) {
       throw new UsageError(
         "E_IGNORE",
-        `--ignore: "${pattern}" is not a regular expression (${(cause as Error).message}).`,
+        `${source}: "${pattern}" is not a regular expression (${(cause as Error).message}).`,
         {
           hint: "Escape special characters with a backslash, or use a glob without re:.",
           details: { pattern },
@@ -28,10 +31,10 @@ export function compilePathPattern(pattern: string): RegExp {
       );
     }
   }
-  const source = pattern.replace(/[\\^$.*+?()[\]{}|/]/g, (symbol) =>
+  const text = pattern.replace(/[\\^$.*+?()[\]{}|/]/g, (symbol) =>
     symbol === "*" ? ".*" : symbol === "?" ? "." : `\\${symbol}`,
   );
-  return new RegExp(`^${source}$`, "u");
+  return new RegExp(`^${text}$`, "u");
 }
 
 /** Split a model's linears by the ignore patterns. */
@@ -48,48 +51,79 @@ export function selectLinears(architecture: Architecture, ignore: readonly strin
   };
 }
 
-/** Throw one error that names everything wrong with a selection. */
-export function requireUsableSelection(selection: LinearSelection, pattern: Pattern): void {
+/** What is wrong with a selection, in one error that names everything; undefined where it can be pruned. */
+export function selectionProblem(selection: LinearSelection, pattern: Pattern): PruneError | undefined {
   const problems = selection.unmatchedPatterns.map((text) => `--ignore "${text}" matches no linear`);
   if (selection.selected.length === 0) problems.push("nothing is left to prune");
-  if (pattern.kind === "n-of-m") {
-    const uneven = selection.selected.filter((linear) => linear.inFeatures % pattern.group !== 0);
-    const widths = [...new Set(uneven.map((linear) => linear.inFeatures))];
-    if (uneven.length > 0) {
-      problems.push(
-        `${formatPattern(pattern)} does not divide the ${widths.join(" and ")} inputs of ${uneven.length} linears (first: ${uneven[0]?.name ?? ""})`,
-      );
-    }
+  const uneven =
+    pattern.kind === "n-of-m" ? selection.selected.filter(({ inFeatures }) => inFeatures % pattern.group !== 0) : [];
+  if (uneven.length > 0) {
+    problems.push(
+      `${formatPattern(pattern)} does not divide the inputs of ${uneven.length} linears: ${summarizeWidths(uneven)}`,
+    );
   }
-  if (problems.length === 0) return;
-  throw new ConfigError("E_SELECTION", `${problems.join("; ")}.`, {
+  if (problems.length === 0) return undefined;
+  return new ConfigError("E_SELECTION", `${problems.join("; ")}.`, {
     hint: "`prune inspect MODEL` lists the module paths; --dry-run shows what would be pruned. Linears that an N:M pattern does not fit can be left dense with --ignore.",
-    details: { problems, unmatchedPatterns: selection.unmatchedPatterns },
+    details: {
+      problems,
+      unmatchedPatterns: selection.unmatchedPatterns,
+      undivided: uneven.map(({ name, inFeatures }) => ({ name, inFeatures })),
+    },
   });
 }
 
-/**
- * The sparsity of every linear that an override matches, the last match winning.
- * @throws ConfigError E_OVERRIDE naming the patterns that match nothing, or an N:M run, whose sparsity is the pattern's
- */
+/** "256 in 36 (model.layers.0.q_proj, …), 704 in 6 (…)": each width once. */
+function summarizeWidths(linears: readonly LinearSpec[]): string {
+  const byWidth = new Map<number, LinearSpec[]>();
+  for (const linear of linears) byWidth.set(linear.inFeatures, [...(byWidth.get(linear.inFeatures) ?? []), linear]);
+  return [...byWidth]
+    .map(([width, members]) => {
+      const more = members.length === 1 ? "" : ", …";
+      return `${width} in ${members.length} (${members[0]?.name ?? ""}${more})`;
+    })
+    .join(", ");
+}
+
+export interface ResolvedOverrides {
+  /** The sparsity of every linear that an override matches, the last match winning. */
+  readonly sparsities: ReadonlyMap<string, number>;
+  readonly unmatchedPatterns: readonly string[];
+  /** Sparsities outside [0, 1), and a pattern that has its own. */
+  readonly problems: readonly string[];
+}
+
 export function resolveOverrides(
   { overrides, pattern }: { readonly overrides: readonly SparsityOverride[]; readonly pattern: Pattern },
   selected: readonly LinearSpec[],
-): ReadonlyMap<string, number> {
+): ResolvedOverrides {
   const problems: string[] = [];
+  const unmatchedPatterns: string[] = [];
   if (overrides.length > 0 && pattern.kind === "n-of-m") {
     problems.push(`${formatPattern(pattern)} has its own sparsity, which overrides cannot change`);
   }
-  const result = new Map<string, number>();
+  const sparsities = new Map<string, number>();
   for (const { match, sparsity } of overrides) {
-    const expression = compilePathPattern(match);
+    if (!(sparsity >= 0 && sparsity < 1)) {
+      problems.push(`overrides: "${match}" asks for a sparsity of ${sparsity}; expected at least 0 and below 1`);
+    }
+    const expression = compilePathPattern(match, "overrides");
     const matched = selected.filter(({ name }) => expression.test(name));
-    if (matched.length === 0) problems.push(`overrides: "${match}" matches no linear that is pruned`);
-    for (const { name } of matched) result.set(name, sparsity);
+    if (matched.length === 0) unmatchedPatterns.push(match);
+    for (const { name } of matched) sparsities.set(name, sparsity);
   }
-  if (problems.length === 0) return result;
-  throw new ConfigError("E_OVERRIDE", `${problems.join("; ")}.`, {
+  return { sparsities, unmatchedPatterns, problems };
+}
+
+/** What is wrong with overrides, in one error; undefined where they can be done. */
+export function overrideProblem({ problems, unmatchedPatterns }: ResolvedOverrides): PruneError | undefined {
+  const all = [
+    ...problems,
+    ...unmatchedPatterns.map((match) => `overrides: "${match}" matches no linear that is pruned`),
+  ];
+  if (all.length === 0) return undefined;
+  return new ConfigError("E_OVERRIDE", `${all.join("; ")}.`, {
     hint: "Patterns must match the whole module path, for example *.down_proj.",
-    details: { problems },
+    details: { problems: all },
   });
 }

@@ -12,6 +12,7 @@ export const ELEMENT_TYPES = {
   int64: 7,
   bool: 9,
   uint16: 4,
+  float64: 11,
 } as const;
 
 export type ElementType = keyof typeof ELEMENT_TYPES;

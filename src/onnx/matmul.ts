@@ -1,4 +1,4 @@
-/** Matrix products on the CPU: four one-node graphs, one per combination of transposes. */
+/** Matrix products on the CPU: four one-node graphs, one per combination of transposes; and products in f64. */
 import { GraphBuilder, type BuiltGraph } from "./graph.js";
 import { createSession, type Session, type SessionOptions } from "./session.js";
 
@@ -55,4 +55,72 @@ export function createMatmulEngine(options: SessionOptions = {}): Promise<Matmul
       sessions.clear();
     },
   });
+}
+
+/** Products in f64, for the few places where f32 loses the answer. */
+export interface DoubleEngine extends AsyncDisposable {
+  /**
+   * c + sign·op(a)·op(b), all compact and row-major; one of the operands may be transposed.
+   * @param a [m, k], or [k, m] with `transpose` "a"
+   * @param b [k, n], or [n, k] with `transpose` "b"
+   * @param c [m, n]
+   * @returns [m, n], freshly allocated
+   */
+  multiplyAdd(
+    a: Float64Array,
+    b: Float64Array,
+    c: Float64Array,
+    size: { readonly m: number; readonly n: number; readonly k: number },
+    form: { readonly transpose: "a" | "b"; readonly sign: 1 | -1 },
+  ): Promise<Float64Array>;
+  /** a·b with a [m, k] and b [k, n]; freshly allocated. */
+  multiply(a: Float64Array, b: Float64Array, m: number, n: number, k: number): Promise<Float64Array>;
+}
+
+function doubleModel(transpose: "a" | "b" | "", sign: 1 | -1): BuiltGraph {
+  const graph = new GraphBuilder("double product");
+  const a = graph.input("a", ["a0", "a1"], "float64");
+  const b = graph.input("b", ["b0", "b1"], "float64");
+  const c = transpose === "" ? [] : [graph.input("c", ["m", "n"], "float64")];
+  const attributes = {
+    transA: Number(transpose === "a"),
+    transB: Number(transpose === "b"),
+    alpha: { float: sign },
+  };
+  graph.output(graph.node("Gemm", [a, b, ...c], attributes), "y", ["m", "n"], "float64");
+  return graph.build();
+}
+
+/** Sessions are created when first needed. */
+export function createDoubleEngine(options: SessionOptions = {}): DoubleEngine {
+  const sessions = new Map<string, Promise<Session>>();
+  const sessionFor = (transpose: "a" | "b" | "", sign: 1 | -1): Promise<Session> => {
+    const key = `${transpose}${sign}`;
+    let session = sessions.get(key);
+    if (session === undefined) {
+      session = createSession(doubleModel(transpose, sign), options);
+      sessions.set(key, session);
+    }
+    return session;
+  };
+  return {
+    async multiplyAdd(a, b, c, { m, n, k }, { transpose, sign }) {
+      const session = await sessionFor(transpose, sign);
+      const { y } = await session.runDouble({
+        a: { values: a, shape: transpose === "a" ? [k, m] : [m, k] },
+        b: { values: b, shape: transpose === "b" ? [n, k] : [k, n] },
+        c: { values: c, shape: [m, n] },
+      });
+      return y as Float64Array;
+    },
+    async multiply(a, b, m, n, k) {
+      const session = await sessionFor("", 1);
+      const { y } = await session.runDouble({ a: { values: a, shape: [m, k] }, b: { values: b, shape: [k, n] } });
+      return y as Float64Array;
+    },
+    async [Symbol.asyncDispose]() {
+      for (const session of sessions.values()) await (await session)[Symbol.asyncDispose]();
+      sessions.clear();
+    },
+  };
 }

@@ -8,7 +8,7 @@ import { InferenceSession, Tensor, env, listSupportedBackends } from "onnxruntim
 import { InternalError } from "../errors.js";
 import type { BuiltGraph } from "./graph.js";
 
-export type TensorValues = Float32Array | BigInt64Array | Int32Array | Uint16Array;
+export type TensorValues = Float32Array | Float64Array | BigInt64Array | Int32Array | Uint16Array;
 
 /** A tensor as fed: values are borrowed for the duration of the run and not copied. */
 export interface Feed {
@@ -32,10 +32,13 @@ export interface Session extends AsyncDisposable {
    * @returns every output, freshly allocated, owned by the caller
    */
   run(feeds: Feeds): Promise<Record<string, Float32Array>>;
+  /** The same for a graph whose outputs are float64. */
+  runDouble(feeds: Feeds): Promise<Record<string, Float64Array>>;
 }
 
-const ELEMENT_NAMES = new Map<string, "float32" | "int64" | "int32" | "uint16">([
+const ELEMENT_NAMES = new Map<string, "float32" | "float64" | "int64" | "int32" | "uint16">([
   ["Float32Array", "float32"],
+  ["Float64Array", "float64"],
   ["BigInt64Array", "int64"],
   ["Int32Array", "int32"],
   ["Uint16Array", "uint16"],
@@ -62,21 +65,25 @@ export async function createSession(graph: BuiltGraph, options: SessionOptions =
     logSeverityLevel: 4,
     extra: { session: { intra_op: { allow_spinning: "0" } } }, // spinning threads would starve our own kernels
   });
+  const execute = async <Values>(
+    feeds: Feeds,
+    isExpected: (data: unknown) => data is Values,
+  ): Promise<Record<string, Values>> => {
+    const results = await session.run(
+      Object.fromEntries(graph.inputNames.map((name) => [name, toTensor(name, feeds[name])])),
+    );
+    return Object.fromEntries(
+      graph.outputNames.map((name) => {
+        const data: unknown = results[name]?.data;
+        if (!isExpected(data)) throw new InternalError("E_OUTPUT", `graph output "${name}" has another element type`);
+        return [name, data];
+      }),
+    );
+  };
   return {
     inputNames: graph.inputNames,
-    async run(feeds) {
-      const results = await session.run(
-        Object.fromEntries(graph.inputNames.map((name) => [name, toTensor(name, feeds[name])])),
-      );
-      return Object.fromEntries(
-        graph.outputNames.map((name) => {
-          const data = results[name]?.data;
-          if (!(data instanceof Float32Array))
-            throw new InternalError("E_OUTPUT", `graph output "${name}" is not float32`);
-          return [name, data];
-        }),
-      );
-    },
+    run: (feeds) => execute(feeds, (data) => data instanceof Float32Array),
+    runDouble: (feeds) => execute(feeds, (data) => data instanceof Float64Array),
     async [Symbol.asyncDispose]() {
       await session.release();
     },

@@ -10,6 +10,7 @@ import type { RunFlags } from "../../src/config/schema.js";
 import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { exitCodeOf, PruneError } from "../../src/errors.js";
+import { allocationSchema, needsActivations } from "../../src/sparsity/allocation/schema.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
@@ -58,7 +59,7 @@ calibration: { nsamples: 4, seqlen: 32, seed: 3 }
     fromRecipe.then.map(({ method }) => method),
     ["obs-update"],
   );
-  assert.deepEqual(fromRecipe.allocation, { rule: "owl", M: 7, lambda: 0.08 });
+  assert.deepEqual(fromRecipe.allocation, allocationSchema.parse({ rule: "owl", M: 7 }));
   assert.deepEqual(fromRecipe.overrides, [{ match: "*.down_proj", sparsity: 0.25 }]);
   assert.deepEqual([fromRecipe.sparsity, fromRecipe.nsamples, fromRecipe.seqlen, fromRecipe.seed], [0.7, 4, 32, 3]);
 
@@ -107,6 +108,64 @@ test("step orders that make no sense, unknown rules and N:M allocations are refu
   assert.match((await refusal(directory, { allocation: "owll", sparsity: "0.5" })).hint ?? "", /"owl"/);
 });
 
+test("the mistakes of a recipe and of the flags are reported together, each with its place", async (t) => {
+  const directory = temporaryDirectory(t);
+  writeFileSync(
+    join(directory, "r.yaml"),
+    `version: 1
+method: { name: sparsegpt, options: { damping: -1, blockSize: 0 } }
+then: [sparsegpt]
+sparsity: 150%
+allocation: { rule: owl, lamda: 0.1, largest: 2 }
+overrides: [{ match: "*.down_proj", sparsity: "1.5" }]
+nsample: 3
+`,
+  );
+  const { message } = await refusal(directory, { recipe: "r.yaml", model: "absent", device: "cuda", seqlen: "1" });
+  for (const expected of [
+    /^10 problems:\n/,
+    /r\.yaml:4:11 sparsity: "150%" would leave no weights/,
+    /r\.yaml:5:\d+ allocation\.lamda: unknown key\. Did you mean "lambda"\?/,
+    /r\.yaml:5:\d+ allocation\.largest: /,
+    /r\.yaml:6:\d+ overrides\.0\.sparsity: "1\.5" is not a fraction/,
+    /r\.yaml:7:1 nsample: unknown key/,
+    /--device: "cuda"/,
+    /--seqlen: "1"/,
+    /--damping: .*; --block-size: /,
+    /sparsegpt chooses a mask itself/,
+    /absent: no such directory/,
+  ]) {
+    assert.match(message, expected);
+  }
+  assert.doesNotMatch(message, /missing/, "what is there but wrong is not missing");
+});
+
+test("an allocation that cannot reach the request is refused before any work", async (t) => {
+  const directory = temporaryDirectory(t);
+  const error = await refusal(directory, { allocation: "lamp:largest=0.6", sparsity: "0.7", device: "cuda" });
+  assert.match(error.message, /0\.7 cannot be reached with at most 0\.6/);
+  assert.match(error.message, /cuda/);
+  assert.match(
+    (await refusal(directory, { allocation: "alphapruning:epsilon=1,xmin=top", sparsity: "0.7" })).message,
+    /epsilon.*xmin/,
+  );
+  writeFileSync(join(directory, "text.yaml"), "version: 1\nsparsity: 0.7\nallocation: owl:M=0\n");
+  assert.match((await refusal(directory, { recipe: "text.yaml" })).message, /text\.yaml:3:13 allocation: .*M /);
+});
+
+test("an allocation that looks at activations needs calibration even where the method does not", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  cpSync(DEMO, model, { recursive: true, filter: (file) => !file.endsWith("calibration.txt") });
+  const flags = { model, method: "magnitude", sparsity: "0.5" };
+  assert.match(
+    (await refusal(directory, { ...flags, allocation: "owl" })).message,
+    /the allocation owl looks at the inputs/,
+  );
+  const { calibration } = await resolveIn(directory, { ...flags, allocation: "global:score=magnitude" });
+  assert.equal(calibration, undefined);
+});
+
 test("every recipe of configs/ is valid and resolves", async () => {
   const files = readdirSync(repositoryPath("configs")).filter((name) => name.endsWith(".yaml"));
   assert.ok(files.length >= 7);
@@ -125,7 +184,7 @@ test("configs/recipe.schema.json is the recipe's definition (node scripts/genera
 test("a run leaves the recipe that repeats it to the same bytes", async (t) => {
   const directory = temporaryDirectory(t);
   const out = join(directory, "first");
-  const allocation = { rule: "atp", beta: 0.02 } as const;
+  const allocation = allocationSchema.parse({ rule: "atp", beta: 0.02 });
   const overrides = [{ match: "*.o_proj", sparsity: 0.2 }];
   const methodOptions = { variant: "rows" }; // all defaults filled in, as the command line does
   await pruneModel(demoRun(out, { methodOptions, allocation, overrides, ignore: ["*.k_proj"] }), createTestContext());
@@ -162,21 +221,40 @@ test("overrides change their linears only, and the last match wins", async (t) =
 });
 
 test("an allocation keeps the mean and spreads the blocks", async (t) => {
-  for (const allocation of [
-    { rule: "owl", M: 5, lambda: 0.08 },
-    { rule: "dlp", alpha: 0.15 },
-    { rule: "er" },
-  ] as const) {
+  for (const options of [
+    { rule: "owl" },
+    { rule: "owl", granularity: "projection" },
+    { rule: "dlp" },
+    { rule: "alphapruning" },
+    { rule: "alphapruning", granularity: "projection" },
+    { rule: "erk" },
+    { rule: "lamp" },
+    { rule: "global" },
+    { rule: "global", score: "magnitude", smallest: 0.6, largest: 0.8 },
+  ]) {
+    const allocation = allocationSchema.parse(options);
+    const needsTokens = needsActivations(allocation);
     const out = join(temporaryDirectory(t), "out");
     const { layers, sparsity } = await pruneModel(
-      demoRun(out, { method: "sparsegpt", sparsity: 0.7, allocation }),
+      demoRun(out, {
+        method: "magnitude",
+        sparsity: 0.7,
+        allocation,
+        ...(needsTokens ? {} : { calibration: undefined }),
+      }),
       createTestContext(),
     );
-    // sparsegpt is exact per linear, so at most one weight per linear is missing from the request.
+    // magnitude is exact per linear, so at most one weight per linear is missing from the request.
     const missing = Math.abs(sparsity.achieved - 0.7) * layers.reduce((sum, { elements }) => sum + elements, 0);
-    assert.ok(missing <= layers.length, `${allocation.rule}: ${missing} weights off`);
-    const shares = new Set(layers.map(({ zeros, elements }) => (zeros / elements).toFixed(3)));
-    assert.ok(shares.size > 1, allocation.rule);
+    assert.ok(missing <= layers.length, `${JSON.stringify(options)}: ${missing} weights off`);
+    const shares = layers.map(({ zeros, elements }) => zeros / elements);
+    assert.ok(new Set(shares.map((share) => share.toFixed(3))).size > 1, allocation.rule);
+    if ("smallest" in options) {
+      assert.ok(Math.min(...shares) > 0.599 && Math.max(...shares) <= 0.8, `${shares}`);
+    }
+    const isPerBlock = "granularity" in allocation && allocation.granularity === "block";
+    const inFirst = layers.flatMap(({ name }, i) => (name.startsWith("model.layers.0.") ? [shares[i].toFixed(3)] : []));
+    assert.equal(new Set(inFirst).size === 1, isPerBlock, `${JSON.stringify(options)}: ${inFirst.join(" ")}`);
   }
 });
 

@@ -31,7 +31,14 @@ propagation: block
 `,
     "recipe.yaml",
   );
-  assert.deepEqual(recipe.allocation, { rule: "owl", M: 5, lambda: 0.08 });
+  assert.deepEqual(recipe.allocation, {
+    rule: "owl",
+    M: 5,
+    lambda: 0.08,
+    granularity: "block",
+    smallest: 0,
+    largest: 0.99,
+  });
   assert.equal(recipe.overrides?.[0]?.sparsity, 0.6);
   assert.deepEqual(recipe.method, { name: "sparsegpt", options: { damping: 0.01 } });
 });

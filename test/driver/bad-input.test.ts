@@ -8,6 +8,7 @@ import type { RunConfig } from "../../src/contract.js";
 import { planRun } from "../../src/driver/plan.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { PruneError } from "../../src/errors.js";
+import { allocationSchema } from "../../src/sparsity/allocation/schema.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
@@ -83,7 +84,7 @@ test("an N:M pattern that does not divide a width names the width and a linear",
   await assertRefused(
     t,
     { pattern: parsePattern("2:3"), sparsity: 1 / 3 },
-    { code: "E_SELECTION", names: ["2:3", "256 and 704", "q_proj", "--ignore"] },
+    { code: "E_SELECTION", names: ["2:3", "42 linears", "256 in 36", "704 in 6", "q_proj", "down_proj", "--ignore"] },
   );
 });
 
@@ -93,6 +94,38 @@ test("an ignore pattern that matches nothing is an error", async (t) => {
     { ignore: ["*.down_porj"] },
     { code: "E_SELECTION", names: ["*.down_porj".replace("*", "\\*")] },
   );
+});
+
+test("everything that does not fit the model is said at once", async (t) => {
+  const directory = temporaryDirectory(t);
+  const overrides = [
+    { match: "*.gone", sparsity: 0.1 },
+    { match: "re:(", sparsity: 0.1 },
+    { match: "*.o_proj", sparsity: 1 },
+  ];
+  const allocation = allocationSchema.parse({ rule: "atp", beta: 0.3 });
+  const ignore = ["*.down_porj", "re:["];
+  const named = [
+    /5 problems/,
+    /re:\[/,
+    /re:\(/,
+    /\*\.down_porj/,
+    /\*\.gone/,
+    /\*\.o_proj.*sparsity of 1/,
+    /beta 0\.3 over 6/,
+  ];
+  await assert.rejects(
+    pruneModel(demoRun(join(directory, "out"), { overrides, allocation, ignore }), createTestContext()),
+    (error) => error instanceof PruneError && named.every((name) => name.test(error.message)),
+  );
+  const pattern = { pattern: parsePattern("2:3"), sparsity: 1 / 3, overrides: overrides.slice(0, 1), ignore };
+  await assert.rejects(
+    pruneModel(demoRun(join(directory, "out"), pattern), createTestContext()),
+    (error) =>
+      error instanceof PruneError &&
+      [/re:\[/, /down_porj/, /2:3 does not divide/, /gone/].every((name) => name.test(error.message)),
+  );
+  assert.deepEqual(await readdir(directory), [], "something was written");
 });
 
 test("a token id beyond the vocabulary is refused with id and size", async (t) => {
@@ -148,6 +181,18 @@ test("a dry run lists unmatched patterns instead of failing, counts exactly, and
   assert.equal(plan.ignored.length, 7);
   assert.deepEqual(plan.unmatchedPatterns, ["nothing"]);
   assert.equal(plan.prunableElements, (4423680 / 6) * 5);
+  assert.equal(plan.zerosToMake, ((4423680 / 6) * 5) / 2);
   assert.ok(plan.peakMemoryBytes > 0 && plan.estimatedSeconds > 0 && plan.bytesToRead > 10e6);
   assert.deepEqual(await readdir(directory), []);
+});
+
+test("a dry run counts the zeros of overrides as they are, and lists those that match nothing", async (t) => {
+  const overrides = [
+    { match: "*.o_proj", sparsity: 0 },
+    { match: "*.gone", sparsity: 0.1 },
+  ];
+  const run = demoRun(join(temporaryDirectory(t), "out"), { overrides });
+  const plan = await planRun(run, createTestContext());
+  assert.equal(plan.zerosToMake, (4423680 - 6 * 256 * 256) / 2);
+  assert.deepEqual(plan.unmatchedPatterns, ["*.gone"]);
 });

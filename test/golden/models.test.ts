@@ -17,10 +17,12 @@ import { test } from "node:test";
 import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
-import { UNIFORM } from "../../src/sparsity/allocation/schema.js";
+import { allocationSchema, UNIFORM } from "../../src/sparsity/allocation/schema.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { createTestContext } from "../helpers/engine.js";
 import { needsShared, repositoryPath, sharedPath } from "../helpers/paths.js";
+
+const OWL = allocationSchema.parse({ rule: "owl", M: 5, lambda: 0.08 });
 
 /** How the golden files' names are spelt here; dsnot is compared layer by layer only (its result is chaotic at this size). */
 const RUNS: Readonly<Record<string, Pick<RunConfig, "method"> & Partial<RunConfig>>> = {
@@ -29,8 +31,8 @@ const RUNS: Readonly<Record<string, Pick<RunConfig, "method"> & Partial<RunConfi
   sparsegpt: { method: "sparsegpt" },
   admm: { method: "admm", methodOptions: { schedule: "released" } },
   admm_cubic: { method: "admm", methodOptions: { schedule: "cubic" } },
-  "wanda+owl": { method: "wanda", allocation: { rule: "owl", M: 5, lambda: 0.08 } },
-  "sparsegpt+owl": { method: "sparsegpt", allocation: { rule: "owl", M: 5, lambda: 0.08 } },
+  "wanda+owl": { method: "wanda", allocation: OWL },
+  "sparsegpt+owl": { method: "sparsegpt", allocation: OWL },
 };
 const HAS_COUNTING = ["magnitude", "sparsegpt", "sparsegpt+owl"];
 const SEQLEN = 256;

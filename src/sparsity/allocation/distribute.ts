@@ -1,6 +1,6 @@
 /**
  * Turning wishes into sparsities: whatever a rule asks of each unit, the parameter-weighted mean must equal the
- * request and no unit may exceed the cap. Pure.
+ * request and every unit stays within the bounds. Pure.
  */
 import { ConfigError } from "../../errors.js";
 
@@ -14,27 +14,35 @@ export interface Unit {
 /** Rules may ask for almost all of a layer, but a layer without weights is no layer. */
 export const LARGEST_SPARSITY = 0.99;
 
+/** What no unit may exceed or fall short of. */
+export interface Bounds {
+  readonly smallest: number;
+  readonly largest: number;
+}
+
+const DEFAULT_BOUNDS: Bounds = { smallest: 0, largest: LARGEST_SPARSITY };
+
 /**
- * Shift raw sparsities by one common constant until their weighted mean is the target, clamping to [0, cap]: units
- * that hit a bound stay there and the others are shifted again.
+ * Shift raw sparsities by one common constant until their weighted mean is the target, clamping to the bounds: units
+ * that hit one stay there and the others are shifted again.
  *
  * @param raw one wished sparsity per unit, any real numbers
- * @returns sparsities in [0, cap] whose weighted mean is the target to rounding
- * @throws ConfigError E_ALLOCATION when even the cap everywhere is less than the target
+ * @returns sparsities within the bounds whose weighted mean is the target to rounding
+ * @throws ConfigError E_ALLOCATION when the target itself is out of bounds
  */
 export function distribute(
   units: readonly Unit[],
   raw: readonly number[],
   target: number,
-  cap = LARGEST_SPARSITY,
+  { smallest, largest }: Bounds = DEFAULT_BOUNDS,
 ): number[] {
-  if (target > cap) {
+  if (!(target >= smallest && target <= largest)) {
     throw new ConfigError(
       "E_ALLOCATION",
-      `a sparsity of ${target} cannot be reached with at most ${cap} in any layer.`,
+      `a sparsity of ${target} cannot be reached with ${smallest} to ${largest} in every layer.`,
       {
-        hint: "Ask for less, or use the uniform allocation.",
-        details: { target, cap },
+        hint: "Change the allocation's smallest or largest, or use the uniform allocation.",
+        details: { target, smallest, largest },
       },
     );
   }
@@ -55,13 +63,13 @@ export function distribute(
     const shift = freeElements === 0 ? 0 : (target * total - fixedZeros - freeWish) / freeElements;
     const shifted = units.map((_, i) => bounds[i] ?? raw[i] + shift);
     // Clamp one side at a time, the one that overshoots more: clamping both could fix a unit that the next shift frees.
-    const excess = overshoot(units, shifted, bounds, (value) => value - cap);
-    const lack = overshoot(units, shifted, bounds, (value) => -value);
+    const excess = overshoot(units, shifted, bounds, (value) => value - largest);
+    const lack = overshoot(units, shifted, bounds, (value) => smallest - value);
     if (excess === 0 && lack === 0) return shifted;
     units.forEach((_, i) => {
       if (bounds[i] !== undefined) return;
-      if (excess >= lack && shifted[i] > cap) bounds[i] = cap;
-      else if (lack > excess && shifted[i] < 0) bounds[i] = 0;
+      if (excess >= lack && shifted[i] > largest) bounds[i] = largest;
+      else if (lack > excess && shifted[i] < smallest) bounds[i] = smallest;
     });
   }
 }
@@ -84,6 +92,7 @@ function overshoot(
  * Equal scores give no preference at all.
  */
 export function rescale(scores: readonly number[], width: number): number[] {
-  const [low, high] = [Math.min(...scores), Math.max(...scores)];
+  const low = scores.reduce((least, score) => Math.min(least, score), Infinity);
+  const high = scores.reduce((most, score) => Math.max(most, score), -Infinity);
   return scores.map((score) => (high === low ? 0 : ((score - low) / (high - low)) * width));
 }

@@ -12,8 +12,8 @@ export interface LinearShape {
 }
 
 /**
- * OWL (Yin et al. 2023, arXiv:2310.05175): blocks with more outliers are kept denser.
- * @param outlierPercent per block, 100 · share of scores |w|·‖x‖ above M times the block's mean
+ * OWL (Yin et al. 2023, arXiv:2310.05175): units with more outliers are kept denser.
+ * @param outlierPercent per unit, 100 · share of scores |w|·‖x‖ above M times the unit's mean
  * @param lambda half the difference between the largest and the smallest sparsity
  */
 export function owlSparsities(outlierPercent: readonly number[], target: number, lambda: number): number[] {
@@ -22,8 +22,8 @@ export function owlSparsities(outlierPercent: readonly number[], target: number,
 }
 
 /**
- * DLP (arXiv:2505.23807): blocks with a smaller median score |w|·‖x‖ are kept denser.
- * @param medians per block
+ * DLP (arXiv:2505.23807): units with a smaller median score |w|·‖x‖ are kept denser.
+ * @param medians per unit
  * @param alpha half the difference between the largest and the smallest sparsity
  */
 export function dlpSparsities(medians: readonly number[], target: number, alpha: number): number[] {
@@ -38,6 +38,40 @@ export function dlpSparsities(medians: readonly number[], target: number, alpha:
  */
 export function progressionSparsities(blocks: number, target: number, beta: number): number[] {
   return Array.from({ length: blocks }, (_, i) => target + beta * (i - (blocks - 1) / 2));
+}
+
+/** The largest step at which no block of a progression is asked more than 1 or less than 0. */
+export function largestProgressionStep(blocks: number, target: number): number {
+  return blocks < 2 ? Infinity : (2 * Math.min(target, 1 - target)) / (blocks - 1);
+}
+
+/**
+ * AlphaPruning (Lu et al. 2024, arXiv:2410.10912): units with a lighter spectral tail lose more. Exponents are mapped
+ * to [1 - epsilon, 1 + epsilon] and scaled so that the weighted mean is the target: the most pruned unit is asked
+ * (1 + epsilon) / (1 - epsilon) times what the least pruned one is.
+ * @param exponents per unit; undefined where none could be fitted, which counts as the mean of the others
+ * @param elements per unit, prunable weights
+ */
+export function heavyTailSparsities(
+  exponents: readonly (number | undefined)[],
+  elements: readonly number[],
+  target: number,
+  epsilon: number,
+): number[] {
+  const mean = meanOf(exponents) ?? 0;
+  const ratios = rescale(
+    exponents.map((exponent) => exponent ?? mean),
+    2 * epsilon,
+  ).map((ratio) => 1 - epsilon + ratio);
+  const total = elements.reduce((sum, count) => sum + count, 0);
+  const weighted = elements.reduce((sum, count, i) => sum + count * ratios[i], 0);
+  return ratios.map((ratio) => (ratio * target * total) / weighted);
+}
+
+/** The mean of those that are there; undefined where none is. */
+export function meanOf(values: readonly (number | undefined)[]): number | undefined {
+  const known = values.filter((value) => value !== undefined);
+  return known.length === 0 ? undefined : known.reduce((sum, value) => sum + value, 0) / known.length;
 }
 
 /**

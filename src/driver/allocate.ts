@@ -7,6 +7,7 @@ import { collectStatistics } from "../calibration/statistics.js";
 import { SpectrumEngine } from "../device/cpu/eigenvalues.js";
 import type { Device } from "../device/device.js";
 import { ConfigError, InternalError, type PruneError } from "../errors.js";
+import { evolveSparsities, type EvolutionInput } from "./evolve.js";
 import type { BlockSpec, LinearSpec } from "../model/architecture.js";
 import { readBlockWeights } from "../model/block-weights.js";
 import { lookUp, type BlockRunner } from "../model/forward.js";
@@ -53,6 +54,8 @@ export interface AllocationInput {
   readonly states: HiddenStates | undefined;
   readonly batch: number;
   readonly onBatch: (block: BlockSpec, done: number, total: number) => void;
+  /** What only the evolutionary rule takes; undefined where there are no tokens. */
+  readonly search: Omit<EvolutionInput, "options" | "target" | "model" | "linears" | "device" | "runner"> | undefined;
 }
 
 /** Sparsity of every selected linear, by name; the parameter-weighted mean is the target. */
@@ -92,6 +95,17 @@ export async function allocateSparsity(input: AllocationInput): Promise<Readonly
     case "lamp":
     case "global":
       return spread(linears, await sparsitiesByThreshold(input, blocks), target, allocation);
+    case "evolutionary": {
+      if (input.search === undefined)
+        throw new InternalError("E_ALLOCATION", "the evolutionary search needs sequences, and there are none");
+      const { sparsities } = await evolveSparsities({
+        ...input,
+        ...input.search,
+        options: allocation,
+        linears: blocks.flatMap((entry) => entry.linears),
+      });
+      return sparsities;
+    }
     default:
       return allocation satisfies never;
   }

@@ -25,6 +25,14 @@ import { evolve, type EvolutionOptions } from "../sparsity/allocation/evolution.
 import type { Unit } from "../sparsity/allocation/distribute.js";
 import { pruneCount } from "../sparsity/target.js";
 
+/** Files in `EvolutionInput.directory` that hold what does not fit the memory; gone when the search ends. */
+export const SEARCH_SCRATCH = {
+  norms: "search-norms.bin",
+  embedded: "search-embedded.bin",
+  reference: "search-reference.bin",
+  candidates: "search-candidates.bin",
+} as const;
+
 export interface EvolutionInput {
   readonly options: EvolutionOptions & { readonly heldOut: number };
   readonly target: number;
@@ -79,7 +87,7 @@ async function inputNorms(
   { model, linears, device, runner, context, directory, memoryBytes }: EvolutionInput,
   sequences: readonly Int32Array[],
 ): Promise<ReadonlyMap<string, Float32Array>> {
-  await using states = await createStates(model, sequences, memoryBytes, join(directory, "norms.bin"));
+  await using states = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.norms));
   await embedTokens(model, sequences, states);
   const batch = sequencesPerRun(states.tokens);
   const norms = new Map<string, Float32Array>();
@@ -127,8 +135,8 @@ interface DenseReference extends EvaluatedModel, AsyncDisposable {
 
 async function evaluateDense(input: EvolutionInput, sequences: readonly Int32Array[]): Promise<DenseReference> {
   const { model, memoryBytes, directory } = input;
-  const embedded = await createStates(model, sequences, memoryBytes, join(directory, "embedded.bin"));
-  const states = await createStates(model, sequences, memoryBytes, join(directory, "reference.bin"));
+  const embedded = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.embedded));
+  const states = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.reference));
   await embedTokens(model, sequences, embedded);
   await copySequences(
     embedded,
@@ -209,7 +217,7 @@ async function measureCandidates(input: EvolutionInput, measurement: Measurement
   const { model, memoryBytes, directory } = input;
   const { reference, measured, candidates, chosen } = measurement;
   const sequences = candidates.flatMap(() => chosen.map((i) => measured[i]));
-  await using states = await createStates(model, sequences, memoryBytes, join(directory, "candidates.bin"));
+  await using states = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.candidates));
   for (const index of candidates.keys()) await copySequences(reference.embedded, states, chosen, index * chosen.length);
   let dense = new Map<string, Float32Array>();
   for (const block of model.architecture.blocks) {

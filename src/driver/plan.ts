@@ -10,6 +10,7 @@ import { composeSteps } from "../solvers/steps.js";
 import { stepsOf } from "./prune-model.js";
 import type { StatisticName } from "../solvers/solver.js";
 import { needsActivations, weightPasses } from "../sparsity/allocation/schema.js";
+import { measuredSequences } from "../sparsity/allocation/evolution.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { pruneCount } from "../sparsity/target.js";
 import type { EngineContext } from "../context.js";
@@ -45,7 +46,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     ),
   );
   const prunedBytes = sumOf([...prunedTensors], (tensor) => model.checkpoint.info(tensor).byteLength);
-  const operations = floatingPointOperations(config, model, solver.needs);
+  const operations = floatingPointOperations(config, model, solver.needs) + allocationOperations(config, model);
   const passes = weightPasses(config.allocation);
   return {
     schema: "prune.plan/v1",
@@ -128,6 +129,17 @@ function floatingPointOperations(config: RunConfig, model: Model, needs: readonl
 function spectrumOperations({ inFeatures, outFeatures }: LinearSpec): number {
   const size = Math.min(inFeatures, outFeatures);
   return 2 * (2 * inFeatures * outFeatures * size + 2 * size ** 3);
+}
+
+/** Forwards of the dense model, or of the candidates of a search, before anything is pruned. */
+function allocationOperations({ allocation, nsamples, seqlen }: RunConfig, { architecture }: Model): number {
+  if (!needsActivations(allocation)) return 0;
+  const searched =
+    allocation.rule === "evolutionary"
+      ? measuredSequences(allocation, Math.min(allocation.heldOut, Math.floor(nsamples / 2)))
+      : 0;
+  const weights = sumOf(architecture.blocks, (block) => weightsOf(linearsOf(block)));
+  return 2 * weights * seqlen * (nsamples + searched);
 }
 
 /** One block in f32, activations of one run, the widest statistic and weight while they are solved, hidden states. */

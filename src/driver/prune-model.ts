@@ -23,6 +23,7 @@ import { formatRecipe } from "../report/run-recipe.js";
 import { needsActivations } from "../sparsity/allocation/schema.js";
 import { allocateSparsity } from "./allocate.js";
 import { openDevice } from "./devices.js";
+import { SEARCH_SCRATCH } from "./evolve.js";
 import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
@@ -31,6 +32,8 @@ import { VERSION } from "../version.js";
 
 const SCRATCH_NAME = "hidden-states.bin";
 const RECIPE_NAME = "recipe.yaml";
+/** What a run leaves in OUT.partial while it works, and only then. */
+const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, ...Object.values(SEARCH_SCRATCH)];
 
 /**
  * Prune a checkpoint as configured; the result is in `config.out` when this resolves.
@@ -54,7 +57,7 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     out: config.out,
     force: config.force,
     resume: config.resume,
-    exclude: [JOURNAL_NAME, SCRATCH_NAME],
+    exclude: WORKING_FILES,
   });
   await using journal = await Journal.open(
     output.partialDirectory,
@@ -86,7 +89,7 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     if (states !== undefined && calibration !== undefined) await embedTokens(model, calibration.sequences, states);
   };
   await embed();
-  run.sparsities = journal.sparsities ?? (await allocateRun(run, overrides));
+  run.sparsities = journal.sparsities ?? (await allocateRun(run, overrides, calibration));
   if (journal.sparsities === undefined) {
     await journal.appendSparsities(run.sparsities);
     if (needsActivations(config.allocation)) await embed(); // the allocation's pass moved the states to the end
@@ -102,7 +105,7 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     throwIfStopped(context, true);
   }
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
-  await output.finish({ remove: [JOURNAL_NAME, SCRATCH_NAME] });
+  await output.finish({ remove: WORKING_FILES });
   warnOfStarvedExperts(context.logger, layers);
   return report(run, layers, { started, resumedBlocks, calibration });
 }
@@ -116,7 +119,11 @@ export function stepsOf(config: RunConfig): Step[] {
 }
 
 /** Sparsity of every selected linear: overrides as they are, the allocation over the others. */
-async function allocateRun(run: Run, overrides: ReadonlyMap<string, number>): Promise<ReadonlyMap<string, number>> {
+async function allocateRun(
+  run: Run,
+  overrides: ReadonlyMap<string, number>,
+  calibration: TokenSequences | undefined,
+): Promise<ReadonlyMap<string, number>> {
   const { config, context } = run;
   const allocated = await allocateSparsity({
     ...run,
@@ -126,6 +133,18 @@ async function allocateRun(run: Run, overrides: ReadonlyMap<string, number>): Pr
     onBatch: (block, done, total) => {
       stage(run, { ...block, index: 0 }, `allocation, ${block.name}`, 0.01 * (done / total));
       throwIfStopped(context, true);
+    },
+    search: calibration && {
+      sequences: calibration.sequences,
+      seed: config.seed,
+      memoryBytes: config.memoryBytes,
+      directory: run.output.partialDirectory,
+      context,
+      onGeneration: (generation, fitness) => {
+        const [first] = run.model.architecture.blocks;
+        if (first !== undefined)
+          stage(run, first, `allocation, generation ${generation}: KL ${fitness.toFixed(4)}`, 0.01);
+      },
     },
   });
   return new Map([...allocated, ...overrides]);

@@ -32,7 +32,7 @@ async function search(t: TestContext, generations: number): Promise<EvolvedSpars
   await using device = await createCpuDevice();
   await using runner = new BlockRunner(model.architecture);
   return await evolveSparsities({
-    options: { generations, offspring: 6, step: 0.1, largest: 0.95, heldOut: HELD_OUT },
+    options: { generations, offspring: 6, step: 0.1, smallest: 0, largest: 0.95, heldOut: HELD_OUT },
     target: SPARSITY,
     model,
     linears: prunableLinears(model.architecture),

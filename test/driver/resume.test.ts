@@ -12,6 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError } from "../../src/errors.js";
+import { allocationSchema } from "../../src/sparsity/allocation/schema.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
 import { demoRun } from "../helpers/runs.js";
@@ -155,7 +156,7 @@ test("a resume with other options, or over a changed output, is refused", { time
 
 test("a resumed run takes the allocation from the journal instead of finding it again", async (t) => {
   const directory = temporaryDirectory(t);
-  const allocation = { rule: "owl", M: 3, lambda: 0.1 } as const;
+  const allocation = allocationSchema.parse({ rule: "owl", M: 3, lambda: 0.1 });
   const whole = await pruneModel(demoRun(join(directory, "whole"), { allocation, sparsity: 0.7 }), createTestContext());
   const config = demoRun(join(directory, "stopped"), { allocation, sparsity: 0.7 });
   let isStopping = false;

@@ -13,7 +13,7 @@ function evolution(units: readonly Unit[], measure: Measure, changes: Partial<Ev
   return {
     units,
     target: 0.5,
-    options: { generations: 60, offspring: 12, step: 0.05, largest: 0.95 },
+    options: { generations: 60, offspring: 12, step: 0.05, smallest: 0, largest: 0.95 },
     sequences: 8,
     measure,
     randomInteger: (first, last) => random.randomInteger(first, last),
@@ -53,7 +53,7 @@ test("early rounds look at few sequences and many candidates, the last at all an
     assert.equal(new Set(sequences).size, sequences.length);
     return Promise.resolve(candidates.map((candidate) => candidate[0]));
   };
-  const options = { generations: 1, offspring: 16, step: 0.05, largest: 0.95 };
+  const options = { generations: 1, offspring: 16, step: 0.05, smallest: 0, largest: 0.95 };
   await evolve(evolution(UNITS, measure, { options }));
   assert.deepEqual(rounds, [
     [1, 8], // the uniform allocation
@@ -82,7 +82,7 @@ test("whatever the fitness says, the number of zeros stays and every linear with
               return sparsities.reduce((sum, s, i) => sum + s * Math.sin(salt + i), 0); // wants extremes
             }),
           );
-        const options = { generations: 8, offspring: 6, step, largest: 0.95 };
+        const options = { generations: 8, offspring: 6, step, smallest: 0, largest: 0.95 };
         const { fitness, uniformFitness } = await evolve(evolution(units, measure, { target, options }));
         assert.ok(fitness <= uniformFitness);
       },

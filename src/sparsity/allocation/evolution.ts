@@ -16,7 +16,8 @@ export interface EvolutionOptions {
   readonly offspring: number;
   /** Weights of one level, as a fraction of a unit's weights in the mean over units. */
   readonly step: number;
-  /** No unit's sparsity exceeds this. */
+  /** Bounds of every unit's sparsity. */
+  readonly smallest: number;
   readonly largest: number;
 }
 
@@ -49,6 +50,32 @@ const MOST_SWAPS = 3;
 /** Draws of a swap before giving up: only models with one linear, or with no room left, ever need so many. */
 const MOST_DRAWS = 1000;
 
+/** How often `measure` is called. */
+export function measurements({ generations }: Pick<EvolutionOptions, "generations">): number {
+  return 1 + generations * (ROUNDS.length + 1);
+}
+
+/** How many sequences of `sequences` are measured over all candidates: what a search costs, in forwards. */
+export function measuredSequences(
+  { generations, offspring }: Pick<EvolutionOptions, "generations" | "offspring">,
+  sequences: number,
+): number {
+  let candidates = offspring;
+  let perGeneration = 0;
+  for (const round of ROUNDS) {
+    const survivors = survivorsOf(round, offspring);
+    if (candidates <= survivors) continue;
+    perGeneration += candidates * sampleSize(round, sequences);
+    candidates = survivors;
+  }
+  return sequences + generations * (perGeneration + candidates * sequences);
+}
+
+type Round = (typeof ROUNDS)[number];
+
+const survivorsOf = ({ survivors }: Round, offspring: number): number => Math.max(1, Math.ceil(offspring * survivors));
+const sampleSize = (round: Round, sequences: number): number => Math.max(1, Math.floor(sequences * round.sequences));
+
 /** Search from the uniform allocation; the result is at least as fit on all sequences. */
 export async function evolve(evolution: Evolution): Promise<Evolved> {
   const { units, target, options, sequences } = evolution;
@@ -62,9 +89,9 @@ export async function evolve(evolution: Evolution): Promise<Evolved> {
   for (let generation = 0; generation < options.generations; generation++) {
     let candidates = distinctOffspring(evolution, parent);
     for (const round of ROUNDS) {
-      const survivors = Math.max(1, Math.ceil(options.offspring * round.survivors));
+      const survivors = survivorsOf(round, options.offspring);
       if (candidates.length <= survivors) continue;
-      const some = drawSequences(sequences, Math.max(1, Math.floor(sequences * round.sequences)), evolution);
+      const some = drawSequences(sequences, sampleSize(round, sequences), evolution);
       const values = await measure(candidates, some);
       candidates = candidates
         .map((candidate, i) => ({ candidate, value: values[i] }))
@@ -111,7 +138,7 @@ function mutate({ units, target, options, randomInteger }: Evolution, parent: Le
   if (units.length < 2) return child;
   const sparsitiesOf = sparsitiesOfLevels(units, target, options.step);
   const isInBounds = (levels: Levels): boolean =>
-    sparsitiesOf(levels).every((sparsity) => sparsity >= 0 && sparsity <= Math.max(options.largest, target));
+    sparsitiesOf(levels).every((sparsity) => sparsity >= options.smallest && sparsity <= options.largest);
   const swaps = Math.min(randomInteger(1, MOST_SWAPS), randomInteger(1, MOST_SWAPS));
   for (let swap = 0, draw = 0; swap < swaps && draw < MOST_DRAWS; draw++) {
     const lower = randomInteger(0, units.length - 1);

@@ -1,6 +1,7 @@
 /** The allocation rules by name, with their options and defaults. */
 import { z } from "zod";
 import { LARGEST_SPARSITY } from "./distribute.js";
+import { measurements } from "./evolution.js";
 
 const fraction = z.number().min(0).max(1);
 
@@ -60,6 +61,17 @@ export const allocationSchema = z.discriminatedUnion("rule", [
     score: z.enum(["magnitude", "wanda"]).default("wanda"),
     ...bounds,
   }),
+  z.strictObject({
+    rule: z.literal("evolutionary"),
+    generations: z.number().int().min(0).default(50),
+    /** Mutations tried in each generation. */
+    offspring: z.number().int().min(1).default(16),
+    /** Calibration sequences that measure candidates: the last ones, at most half of all. */
+    heldOut: z.number().int().min(1).default(16),
+    /** Weights that a swap moves from one linear to another, as a fraction of an average linear's. */
+    step: z.number().gt(0).max(1).default(0.05),
+    ...bounds,
+  }),
 ]);
 
 export type Allocation = z.infer<typeof allocationSchema>;
@@ -74,6 +86,7 @@ export const ALLOCATION_RULES: readonly Allocation["rule"][] = [
   "erk",
   "lamp",
   "global",
+  "evolutionary",
 ];
 
 export const UNIFORM: Allocation = { rule: "uniform" };
@@ -83,6 +96,7 @@ export function needsActivations(allocation: Allocation): boolean {
   switch (allocation.rule) {
     case "owl":
     case "dlp":
+    case "evolutionary":
       return true;
     case "global":
       return allocation.score === "wanda";
@@ -99,8 +113,8 @@ export function needsActivations(allocation: Allocation): boolean {
 }
 
 /** How often a rule reads the dense model's weights. */
-export function weightPasses({ rule }: Allocation): number {
-  switch (rule) {
+export function weightPasses(allocation: Allocation): number {
+  switch (allocation.rule) {
     case "owl":
     case "dlp":
     case "alphapruning":
@@ -108,12 +122,14 @@ export function weightPasses({ rule }: Allocation): number {
     case "lamp":
     case "global":
       return 2;
+    case "evolutionary":
+      return 2 + measurements(allocation);
     case "uniform":
     case "atp":
     case "er":
     case "erk":
       return 0;
     default:
-      return rule satisfies never;
+      return allocation satisfies never;
   }
 }

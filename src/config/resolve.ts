@@ -16,6 +16,7 @@ import {
   checkSteps,
   resolveAllocation,
   resolveMethodOptions,
+  resolvePermutation,
   resolveSparsity,
 } from "./rules.js";
 import {
@@ -87,6 +88,7 @@ export async function resolveRunConfig(
     if (orderProblem !== undefined) problems.push(orderProblem);
   }
   const allocation = keep(resolveAllocation(parsed.allocation ?? recipeAllocation(recipe), parsed.pattern), UNIFORM);
+  const permutation = keep(resolvePermutation(parsed.permutation, parsed.pattern), "none");
   const overrides = (recipe?.overrides ?? []).map(({ match, sparsity: asked }) => ({
     match,
     sparsity: parseSparsity(String(asked)),
@@ -130,6 +132,7 @@ export async function resolveRunConfig(
       then,
       sparsity,
       pattern: parsed.pattern,
+      permutation,
       allocation,
       overrides,
       calibration: used,

@@ -6,6 +6,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, type PruneError, UsageError } from "../errors.js";
+import type { Permutation } from "../contract.js";
 import { findSolver } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
@@ -129,6 +130,19 @@ export function resolveAllocation(asked: Allocation | undefined, pattern: Patter
     {
       hint: "Leave --allocation out, or prune unstructured.",
       details: { rule: asked.rule, pattern: formatPattern(pattern) },
+    },
+  );
+}
+
+/** Where every zero may be anywhere in its row, places do not matter. */
+export function resolvePermutation(asked: Permutation, pattern: Pattern): Permutation | PruneError {
+  if (asked === "none" || pattern.kind === "n-of-m") return asked;
+  return new ConfigError(
+    "E_PERMUTATION_PATTERN",
+    `--permutation ${asked}: an unstructured run gains nothing from channels that change places.`,
+    {
+      hint: "Leave --permutation out, or give an N:M --pattern such as 2:4.",
+      details: { permutation: asked, pattern: formatPattern(pattern) },
     },
   );
 }

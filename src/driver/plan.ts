@@ -14,6 +14,7 @@ import { formatPattern } from "../sparsity/pattern.js";
 import type { EngineContext } from "../context.js";
 import type { PlanReport, RunConfig } from "../contract.js";
 import { openDevice } from "./devices.js";
+import { requirePermutableGroups } from "./permute-channels.js";
 
 /** Resident memory of the runtime itself: Node, ONNX Runtime, kernels; measured on Linux. */
 const FIXED_BYTES = 250 * 2 ** 20;
@@ -32,6 +33,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   const solver = composeSteps(stepsOf(config));
   const selection = selectLinears(model.architecture, config.ignore);
   requireUsableSelection({ ...selection, unmatchedPatterns: [] }, config.pattern);
+  requirePermutableGroups(config, model.architecture, new Set(selection.selected.map(({ name }) => name)));
   await using device = await openDevice(config.device, context.logger);
   const { blocks } = model.architecture;
   const elements = sumOf(selection.selected, ({ inFeatures, outFeatures }) => inFeatures * outFeatures);

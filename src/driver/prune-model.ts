@@ -25,6 +25,7 @@ import { needsActivations } from "../sparsity/allocation/schema.js";
 import { allocateSparsity } from "./allocate.js";
 import { openDevice } from "./devices.js";
 import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
+import { requirePermutableGroups } from "./permute-channels.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
 import { processBlock, replayBlock, stage, type Run } from "./prune-block.js";
 import { VERSION } from "../version.js";
@@ -44,6 +45,8 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
   const solver = composeSteps(stepsOf(config));
   const selection = selectLinears(model.architecture, config.ignore);
   requireUsableSelection(selection, config.pattern);
+  const selected = new Set(selection.selected.map((linear) => linear.name));
+  requirePermutableGroups(config, model.architecture, selected);
   const overrides = resolveOverrides(config, selection.selected);
   const needsCalibration = solver.needs.length > 0 || needsActivations(config.allocation);
   const calibration = needsCalibration ? await loadCalibrationTokens(config, model) : undefined;
@@ -66,7 +69,6 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
   await using runner = new BlockRunner(model.architecture);
   await using states = calibration && (await createStates(config, model, calibration, output.partialDirectory));
   const batch = sequencesPerRun(config.seqlen);
-  const selected = new Set(selection.selected.map((linear) => linear.name));
   const run: Run = {
     config,
     context,
@@ -181,6 +183,7 @@ function fingerprintOf(
     overrides: JSON.stringify(config.overrides),
     sparsity: String(config.sparsity),
     pattern: formatPattern(config.pattern),
+    permutation: config.permutation,
     ignore: JSON.stringify(config.ignore),
     propagation: config.propagation,
     starved: config.starved,

@@ -70,6 +70,7 @@ function runConfig(golden: GoldenModel, result: GoldenResult, counting: Counting
     resume: false,
     sparsity: result.sparsity,
     pattern: parsePattern(result.pattern),
+    permutation: "none",
     allocation: UNIFORM,
     overrides: [],
     then: [],

@@ -29,15 +29,12 @@ interface Groups {
   readonly group: number;
 }
 
-/** Steps of the innermost loops; about a nanosecond each. */
+/** Steps of the innermost loops, a few nanoseconds each. */
 const LARGEST_WORK = 4e9;
 /** Groups among which channels are handed out at once: larger parts gain little for their time. */
 const LARGEST_PART = 256;
 /** Below this, looking at fewer rows costs less than cutting further. */
 const SMALLEST_PART = 64;
-const MOST_PASSES = 4;
-/** A pass that gains less than this share of the total score is the last. */
-const LEAST_GAIN = 1e-4;
 
 /**
  * A permutation of input channels for an N:M pattern; deterministic, and never retains less than the order as it is,
@@ -103,22 +100,19 @@ interface SearchPlan {
   /** Rows that are looked at. */
   readonly rows: number;
   readonly parts: number;
-  readonly passes: number;
 }
 
-/** A step per row and channel for every group of a part (distances), and for choosing the thresholds. */
+/**
+ * Steps per row and channel: one for every group of a part (distances), and those of choosing the thresholds. One pass
+ * over the positions, as published: four retain 0.2 % more and leave perplexity as it is.
+ */
 function planSearch(rows: number, columns: number, { keep, group }: Groups, largestWork: number): SearchPlan {
   const groups = columns / group;
   const thresholds = keep * group;
   const affordable = Math.floor(largestWork / (columns * rows)) - thresholds;
   const part = Math.min(groups, LARGEST_PART, Math.max(SMALLEST_PART, affordable));
-  const perRow = columns * (part + thresholds);
-  const taken = Math.min(rows, Math.max(1, Math.floor(largestWork / perRow)));
-  return {
-    rows: taken,
-    parts: Math.ceil(groups / part),
-    passes: Math.max(1, Math.min(MOST_PASSES, Math.floor(largestWork / (perRow * taken)))),
-  };
+  const affordableRows = Math.floor(largestWork / (columns * (part + thresholds)));
+  return { rows: Math.min(rows, Math.max(1, affordableRows)), parts: Math.ceil(groups / part) };
 }
 
 function searchOrder(
@@ -133,13 +127,7 @@ function searchOrder(
   const scores = gatherScores(weights, norms, rows, plan.rows);
   const sums = Float64Array.from(norms, (_, channel) => sumOf(scores, channel * plan.rows, plan.rows));
   const order = dealOut(sums, pattern.group);
-  const total = sums.reduce((sum, value) => sum + value, 0);
-  for (let pass = 0; pass < plan.passes; pass++) {
-    let gain = 0;
-    for (let position = 0; position < pattern.group; position++)
-      gain += reassign(scores, order, position, pass + position, plan, pattern);
-    if (gain < LEAST_GAIN * total) break;
-  }
+  for (let position = 0; position < pattern.group; position++) reassign(scores, order, position, plan, pattern);
   return inNaturalOrder(order, pattern.group);
 }
 
@@ -187,25 +175,22 @@ function dealOut(sums: Float64Array, group: number): Int32Array {
 }
 
 /**
- * Hand out anew the channels at one position of all groups, part by part. Returns the retained score that this gains.
- *
- * @param turn parts are runs of groups and every k-th group in turn, so that channels come around
+ * Hand out anew the channels at one position of all groups, part by part: every k-th group is a part, or a run of groups,
+ * in turn, so that channels come around.
  */
 function reassign(
   scores: Float32Array,
   order: Int32Array,
   position: number,
-  turn: number,
   { rows, parts }: SearchPlan,
   pattern: Groups,
-): number {
+): void {
   const { group } = pattern;
   const groups = order.length / group;
-  let gain = 0;
   for (let part = 0; part < parts; part++) {
     const members: number[] = [];
     for (let g = 0; g < groups; g++)
-      if ((turn % 2 === 0 ? g % parts : Math.floor((g * parts) / groups)) === part) members.push(g * group);
+      if ((position % 2 === 0 ? g % parts : Math.floor((g * parts) / groups)) === part) members.push(g * group);
     const size = members.length;
     const channels = members.map((first) => order[first + position]);
     const distances = new Float64Array(size * size);
@@ -214,12 +199,8 @@ function reassign(
       fillThreshold(threshold, scores, order.subarray(first, first + group), position, pattern.keep);
       channels.forEach((channel, j) => (distances[i * size + j] = distance(scores, channel * rows, threshold)));
     });
-    assignLargest(distances, size).forEach((j, i) => {
-      gain += (distances[i * size + j] - distances[i * size + i]) / 2;
-      order[members[i] + position] = channels[j];
-    });
+    assignLargest(distances, size).forEach((j, i) => (order[members[i] + position] = channels[j]));
   }
-  return gain;
 }
 
 /** The `keep`-th largest score of each row among a group's channels but the one at `position`. */

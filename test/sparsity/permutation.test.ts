@@ -215,15 +215,15 @@ test("two groups of four against brute force: the optimum more often than not, a
     worst = Math.min(worst, reached / optimum);
   }
   const share = (after[0] - before[0]) / (best[0] - before[0]);
-  // Measured: the optimum in 161 of 200, never below 0.978 of it, 0.978 of what there is to gain.
-  assert.ok(optima >= 140 && worst > 0.97 && share > 0.96, `${optima} optima, worst ${worst}, share ${share}`);
+  // Measured: the optimum in 148 of 200, never below 0.977 of it, 0.967 of what there is to gain.
+  assert.ok(optima >= 130 && worst > 0.97 && share > 0.95, `${optima} optima, worst ${worst}, share ${share}`);
 });
 
 test("parts and sampled rows: less work, still a permutation, and most of the gain", () => {
   const [rows, columns] = [24, 1040];
   const weight = Float32Array.from({ length: rows * columns }, (_, i) => Math.sin(i * 12.9898) ** 3);
   const norms = Float32Array.from({ length: columns }, (_, i) => 1 + 20 * Math.abs(Math.sin(i * 0.01)) ** 9);
-  // All rows in 2 parts, in 4 parts, and 2 rows in 5 parts: measured 0.171, 0.170, 0.149.
+  // All rows in 2 parts, in 4 parts, and 2 rows in 5 parts: measured 0.1703, 0.1698, 0.1488.
   const gains = [4e9, 2e6, 2e5].map((work) => {
     const found = permuteChannels([weight], norms, { keep: 2, group: 4 }, work);
     assert.deepEqual(

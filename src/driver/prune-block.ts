@@ -117,6 +117,7 @@ async function pruneGroups(run: Run, block: BlockSpec, groups: readonly InputGro
       const isStatisticUsed = share?.starved === undefined || share.starved === "all-tokens";
       const finished = (isStatisticUsed ? await grown?.finish() : undefined) ?? NO_STATISTICS;
       throwIfStopped(run.context, true);
+      if (run.config.permutation !== "none") stage(run, block, "permutation", 0.5);
       using permuted = share?.starved === "skip" ? undefined : await permuteGroup(run, block, group, finished);
       for (const role of permuted?.roles ?? []) reordered.add(role);
       for (const linear of linears) {

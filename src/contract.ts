@@ -15,6 +15,10 @@ export type Propagation = "block" | "group" | "dense";
 export const STARVED_TREATMENTS = ["all-tokens", "magnitude", "skip"] as const;
 export type StarvedTreatment = (typeof STARVED_TREATMENTS)[number];
 
+/** What may change places before an N:M pattern is chosen: nothing, or input channels where the function stays the same. */
+export const PERMUTATIONS = ["none", "channels"] as const;
+export type Permutation = (typeof PERMUTATIONS)[number];
+
 /** Where calibration or evaluation tokens come from; `tensor` names the one to take in a .safetensors file. */
 export interface TokenSource {
   readonly file: string;
@@ -51,6 +55,8 @@ export interface RunConfig {
   /** Fraction of zeros of the prunable linears, in [0, 1). For N:M it equals the pattern's. */
   readonly sparsity: number;
   readonly pattern: Pattern;
+  /** "none" unless the pattern is N:M. */
+  readonly permutation: Permutation;
   /** How the sparsity is spread over the linears. */
   readonly allocation: Allocation;
   /** The last match wins; the linears it matches are taken out of the allocation. */
@@ -81,6 +87,8 @@ export interface LayerReport {
   readonly tokens?: number;
   /** Of an expert that the router starved (`tokens` below its number of inputs): what was done about it. */
   readonly starved?: StarvedTreatment;
+  /** Of a linear whose input channels were permuted: share of Wanda's score that the pattern retains, with and without. */
+  readonly permutation?: { readonly retained: number; readonly before: number; readonly seconds: number };
 }
 
 /** `--json` of `prune run`. */

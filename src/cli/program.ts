@@ -125,6 +125,10 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
       "unstructured, or N:M: 2:4 keeps 2 of every 4 weights along the input dimension (default: unstructured)",
     )
     .option(
+      "--permutation <what>",
+      "with N:M, let input channels change places where the model computes the same function: none or channels (default: none)",
+    )
+    .option(
       "--allocation <rule>",
       "how the sparsity is spread over layers: uniform, owl, dlp, atp or er; options after a colon, owl:M=5,lambda=0.08 (default: uniform)",
     )

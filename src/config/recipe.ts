@@ -5,7 +5,7 @@
 import { readFile } from "node:fs/promises";
 import { isMap, LineCounter, parseDocument, type Document, type Node } from "yaml";
 import { z } from "zod";
-import { STARVED_TREATMENTS } from "../contract.js";
+import { PERMUTATIONS, STARVED_TREATMENTS } from "../contract.js";
 import { ConfigError, PruneError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
 import { allocationSchema } from "../sparsity/allocation/schema.js";
@@ -40,6 +40,7 @@ export const recipeSchema = z
     then: z.array(method).optional().describe("steps that refine or update what the method chose, in order"),
     sparsity: sparsity.optional().describe("fraction of zeros, 0.7 or 70%"),
     pattern: z.string().optional().describe('"unstructured" or N:M (2:4 keeps 2 of every 4)'),
+    permutation: z.enum(PERMUTATIONS).optional().describe("with N:M: whether input channels may change places"),
     allocation: z
       .union([z.string().superRefine(readable(parseAllocation)), allocationSchema])
       .optional()
@@ -206,6 +207,7 @@ export function flagsOfRecipe(recipe: Recipe): Record<string, unknown> {
     method: recipe.method === undefined ? undefined : stepOf(recipe.method).name,
     sparsity: text(recipe.sparsity),
     pattern: recipe.pattern,
+    permutation: recipe.permutation,
     calibration: calibration?.file,
     nsamples: text(calibration?.nsamples),
     seqlen: text(calibration?.seqlen),

@@ -16,6 +16,7 @@ import {
   checkSteps,
   resolveAllocation,
   resolveMethodOptions,
+  resolvePermutation,
   resolveSparsity,
 } from "./rules.js";
 import {
@@ -99,6 +100,7 @@ export async function resolveRunConfig(
     resolveAllocation(parsed.allocation ?? recipeAllocation(recipe), parsed.pattern, target),
     UNIFORM,
   );
+  const permutation = keep(resolvePermutation(parsed.permutation, parsed.pattern), "none");
   const overrides = (recipe?.overrides ?? []).map(({ match, sparsity: asked }) => ({
     match,
     sparsity: parseSparsity(String(asked)),
@@ -143,6 +145,7 @@ export async function resolveRunConfig(
       then,
       sparsity,
       pattern: parsed.pattern,
+      permutation,
       allocation,
       overrides,
       calibration: used,

@@ -6,6 +6,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, type PruneError, UsageError } from "../errors.js";
+import type { Permutation } from "../contract.js";
 import { findSolver } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
@@ -155,4 +156,17 @@ export function resolveAllocation(
     hint: "Change the sparsity, or the allocation's smallest or largest.",
     details: { allocation: asked, sparsity, problems },
   });
+}
+
+/** Where every zero may be anywhere in its row, places do not matter. */
+export function resolvePermutation(asked: Permutation, pattern: Pattern): Permutation | PruneError {
+  if (asked === "none" || pattern.kind === "n-of-m") return asked;
+  return new ConfigError(
+    "E_PERMUTATION_PATTERN",
+    `--permutation ${asked}: an unstructured run gains nothing from channels that change places.`,
+    {
+      hint: "Leave --permutation out, or give an N:M --pattern such as 2:4.",
+      details: { permutation: asked, pattern: formatPattern(pattern) },
+    },
+  );
 }

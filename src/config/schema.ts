@@ -3,7 +3,7 @@
  * reported together. How flags fit each other, the method and the model is in rules.ts and resolve.ts.
  */
 import { z } from "zod";
-import { STARVED_TREATMENTS } from "../contract.js";
+import { PERMUTATIONS, STARVED_TREATMENTS } from "../contract.js";
 import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
 import { findSolver } from "../solvers/registry.js";
@@ -89,6 +89,7 @@ export const runFlagsSchema = z.strictObject({
   method: flag(parseMethod).prefault(DEFAULT_METHOD),
   sparsity: flag(parseSparsity).optional(),
   pattern: flag(parsePattern).prefault("unstructured"),
+  permutation: choice("--permutation", PERMUTATIONS).prefault("none"),
   out: z.string().optional(),
   force: z.boolean().default(false),
   resume: z.boolean().default(false),

@@ -1,6 +1,6 @@
 /**
- * Which linears a run prunes and what is fixed about them before any work: everything about selection, overrides and
- * allocation that does not fit the model is found here, and reported at once.
+ * Which linears a run prunes and what is fixed about them before any work: everything about selection, overrides,
+ * allocation and permutation that does not fit the model is found here, and reported at once.
  */
 import type { RunConfig } from "../contract.js";
 import { combineProblems, PruneError } from "../errors.js";
@@ -14,6 +14,7 @@ import {
   type LinearSelection,
 } from "../model/selection.js";
 import { allocationProblem } from "./allocate.js";
+import { permutationProblem } from "./permute-channels.js";
 
 export interface Prunables {
   readonly selection: LinearSelection;
@@ -57,6 +58,7 @@ export function decidePrunables(
     selectionProblem(isListed ? { ...selection, unmatchedPatterns: [] } : selection, config.pattern),
     overrideProblem(isListed ? { ...resolved, unmatchedPatterns: [] } : resolved),
     allocationProblem(config, architecture.blocks, allocated),
+    permutationProblem(config, architecture, new Set(selection.selected.map(({ name }) => name))),
   ];
   problems.push(...found.filter((problem) => problem !== undefined));
   if (problems.length > 0) throw combineProblems(problems);

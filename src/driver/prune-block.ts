@@ -17,6 +17,7 @@ import type { LayerSolver, LayerStatistics } from "../solvers/solver.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { LayerReport, RunConfig } from "../contract.js";
 import { Journal, hashOf, type BlockEntry } from "./journal.js";
+import { permutedProducers, permuteGroup, type PermutedGroup } from "./permute-channels.js";
 import { routedShares, type RoutedShare } from "./starved-experts.js";
 
 const MAGNITUDE = findSolver("magnitude");
@@ -107,6 +108,7 @@ async function pruneGroups(run: Run, block: BlockSpec, groups: readonly InputGro
     await feedStarvedGroups(run, block, groups, shares, statistics);
     if (run.config.propagation === "dense" && !movesWhileCollecting(run, block)) await forwardBlock(run, block);
     const solved: SolvedLinear[] = [];
+    const reordered = new Set<string>();
     for (const group of groups) {
       const linears = group.linears.filter((linear) => run.selected.has(linear.name));
       if (linears.length === 0) continue;
@@ -114,18 +116,31 @@ async function pruneGroups(run: Run, block: BlockSpec, groups: readonly InputGro
       const share = shares.get(group.name);
       const isStatisticUsed = share?.starved === undefined || share.starved === "all-tokens";
       const finished = (isStatisticUsed ? await grown?.finish() : undefined) ?? NO_STATISTICS;
+      throwIfStopped(run.context, true);
+      if (run.config.permutation !== "none") stage(run, block, "permutation", 0.5);
+      using permuted = share?.starved === "skip" ? undefined : await permuteGroup(run, block, group, finished);
+      for (const role of permuted?.roles ?? []) reordered.add(role);
       for (const linear of linears) {
         throwIfStopped(run.context, true);
         stage(run, block, linear.name.slice(block.name.length + 1), 0.5);
-        solved.push(await solveLinear(run, block, linear, finished, share));
+        const result = await solveLinear(run, block, linear, permuted?.statistics ?? finished, share);
+        solved.push({ ...result, ...(permuted === undefined ? {} : { permutation: permuted.report }) });
       }
     }
     const changed = solved.filter(({ share }) => share?.starved !== "skip");
-    await writeTensors(run, block, new Set(changed.map(({ linear }) => linear.role)));
-    return solved.map(({ linear, loss, seconds, share }) => {
+    await writeTensors(run, block, new Set([...changed.map(({ linear }) => linear.role), ...reordered]));
+    return solved.map(({ linear, loss, seconds, share, permutation }) => {
       const { stored, shape } = storedTensor(run, block, linear);
       const elements = linear.inFeatures * linear.outFeatures;
-      return { name: linear.name, zeros: countZeros(stored, shape, linear), elements, loss, seconds, ...share };
+      return {
+        name: linear.name,
+        zeros: countZeros(stored, shape, linear),
+        elements,
+        loss,
+        seconds,
+        ...share,
+        ...(permutation === undefined ? {} : { permutation }),
+      };
     });
   } finally {
     for (const group of statistics.values()) group[Symbol.dispose]();
@@ -191,6 +206,7 @@ interface SolvedLinear {
   readonly seconds: number;
   /** Of an expert's linear. */
   readonly share: RoutedShare | undefined;
+  readonly permutation?: PermutedGroup["report"];
 }
 
 function storedTensor(
@@ -260,8 +276,9 @@ async function forwardBlock(run: Run, block: BlockSpec): Promise<void> {
 
 async function hashBlock(run: Run, block: BlockSpec): Promise<string> {
   const linears = block.groups.flatMap((group) => group.linears).filter((linear) => run.selected.has(linear.name));
+  const producers = permutedProducers(run, block).map(({ role }) => lookUp(block.tensors, role).tensor);
   const hashes: string[] = [];
-  for (const tensor of new Set(linears.map((linear) => tensorOf(block, linear)))) {
+  for (const tensor of new Set([...linears.map((linear) => tensorOf(block, linear)), ...producers])) {
     hashes.push(hashOf(await run.output.checkpoint.readBytes(tensor)));
   }
   return hashOf(hashes.join("\n"));

@@ -46,6 +46,7 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const solver = composeSteps(stepsOf(config));
   const { selection, overrides } = decidePrunables(config, model.architecture, "refused");
+  const selected = new Set(selection.selected.map((linear) => linear.name));
   const needsCalibration = solver.needs.length > 0 || needsActivations(config.allocation);
   const calibration = needsCalibration ? await loadCalibrationTokens(config, model) : undefined;
   throwIfStopped(context, false);
@@ -67,7 +68,6 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
   await using runner = new BlockRunner(model.architecture);
   await using states = calibration && (await createStates(config, model, calibration, output.partialDirectory));
   const batch = sequencesPerRun(config.seqlen);
-  const selected = new Set(selection.selected.map((linear) => linear.name));
   const run: Run = {
     config,
     context,
@@ -201,6 +201,7 @@ function fingerprintOf(
     overrides: JSON.stringify(config.overrides),
     sparsity: String(config.sparsity),
     pattern: formatPattern(config.pattern),
+    permutation: config.permutation,
     ignore: JSON.stringify(config.ignore),
     propagation: config.propagation,
     starved: config.starved,

@@ -31,6 +31,18 @@ export interface LinearSpec {
   readonly outputs?: readonly OutputRange[];
 }
 
+/**
+ * What makes the channels of a group's input, entry by entry: channel i comes from row i of a stored matrix (of each,
+ * where there are several) and from the entries of its bias, and depends on nothing else that has an order. Hence the
+ * channels may change places if these rows do: the model computes the same function.
+ */
+export interface ChannelProducer extends Pick<LinearSpec, "role" | "inFeatures" | "inputAxis" | "slab" | "outputs"> {
+  /** A bias is stored as [out], or as [experts, out] where there is a slab; its inFeatures are 1, its inputAxis is 1. */
+  readonly kind: "weight" | "bias";
+  /** As many as the group has inputs. */
+  readonly outFeatures: number;
+}
+
 /** Linears that read one and the same input, so that one statistic serves all of them. */
 export interface InputGroup {
   readonly name: string;
@@ -40,6 +52,8 @@ export interface InputGroup {
   readonly linears: readonly LinearSpec[];
   /** Whether only some tokens reach it (an expert): how many is known only after a run. */
   readonly isRouted?: boolean;
+  /** Absent where the input's channels must stay in place, as those of the residual stream. */
+  readonly producers?: readonly ChannelProducer[];
 }
 
 /** A tensor the block's graph is fed with. */

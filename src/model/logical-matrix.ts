@@ -4,6 +4,9 @@
  */
 import type { LinearSpec } from "./architecture.js";
 
+/** What of a linear says where its matrix lies. */
+type Place = Pick<LinearSpec, "inFeatures" | "outFeatures" | "inputAxis" | "slab" | "outputs">;
+
 /** A run of outputs in the stored tensor and in the linear's own matrix. */
 interface Piece {
   /** Offset of the first output's first value in the stored tensor. */
@@ -15,7 +18,7 @@ interface Piece {
   readonly rows: number;
 }
 
-function piecesOf(linear: LinearSpec, shape: readonly number[]): Piece[] {
+function piecesOf(linear: Place, shape: readonly number[]): Piece[] {
   const [rows, columns] = shape.slice(-2);
   const base = (linear.slab ?? 0) * rows * columns;
   const isTransposed = linear.inputAxis === 0;
@@ -30,12 +33,12 @@ function piecesOf(linear: LinearSpec, shape: readonly number[]): Piece[] {
 }
 
 /** Whether a linear is exactly its stored tensor, so that nothing needs copying. */
-export function isWholeTensor({ inputAxis, slab, outputs }: LinearSpec): boolean {
+export function isWholeTensor({ inputAxis, slab, outputs }: Place): boolean {
   return inputAxis === 1 && slab === undefined && outputs === undefined;
 }
 
 /** [outFeatures, inFeatures], a copy unless the linear is the whole tensor. */
-export function takeMatrix(stored: Float32Array, shape: readonly number[], linear: LinearSpec): Float32Array {
+export function takeMatrix(stored: Float32Array, shape: readonly number[], linear: Place): Float32Array {
   if (isWholeTensor(linear)) return stored;
   const { inFeatures, outFeatures } = linear;
   const matrix = new Float32Array(outFeatures * inFeatures);
@@ -54,12 +57,7 @@ export function takeMatrix(stored: Float32Array, shape: readonly number[], linea
 }
 
 /** The inverse of `takeMatrix`: overwrite the linear's values in the stored tensor. */
-export function putMatrix(
-  matrix: Float32Array,
-  stored: Float32Array,
-  shape: readonly number[],
-  linear: LinearSpec,
-): void {
+export function putMatrix(matrix: Float32Array, stored: Float32Array, shape: readonly number[], linear: Place): void {
   const { inFeatures } = linear;
   for (const { offset, inputStep, outputStep, firstRow, rows } of piecesOf(linear, shape)) {
     if (inputStep === 1) {
@@ -75,7 +73,7 @@ export function putMatrix(
 }
 
 /** How many of a linear's weights are zero in the stored tensor. */
-export function countZeros(stored: Float32Array, shape: readonly number[], linear: LinearSpec): number {
+export function countZeros(stored: Float32Array, shape: readonly number[], linear: Place): number {
   const matrix = takeMatrix(stored, shape, linear);
   const bits = new Int32Array(matrix.buffer, matrix.byteOffset, matrix.length);
   let kept = 0;

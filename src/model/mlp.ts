@@ -1,8 +1,16 @@
 /** Dense MLPs as branches of a block: plain (up, activation, down) and gated (down(activation(gate) · up)). */
 import type { Value } from "../onnx/graph.js";
-import type { BlockContext } from "./architecture.js";
+import type { BlockContext, ChannelProducer } from "./architecture.js";
 import type { Branch } from "./branch.js";
-import { activate, project, projectionLinears, projectionShapes, type Activation, type Projection } from "./pieces.js";
+import {
+  activate,
+  project,
+  projectionLinears,
+  projectionProducers,
+  projectionShapes,
+  type Activation,
+  type Projection,
+} from "./pieces.js";
 
 export interface PlainMlpSpec {
   readonly activation: Activation;
@@ -15,17 +23,21 @@ export type GatedMlpSpec = { readonly activation: Activation; readonly down: Pro
   { readonly gate: Projection; readonly up: Projection } | { readonly gateUp: Projection }
 );
 
+/** @param producers of the input of `down`: all that `inner` does is done channel by channel */
 function mlpBranch(
   inputs: readonly Projection[],
   down: Projection,
   key: string,
+  producers: readonly ChannelProducer[],
   inner: (context: BlockContext, input: Value) => Value,
 ): Branch {
   return {
     key,
     tensors: [...inputs, down].flatMap(projectionShapes),
     reads: inputs.flatMap(projectionLinears),
-    groups: [{ name: "mlp-output", stage: 1, inFeatures: down.inFeatures, linears: projectionLinears(down) }],
+    groups: [
+      { name: "mlp-output", stage: 1, inFeatures: down.inFeatures, linears: projectionLinears(down), producers },
+    ],
     build(context, input) {
       const activated = inner(context, input);
       context.tap("mlp-output", activated);
@@ -35,17 +47,23 @@ function mlpBranch(
 }
 
 export function plainMlp(spec: PlainMlpSpec): Branch {
-  return mlpBranch([spec.up], spec.down, JSON.stringify(spec), (context, input) =>
+  return mlpBranch([spec.up], spec.down, JSON.stringify(spec), projectionProducers(spec.up), (context, input) =>
     activate(context.graph, spec.activation, project(context, spec.up, input)),
   );
 }
 
 export function gatedMlp(spec: GatedMlpSpec): Branch {
   const inputs = "gateUp" in spec ? [spec.gateUp] : [spec.gate, spec.up];
-  return mlpBranch(inputs, spec.down, JSON.stringify(spec), (context, input) => {
+  return mlpBranch(inputs, spec.down, JSON.stringify(spec), gatedProducers(spec), (context, input) => {
     const [gate, up] = gateAndUp(context, spec, input);
     return context.graph.node("Mul", [activate(context.graph, spec.activation, gate), up]);
   });
+}
+
+function gatedProducers(spec: GatedMlpSpec): ChannelProducer[] {
+  if (!("gateUp" in spec)) return [spec.gate, spec.up].flatMap((projection) => projectionProducers(projection));
+  const count = spec.down.inFeatures;
+  return [0, count].flatMap((first) => projectionProducers(spec.gateUp, { first, count }));
 }
 
 function gateAndUp(context: BlockContext, spec: GatedMlpSpec, input: Value): [Value, Value] {

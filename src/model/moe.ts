@@ -13,6 +13,7 @@ import {
   linear,
   project,
   projectionLinears,
+  projectionProducers,
   projectionShapes,
   type Activation,
   type Projection,
@@ -169,7 +170,14 @@ function expertGroups(index: number, { gate, up, down }: Expert): InputGroup[] {
       linears: [gate.spec, up.spec],
       isRouted: true,
     },
-    { name: outputGroupOf(index), stage: 1, inFeatures: down.spec.inFeatures, linears: [down.spec], isRouted: true },
+    {
+      name: outputGroupOf(index),
+      stage: 1,
+      inFeatures: down.spec.inFeatures,
+      linears: [down.spec],
+      isRouted: true,
+      producers: [gate, up].map(({ spec }) => ({ ...spec, kind: "weight" })), // no expert has biases
+    },
   ];
 }
 
@@ -197,7 +205,13 @@ function sharedGroups({ gate, up, down }: SharedExpert): InputGroup[] {
   const inputs = [gate, up].flatMap(projectionLinears);
   return [
     { name: "shared-expert-input", stage: 0, inFeatures: gate.inFeatures, linears: inputs },
-    { name: "shared-expert-output", stage: 1, inFeatures: down.inFeatures, linears: projectionLinears(down) },
+    {
+      name: "shared-expert-output",
+      stage: 1,
+      inFeatures: down.inFeatures,
+      linears: projectionLinears(down),
+      producers: [gate, up].flatMap((projection) => projectionProducers(projection)),
+    },
   ];
 }
 

@@ -2,7 +2,7 @@
  * Graph pieces that families are assembled from: norms, projections, activations, attention.
  * Shapes: hidden is [batch, tokens, hidden]; "flat" means [batch * tokens, features].
  */
-import type { BlockContext, LinearSpec, OutputRange } from "./architecture.js";
+import type { BlockContext, ChannelProducer, LinearSpec, OutputRange } from "./architecture.js";
 import type { GraphBuilder, Value } from "../onnx/graph.js";
 
 /** Where a piece writes its nodes and finds its tensors. */
@@ -91,6 +91,15 @@ export function projectionLinears({ path, inFeatures, outFeatures, inputAxis, pa
     outFeatures: outputs.reduce((sum, { count }) => sum + count, 0),
     outputs,
   }));
+}
+
+/** The outputs of a projection, or a range of them, as what makes the channels of another's input. */
+export function projectionProducers(projection: Projection, range?: OutputRange): ChannelProducer[] {
+  const { path, inFeatures, outFeatures, hasBias, inputAxis = 1 } = projection;
+  const outputs = range === undefined ? {} : { outputs: [range] };
+  const made = { outFeatures: range?.count ?? outFeatures, ...outputs };
+  const weight: ChannelProducer = { kind: "weight", role: `${path}.weight`, inFeatures, inputAxis, ...made };
+  return hasBias ? [weight, { kind: "bias", role: `${path}.bias`, inFeatures: 1, inputAxis: 1, ...made }] : [weight];
 }
 
 /** All of a projection's outputs, [rows, outFeatures], from flat x. */

@@ -35,6 +35,16 @@ export function renderRun(report: RunReport): string {
       `${calibration.sequences} sequences of ${calibration.seqlen} tokens, sha256 ${calibration.sha256.slice(0, 12)}`,
     ]);
   }
+  const permuted = layers.flatMap(({ permutation }) => permutation ?? []);
+  if (permuted.length > 0) {
+    const mean = (values: readonly number[]): string =>
+      formatPercent(values.reduce((sum, value) => sum + value, 0) / values.length, 2);
+    const [retained, before] = [permuted.map((entry) => entry.retained), permuted.map((entry) => entry.before)];
+    facts.push([
+      "permutation",
+      `inputs of ${permuted.length} linears; the pattern retains ${mean(retained)} of their score, ${mean(before)} without`,
+    ]);
+  }
   if (report.resumedBlocks > 0) facts.push(["resumed", `after ${report.resumedBlocks} blocks of an earlier run`]);
   facts.push(["time", formatDuration(report.seconds)], ["peak memory", formatBytes(report.peakRssBytes)]);
   return `${formatFacts(facts)}\n\n${renderLayerSummary(report)}`;

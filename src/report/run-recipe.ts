@@ -15,6 +15,7 @@ export function formatRecipe(config: RunConfig): string {
     ...(config.then.length === 0 ? {} : { then: config.then.map(step) }),
     sparsity: config.sparsity,
     pattern: formatPattern(config.pattern),
+    permutation: config.permutation,
     allocation: config.allocation,
     ...(config.overrides.length === 0 ? {} : { overrides: config.overrides }),
     ...(config.ignore.length === 0 ? {} : { ignore: config.ignore }),

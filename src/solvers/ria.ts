@@ -5,8 +5,8 @@
  *     S_ij = (|w_ij| / Σ_i |w_ij| + |w_ij| / Σ_j |w_ij|) · ‖x_j‖^a,   ‖x_j‖ = sqrt(Σ x_j² / sequences)
  *
  * The least worthy of the whole matrix go (the code's default; `granularity: "row"` as Wanda), or of every N:M group. Its
- * code prunes one weight more than asked (threshold with <=). The paper's channel permutation for N:M is not offered: its
- * masks are N:M only after the columns are permuted, which the model's other layers would have to follow.
+ * code prunes one weight more than asked (threshold with <=). The paper's channel permutation for N:M is an option of a run
+ * with any method, see src/sparsity/permutation.ts.
  */
 import { z } from "zod";
 import { disposeOnFailure, expectFiniteStatistics, expectGroupsFit, requireStatistic } from "./layer.js";

@@ -51,6 +51,7 @@ test("every default is filled in", async () => {
     methodOptions: { variant: "rows" },
     sparsity: 0.5,
     pattern: { kind: "unstructured" },
+    permutation: "none",
     then: [],
     allocation: { rule: "uniform" },
     overrides: [],
@@ -81,6 +82,10 @@ const TABLE: readonly [RunFlags, Partial<RunConfig>][] = [
   [{ ignore: ["lm_head", "re:.*k_proj"] }, { ignore: ["lm_head", "re:.*k_proj"] }],
   [{ propagation: "group" }, { propagation: "group" }],
   [{ starved: "skip" }, { starved: "skip" }],
+  [
+    { pattern: "2:4", permutation: "channels" },
+    { permutation: "channels", out: join(folder, "llama-wanda-2of4") },
+  ],
   [{ family: "llama" }, { family: "llama" }],
   [{ memory: "512MiB" }, { memoryBytes: 2 ** 29 }],
   [{ method: "magnitude" }, { method: "magnitude", calibration: undefined, out: join(folder, "llama-magnitude-0.5") }],
@@ -276,4 +281,17 @@ test("evaluation flags become configuration", async () => {
     512,
   );
   await assert.rejects(() => resolveEvaluationConfig({ model: "llama" } as never, SURROUNDINGS), /--text: missing/);
+});
+
+test("a channel permutation without an N:M pattern is refused, together with other problems", async () => {
+  await assert.rejects(() => resolveRun({ ...BASE, permutation: "channels" }), {
+    code: "E_PERMUTATION_PATTERN",
+    message: /--permutation channels: an unstructured run/,
+  });
+  await assert.rejects(
+    () => resolveRun({ ...BASE, permutation: "channels", model: "missing" }),
+    (error: PruneError) =>
+      error.code === "E_SEVERAL" && /--permutation/.test(error.message) && /missing/.test(error.message),
+  );
+  await assert.rejects(() => resolveRun({ ...BASE, pattern: "2:4", permutation: "rows" }), /none, channels/);
 });

@@ -20,19 +20,12 @@ import { temporaryDirectory } from "../helpers/checkpoints.js";
 
 const BLOCKS = 6;
 
-function command(out: string, extra: readonly string[] = []): string[] {
+const SPARSEGPT = ["--method", "sparsegpt", "--sparsity", "0.6"];
+
+function command(out: string, extra: readonly string[] = [], method: readonly string[] = SPARSEGPT): string[] {
   const calibration = `${repositoryPath("test/fixtures/models/demo-self.safetensors")}#calib`;
-  const argv = [
-    repositoryPath("bin/prune.js"),
-    "run",
-    "--model",
-    repositoryPath("models/demo"),
-    "--method",
-    "sparsegpt",
-  ];
+  const argv = [repositoryPath("bin/prune.js"), "run", "--model", repositoryPath("models/demo"), ...method];
   argv.push(
-    "--sparsity",
-    "0.6",
     "--calibration",
     calibration,
     "--nsamples",
@@ -138,21 +131,61 @@ test("a resume with other options, or over a changed output, is refused", { time
   assert.match(other.stdout, /E_FINGERPRINT/);
   assert.match(other.stdout, /methodOptions/);
 
-  const shard = join(partial, "model.safetensors");
+  await flipByte(join(partial, "model.safetensors"), "model.layers.0.mlp.up_proj.weight");
+  const changed = await run(command(out, ["--resume"]));
+  assert.equal(changed.status, 4);
+  assert.match(changed.stdout, /E_JOURNAL_HASH/);
+});
+
+/** Change a stored tensor's first byte; done twice, it is what it was. */
+async function flipByte(shard: string, tensor: string): Promise<void> {
   const bytes = await readFile(shard);
   const { size } = await stat(shard);
   const header = Number(bytes.readBigUInt64LE(0));
   const { data_offsets: offsets } = (
     JSON.parse(bytes.subarray(8, 8 + header).toString("utf8")) as Record<string, { data_offsets: [number, number] }>
-  )["model.layers.0.mlp.up_proj.weight"] as { data_offsets: [number, number] };
+  )[tensor] as { data_offsets: [number, number] };
   const at = 8 + header + offsets[0];
   assert.ok(at < size);
   bytes[at] = (bytes[at] ?? 0) ^ 0x55;
   await writeFile(shard, bytes);
-  const changed = await run(command(out, ["--resume"]));
-  assert.equal(changed.status, 4);
-  assert.match(changed.stdout, /E_JOURNAL_HASH/);
-});
+}
+
+test(
+  "a killed run with permuted channels is resumed to the same bytes, and notices changed producers",
+  { timeout: 120_000 },
+  async (t) => {
+    const directory = temporaryDirectory(t);
+    // Only the down projections are pruned: gate and up are written for their new order alone.
+    const others = ["--ignore", "*_attn.*", "*.gate_proj", "*.up_proj"];
+    const method = [
+      "--method",
+      "wanda",
+      "--pattern",
+      "2:4",
+      "--permutation",
+      "channels",
+      "--propagation",
+      "group",
+      ...others,
+    ];
+    const [whole, out] = [join(directory, "whole"), join(directory, "killed")];
+    const reference = await run(command(whole, [], method));
+    assert.equal(reference.status, 0, reference.stderr);
+    await runAndKill(command(out, [], method), join(`${out}.partial`, "journal.jsonl"), 2, "SIGKILL");
+    const [shard, producer] = [join(`${out}.partial`, "model.safetensors"), "model.layers.1.mlp.gate_proj.weight"];
+    await flipByte(shard, producer);
+    const changed = await run(command(out, ["--resume"], method));
+    assert.equal(changed.status, 4);
+    assert.match(changed.stdout, /E_JOURNAL_HASH/);
+    await flipByte(shard, producer);
+    const resumed = await run(command(out, ["--resume"], method));
+    assert.equal(resumed.status, 0, resumed.stderr);
+    assert.deepEqual(await contentsOf(out), await contentsOf(whole));
+    const other = await contentsOf(repositoryPath("models/demo"));
+    assert.notEqual((await contentsOf(whole))["model.safetensors"], other["model.safetensors"]);
+  },
+);
 
 test("a resumed run takes the allocation from the journal instead of finding it again", async (t) => {
   const directory = temporaryDirectory(t);

@@ -72,6 +72,7 @@ function runConfig(golden: GoldenModel, result: GoldenResult, counting: Counting
     resume: false,
     sparsity: result.sparsity,
     pattern: parsePattern(result.pattern),
+    permutation: "none",
     allocation: UNIFORM,
     overrides: [],
     then: [],

@@ -15,6 +15,7 @@ export function demoRun(out: string, overrides: Partial<RunConfig> = {}): RunCon
     methodOptions: {},
     sparsity: 0.5,
     pattern: UNSTRUCTURED,
+    permutation: "none",
     allocation: UNIFORM,
     overrides: [],
     then: [],

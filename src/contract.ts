@@ -67,6 +67,21 @@ export interface RunConfig {
   readonly starved: StarvedTreatment;
   /** Budget for hidden states in RAM, in bytes; beyond it they go to a scratch file in OUT.partial. */
   readonly memoryBytes: number;
+  /** Measure every layer's reconstruction error, whatever the method; changes nothing that is written. */
+  readonly measureLoss: boolean;
+}
+
+/**
+ * What pruning did to a linear's outputs on the calibration tokens that it sees: W its weight before the run, Ŵ the solved
+ * one before it is rounded to the stored type, X its inputs. Undamped, the same for every method.
+ */
+export interface Reconstruction {
+  /** ‖(W-Ŵ)X‖², mean over sequences. */
+  readonly error: number;
+  /** ‖WX‖², mean over sequences. */
+  readonly output: number;
+  /** error / output; 0 where there is no output to lose. */
+  readonly relative: number;
 }
 
 export interface LayerReport {
@@ -76,6 +91,8 @@ export interface LayerReport {
   readonly elements: number;
   /** The method's own objective; null where it has none. */
   readonly loss: number | null;
+  /** Present where the run measures it. */
+  readonly reconstruction?: Reconstruction;
   readonly seconds: number;
   /** Of an expert: calibration tokens that the router sent to it. */
   readonly tokens?: number;
@@ -91,6 +108,7 @@ export interface RunReport {
   readonly method: string;
   readonly pattern: string;
   readonly sparsity: { readonly target: number; readonly achieved: number };
+  /** Without what `measureLoss` took. */
   readonly seconds: number;
   readonly peakRssBytes: number;
   readonly device: string;

@@ -152,6 +152,7 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
     .optionsGroup("Running:")
     .option("--device <name>", "auto, cpu or webgpu (default: auto)")
     .option("--memory <size>", "RAM for hidden states, such as 4GB or 512MiB (default: half of the free memory)")
+    .option("--measure-loss", "measure every layer's reconstruction error, whatever the method; needs calibration")
     .option("--dry-run", "say what would be done, and what it would cost, without doing it")
     .option("--resume", "go on with an interrupted run");
   addCommonOptions(run);

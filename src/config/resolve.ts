@@ -105,10 +105,12 @@ export async function resolveRunConfig(
   const needsTokens =
     [solver.name, ...then.map((step) => step.method)].some(
       (name) => name !== "" && findSolver(name).needs.length > 0,
-    ) || needsActivations(allocation);
+    ) ||
+    needsActivations(allocation) ||
+    parsed.measureLoss;
   const calibration = keep(resolveCalibration(parsed.calibration, model, workingDirectory), undefined);
   if (needsTokens && parsed.calibration === undefined && calibration === undefined && modelProblem === undefined) {
-    problems.push(calibrationProblem(solver, model));
+    problems.push(calibrationProblem(solver, model, parsed.measureLoss));
   }
   if (!needsTokens && parsed.calibration !== undefined) {
     notes.push({ level: "warn", message: `${solver.name} looks at weights only: --calibration is not read` });
@@ -141,6 +143,7 @@ export async function resolveRunConfig(
       propagation: parsed.propagation,
       starved: parsed.starved,
       memoryBytes: parsed.memory ?? Math.floor(surroundings.freeMemoryBytes / 2),
+      measureLoss: parsed.measureLoss,
     },
   };
 }

@@ -97,14 +97,28 @@ export function checkModelDirectory(model: string): PruneError | undefined {
   return undefined;
 }
 
-/** Methods that look at activations need tokens from somewhere. */
-export function calibrationProblem(solver: LayerSolver<unknown>, model: string): PruneError {
+/** Methods that look at activations need tokens from somewhere, and so does measuring their loss. */
+export function calibrationProblem(
+  { name, needs }: LayerSolver<unknown>,
+  model: string,
+  isMeasured = false,
+): PruneError {
+  if (isMeasured && needs.length === 0) {
+    return new UsageError(
+      "E_CALIBRATION_MISSING",
+      `--calibration: missing; the loss is measured on the inputs of every layer, and ${model} has no calibration.txt.`,
+      {
+        hint: 'Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids.',
+        details: { method: name, model },
+      },
+    );
+  }
   return new UsageError(
     "E_CALIBRATION_MISSING",
-    `--calibration: missing; ${solver.name} looks at the inputs of every layer, and ${model} has no calibration.txt.`,
+    `--calibration: missing; ${name} looks at the inputs of every layer, and ${model} has no calibration.txt.`,
     {
       hint: 'Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids. Or take --method magnitude, which needs none.',
-      details: { method: solver.name, model },
+      details: { method: name, model },
     },
   );
 }

@@ -44,7 +44,10 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     ),
   );
   const prunedBytes = sumOf([...prunedTensors], (tensor) => model.checkpoint.info(tensor).byteLength);
-  const operations = floatingPointOperations(config, model, solver.needs);
+  const needs: readonly StatisticName[] = config.measureLoss
+    ? [...new Set([...solver.needs, "gram" as const])]
+    : solver.needs;
+  const operations = floatingPointOperations(config, model, needs);
   return {
     schema: "prune.plan/v1",
     model: config.model,
@@ -59,7 +62,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     zerosToMake: Math.floor(elements * config.sparsity + 1e-6),
     bytesToRead: 2 * checkpointBytes, // once for the clone, once for the forward
     bytesToWrite: checkpointBytes + prunedBytes,
-    peakMemoryBytes: estimateMemory(config, model, solver.needs),
+    peakMemoryBytes: estimateMemory(config, model, needs),
     estimatedSeconds:
       operations / ((await measureRate()) * RUN_EFFICIENCY) + (3 * checkpointBytes + prunedBytes) / DISK_RATE,
     ignored: selection.ignored.map(({ name }) => name),

@@ -26,7 +26,7 @@ import { allocateSparsity } from "./allocate.js";
 import { openDevice } from "./devices.js";
 import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
-import { processBlock, replayBlock, stage, type Run } from "./prune-block.js";
+import { aside, processBlock, replayBlock, stage, type Run } from "./prune-block.js";
 import { VERSION } from "../version.js";
 
 const SCRATCH_NAME = "hidden-states.bin";
@@ -38,15 +38,22 @@ const RECIPE_NAME = "recipe.yaml";
  * @throws InterruptedError when a stop was requested; OUT.partial can be resumed
  * @throws NumericalError, ResourceError while working; OUT.partial can be resumed
  */
-export async function pruneModel(config: RunConfig, context: EngineContext): Promise<RunReport> {
+export async function pruneModel(
+  config: RunConfig,
+  context: EngineContext,
+  shared: SharedWork = NOTHING_SHARED,
+): Promise<RunReport> {
   const started = performance.now();
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const solver = composeSteps(stepsOf(config));
   const selection = selectLinears(model.architecture, config.ignore);
   requireUsableSelection(selection, config.pattern);
   const overrides = resolveOverrides(config, selection.selected);
-  const needsCalibration = solver.needs.length > 0 || needsActivations(config.allocation);
-  const calibration = needsCalibration ? await loadCalibrationTokens(config, model) : undefined;
+  const needsStates = solver.needs.length > 0 || config.measureLoss;
+  const needsCalibration = needsStates || needsActivations(config.allocation);
+  const calibration = needsCalibration
+    ? (shared.calibration ?? (await loadCalibrationTokens(config, model)))
+    : undefined;
   throwIfStopped(context, false);
 
   await using device = await openDevice(config.device, context.logger);
@@ -77,8 +84,9 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     device,
     output,
     runner,
-    states,
+    states: needsStates ? states : undefined,
     batch,
+    measuring: { seconds: 0 },
     weights: new Map(),
   };
 
@@ -87,9 +95,18 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
   const embed = async (): Promise<void> => {
     if (states !== undefined && calibration !== undefined) await embedTokens(model, calibration.sequences, states);
   };
-  await embed();
-  run.sparsities = await allocateRun(run, overrides);
-  if (needsActivations(config.allocation)) await embed(); // the allocation's pass moved the states to the end
+  const allocating = performance.now();
+  const allocated = shared.allocations?.get(allocationKey(config));
+  if (allocated === undefined) {
+    if (needsActivations(config.allocation)) await embed();
+    run.sparsities = await allocateRun(run, overrides, states);
+  } else run.sparsities = allocated.sparsities;
+  const allocationSeconds = (performance.now() - allocating) / 1000;
+  shared.allocations?.set(
+    allocationKey(config),
+    allocated ?? { sparsities: run.sparsities, seconds: allocationSeconds },
+  );
+  if (needsStates) await (solver.needs.length > 0 ? embed() : aside(run, embed)); // an allocation's pass moves them
   const layers: LayerReport[] = [];
   for (const block of model.architecture.blocks) {
     const finished = journal.finished[block.index];
@@ -103,7 +120,28 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
   await output.finish({ remove: [JOURNAL_NAME, SCRATCH_NAME] });
   warnOfStarvedExperts(context.logger, layers);
-  return report(run, layers, { started, resumedBlocks, calibration });
+  const seconds = (performance.now() - started) / 1000 - run.measuring.seconds + (allocated?.seconds ?? 0);
+  return report(run, layers, { seconds, resumedBlocks, calibration });
+}
+
+/** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
+export interface SharedWork {
+  /** What `loadCalibrationTokens` gives for the run's settings. */
+  readonly calibration?: TokenSequences;
+  /** By `allocationKey`; runs of one model and one calibration add to it. */
+  readonly allocations?: Map<string, SharedAllocation>;
+}
+
+export interface SharedAllocation {
+  readonly sparsities: ReadonlyMap<string, number>;
+  /** What the first run took for it; every run that takes it over counts it as its own. */
+  readonly seconds: number;
+}
+
+const NOTHING_SHARED: SharedWork = {};
+
+function allocationKey({ allocation, sparsity }: RunConfig): string {
+  return JSON.stringify([allocation, sparsity]);
 }
 
 /** The method and what follows it, with their options parsed. */
@@ -115,10 +153,15 @@ export function stepsOf(config: RunConfig): Step[] {
 }
 
 /** Sparsity of every selected linear: overrides as they are, the allocation over the others. */
-async function allocateRun(run: Run, overrides: ReadonlyMap<string, number>): Promise<ReadonlyMap<string, number>> {
+async function allocateRun(
+  run: Run,
+  overrides: ReadonlyMap<string, number>,
+  states: HiddenStates | undefined,
+): Promise<ReadonlyMap<string, number>> {
   const { config, context } = run;
   const allocated = await allocateSparsity({
     ...run,
+    states,
     allocation: config.allocation,
     target: config.sparsity,
     selected: new Set([...run.selected].filter((name) => !overrides.has(name))),
@@ -130,7 +173,8 @@ async function allocateRun(run: Run, overrides: ReadonlyMap<string, number>): Pr
   return new Map([...allocated, ...overrides]);
 }
 
-async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
+/** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
+export async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
   if (config.calibration === undefined) {
     throw new CalibrationError("E_CALIBRATION_MISSING", `${config.method} needs calibration data and none was given.`, {
       hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
@@ -184,6 +228,7 @@ function fingerprintOf(
     ignore: JSON.stringify(config.ignore),
     propagation: config.propagation,
     starved: config.starved,
+    measureLoss: String(config.measureLoss),
     family: model.architecture.family,
     calibration: calibration?.sha256 ?? "none",
     seqlen: String(config.seqlen),
@@ -194,7 +239,7 @@ function fingerprintOf(
 function report(
   run: Run,
   layers: readonly LayerReport[],
-  facts: { readonly started: number; readonly resumedBlocks: number; readonly calibration: TokenSequences | undefined },
+  facts: { readonly seconds: number; readonly resumedBlocks: number; readonly calibration: TokenSequences | undefined },
 ): RunReport {
   const { config, device } = run;
   const zeros = layers.reduce((sum, layer) => sum + layer.zeros, 0);
@@ -207,7 +252,7 @@ function report(
     method: config.method,
     pattern: formatPattern(config.pattern),
     sparsity: { target: config.sparsity, achieved: zeros / elements },
-    seconds: (performance.now() - facts.started) / 1000,
+    seconds: facts.seconds,
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
     device: `${device.kind} (${device.description})`,
     calibration:

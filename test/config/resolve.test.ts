@@ -63,6 +63,7 @@ test("every default is filled in", async () => {
     propagation: "block",
     starved: "all-tokens",
     memoryBytes: 4000,
+    measureLoss: false,
   } satisfies RunConfig);
 });
 

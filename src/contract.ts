@@ -222,11 +222,19 @@ export interface ComparedMethod extends MethodStep {
   readonly then: readonly MethodStep[];
 }
 
+/** An allocation of a comparison; the label is what the user wrote. */
+export interface ComparedAllocation {
+  readonly label: string;
+  readonly allocation: Allocation;
+}
+
 export interface ComparisonConfig {
-  /** Model, calibration and everything else that all cells of the sweep share. */
+  /** Model, calibration and everything else that all cells of the sweep share; `measureLoss` among it. */
   readonly run: RunConfig;
   readonly methods: readonly ComparedMethod[];
   readonly targets: readonly { readonly pattern: Pattern; readonly sparsity: number }[];
+  /** Of unstructured targets; N:M targets are uniform by nature. */
+  readonly allocations: readonly ComparedAllocation[];
   readonly text: TokenSource;
   /** Window length of the evaluation. */
   readonly seqlen: number;
@@ -239,16 +247,19 @@ export interface ComparisonConfig {
 export interface ComparisonRow {
   readonly method: string;
   readonly pattern: string;
+  readonly allocation: string;
   readonly sparsity: { readonly target: number; readonly achieved: number };
   readonly perplexity: number;
   readonly perplexityRatio: Estimate;
   readonly klDivergence: Estimate;
   readonly top1Agreement: Estimate;
-  /** Sum of the method's own objective over layers; null where it has none. */
-  readonly loss: number | null;
+  /** Mean over layers of the relative reconstruction error; layers that the calibration never reaches are left out. */
+  readonly loss: number;
+  /** Pruning alone: without evaluating, measuring the loss, or tokenising, which the cells share. */
   readonly seconds: number;
   /** Largest resident memory seen between steps of this cell. */
   readonly peakRssBytes: number;
+  readonly layers: readonly LayerReport[];
 }
 
 /** `--json` of `prune compare`. */

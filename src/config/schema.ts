@@ -142,16 +142,28 @@ function problemOf(issue: z.core.$ZodIssue): PruneError {
   return new UsageError("E_FLAG", `--${issue.path.join(".")}: ${issue.message}.`);
 }
 
+interface ListedProblem {
+  readonly code: string;
+  readonly message: string;
+  readonly hint: string | null;
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+/** The problem, or those that were combined into it. */
+function listed({ code, message, hint, details }: PruneError): readonly ListedProblem[] {
+  if (code === SEVERAL) return details["problems"] as readonly ListedProblem[];
+  return [{ code, message, hint: hint ?? null, details }];
+}
+
+const SEVERAL = "E_SEVERAL";
+
 /** One problem as it is; several as one error of the first one's class, with all of them in the message. */
 export function combineProblems(problems: readonly PruneError[]): PruneError {
   const [first] = problems;
   if (first === undefined) throw new RangeError("no problem to report");
   if (problems.length === 1) return first;
-  const lines = problems.map(({ message, hint }) => `  ${message}${hint === undefined ? "" : ` ${hint}`}`);
+  const all = problems.flatMap(listed);
+  const lines = all.map(({ message, hint }) => `  ${message}${hint === null ? "" : ` ${hint}`}`);
   const Class = first.constructor as typeof PruneError;
-  return new Class("E_SEVERAL", `${problems.length} problems:\n${lines.join("\n")}`, {
-    details: {
-      problems: problems.map(({ code, message, hint, details }) => ({ code, message, hint: hint ?? null, details })),
-    },
-  });
+  return new Class(SEVERAL, `${all.length} problems:\n${lines.join("\n")}`, { details: { problems: all } });
 }

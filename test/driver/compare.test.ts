@@ -8,6 +8,7 @@ import { compareMethods } from "../../src/driver/compare.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError, PruneError } from "../../src/errors.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
+import { UNIFORM } from "../../src/sparsity/allocation/schema.js";
 import { parsePattern, UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
@@ -18,12 +19,13 @@ const TEXT = { file: repositoryPath("test/fixtures/models/demo-self.safetensors"
 
 function sweep(workDirectory: string, overrides: Partial<ComparisonConfig> = {}): ComparisonConfig {
   return {
-    run: demoRun("", { nsamples: 4, seqlen: 64 }),
+    run: demoRun("", { nsamples: 4, seqlen: 64, measureLoss: true }),
     methods: ["magnitude", "wanda"].map((method) => ({ label: method, method, methodOptions: {}, then: [] })),
     targets: [
       { pattern: UNSTRUCTURED, sparsity: 0.6 },
       { pattern: parsePattern("2:4"), sparsity: 0.5 },
     ],
+    allocations: [{ label: "uniform", allocation: UNIFORM }],
     text: TEXT,
     seqlen: 256,
     maxWindows: 4,

@@ -84,6 +84,10 @@ const TABLE: readonly [RunFlags, Partial<RunConfig>][] = [
   [{ starved: "skip" }, { starved: "skip" }],
   [{ family: "llama" }, { family: "llama" }],
   [{ memory: "512MiB" }, { memoryBytes: 2 ** 29 }],
+  [
+    { method: "magnitude", measureLoss: true },
+    { measureLoss: true, calibration: TOKENS },
+  ],
   [{ method: "magnitude" }, { method: "magnitude", calibration: undefined, out: join(folder, "llama-magnitude-0.5") }],
 ];
 

@@ -266,6 +266,13 @@ export interface ComparisonRow {
 export interface ComparisonReport {
   readonly schema: "prune.compare/v1";
   readonly model: string;
+  /** What the calibration tokens are, and how many. */
+  readonly calibration: {
+    readonly description: string;
+    readonly sequences: number;
+    readonly seqlen: number;
+    readonly sha256: string;
+  };
   readonly text: string;
   readonly textSha256: string;
   readonly dense: { readonly perplexity: number };

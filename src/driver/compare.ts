@@ -61,9 +61,10 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   });
   const selection = selectLinears(model.architecture, config.run.ignore);
   for (const { pattern } of config.targets) requireUsableSelection(selection, pattern);
-  const shared: SharedWork = { calibration: await loadCalibrationTokens(config.run, model), allocations: new Map() };
+  const calibration = await loadCalibrationTokens(config.run, model);
+  const shared: SharedWork = { calibration, allocations: new Map() };
   const results = join(config.workDirectory, RESULTS_NAME);
-  const fingerprint = fingerprintOf(config, model.checkpoint.headersSha256, corpus.sha256, shared.calibration?.sha256);
+  const fingerprint = fingerprintOf(config, model.checkpoint.headersSha256, corpus.sha256, calibration.sha256);
   const finished = config.resume ? await readResults(results, fingerprint) : new Map<string, ComparisonRow>();
   if (finished.size === 0) await writeFile(results, `${JSON.stringify({ fingerprint })}\n`);
 
@@ -86,6 +87,12 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   return {
     schema: "prune.compare/v1",
     model: config.run.model,
+    calibration: {
+      description: calibration.description,
+      sequences: calibration.sequences.length,
+      seqlen: config.run.seqlen,
+      sha256: calibration.sha256,
+    },
     text: corpus.description,
     textSha256: corpus.textSha256,
     dense: { perplexity: Math.exp(estimateMean(dense.windowLosses).value) },
@@ -103,7 +110,7 @@ function labelOf({ method, target: { pattern, sparsity }, allocation }: Cell): s
  * What must be equal for finished rows to be taken over: whatever all cells share. Methods, targets and allocations are
  * in the rows' labels, so that a sweep may be resumed with more of them.
  */
-function fingerprintOf(config: ComparisonConfig, ...contents: readonly (string | undefined)[]): string {
+function fingerprintOf(config: ComparisonConfig, ...contents: readonly string[]): string {
   const { model, family, seqlen, device, ignore, propagation, starved, overrides } = config.run;
   const shared = { model, family, seqlen, device, ignore, propagation, starved, overrides };
   return hashOf(JSON.stringify([VERSION, shared, config.seqlen, contents]));

@@ -38,7 +38,11 @@ function cells(row: ComparisonRow): string[] {
 
 export function renderComparison(report: ComparisonReport): string {
   const table = formatTable(COLUMNS, report.rows.map(cells), COLUMNS.slice(3));
-  const facts = [`dense perplexity ${report.dense.perplexity.toFixed(3)} of ${report.model}`, report.text];
+  const facts = [
+    `dense perplexity ${report.dense.perplexity.toFixed(3)} of ${report.model}`,
+    `calibration ${report.calibration.description}`,
+    `text ${report.text}`,
+  ];
   const legend = [
     "± and intervals: 95 %, windows taken as independent.",
     "loss: ‖(W-Ŵ)X‖² / ‖WX‖² on the calibration tokens, mean over layers.",

@@ -25,10 +25,12 @@ import { formatPattern } from "../sparsity/pattern.js";
 import { UNIFORM } from "../sparsity/allocation/schema.js";
 import { VERSION } from "../version.js";
 import { hashOf } from "./journal.js";
+import { StoredStatistics } from "./stored-statistics.js";
 import { loadCalibrationTokens, pruneModel, type SharedWork } from "./prune-model.js";
 
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";
+const STATISTICS_NAME = "statistics";
 
 type Target = ComparisonConfig["targets"][number];
 
@@ -62,7 +64,8 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   const selection = selectLinears(model.architecture, config.run.ignore);
   for (const { pattern } of config.targets) requireUsableSelection(selection, pattern);
   const calibration = await loadCalibrationTokens(config.run, model);
-  const shared: SharedWork = { calibration, allocations: new Map() };
+  await using statistics = new StoredStatistics(join(config.workDirectory, STATISTICS_NAME));
+  const shared: SharedWork = { calibration, allocations: new Map(), statistics };
   const results = join(config.workDirectory, RESULTS_NAME);
   const fingerprint = fingerprintOf(config, model.checkpoint.headersSha256, corpus.sha256, calibration.sha256);
   const finished = config.resume ? await readResults(results, fingerprint) : new Map<string, ComparisonRow>();
@@ -83,6 +86,7 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
     context.emit({ type: "cell", done: index + 1, total: cells.length, label });
   }
   await rm(results);
+  await statistics[Symbol.asyncDispose](); // before the folder is looked at
   await rmdir(config.workDirectory).catch(() => undefined); // kept where it holds something else
   return {
     schema: "prune.compare/v1",

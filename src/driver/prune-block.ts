@@ -19,6 +19,7 @@ import { throwIfStopped, type EngineContext } from "../context.js";
 import type { LayerReport, Reconstruction, RunConfig } from "../contract.js";
 import { Journal, hashOf, type BlockEntry } from "./journal.js";
 import { routedShares, type RoutedShare } from "./starved-experts.js";
+import type { StoredStatistics } from "./stored-statistics.js";
 
 const MAGNITUDE = findSolver("magnitude");
 
@@ -38,6 +39,8 @@ export interface Run {
   /** undefined where neither the method nor measuring needs calibration: then nothing is forwarded. */
   readonly states: HiddenStates | undefined;
   readonly batch: number;
+  /** Statistics that runs of one dense model share, where this is one of them. */
+  readonly stored: StoredStatistics | undefined;
   /** What `measureLoss` alone has taken so far; no part of the run's time. */
   readonly measuring: { seconds: number };
   /** The current block's tensors in f32; the next block takes over the memory. */
@@ -219,9 +222,15 @@ async function collect(
 ): Promise<Map<string, GroupStatistics>> {
   const { states, runner, device, batch, weights } = run;
   const { needs, isRoutingBypassed = false, isMoving = movesWhileCollecting(run, block) } = options;
-  if (states === undefined) return new Map();
   const needed = groups.filter((group) => group.linears.some((linear) => run.selected.has(linear.name)));
-  return collectStatistics({
+  const { stored } = run;
+  const pathOf = (group: string): string => `${block.name} ${group}`;
+  if (stored?.has(needs) === true && needs.length > 0 && !(isMoving && states !== undefined)) {
+    return new Map(needed.map(({ name, inFeatures }) => [name, stored.open(pathOf(name), needs, inFeatures, device)]));
+  }
+  if (states === undefined) return new Map();
+  const started = performance.now();
+  const statistics = await collectStatistics({
     runner,
     block,
     weights,
@@ -237,6 +246,27 @@ async function collect(
       throwIfStopped(run.context, true);
     },
   });
+  if (stored === undefined || stored.has(needs)) return statistics;
+  stored.addSeconds(needs, (performance.now() - started) / 1000);
+  const keep = (name: string, finished: LayerStatistics): Promise<void> =>
+    aside(run, () => stored.keep(pathOf(name), needs, finished, device));
+  return new Map([...statistics].map(([name, group]) => [name, keeping(group, (finished) => keep(name, finished))]));
+}
+
+/** Hand over what a group's statistics are in the end. */
+function keeping(group: GroupStatistics, keep: (finished: LayerStatistics) => Promise<void>): GroupStatistics {
+  return {
+    get tokens() {
+      return group.tokens;
+    },
+    add: (tap, sequences) => group.add(tap, sequences),
+    finish: async () => {
+      const finished = await group.finish();
+      await keep(finished);
+      return finished;
+    },
+    [Symbol.dispose]: () => group[Symbol.dispose](),
+  };
 }
 
 interface SolvedLinear {

@@ -26,6 +26,7 @@ import { allocateSparsity } from "./allocate.js";
 import { openDevice } from "./devices.js";
 import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
+import type { StoredStatistics } from "./stored-statistics.js";
 import { aside, processBlock, replayBlock, stage, type Run } from "./prune-block.js";
 import { VERSION } from "../version.js";
 
@@ -49,8 +50,11 @@ export async function pruneModel(
   const selection = selectLinears(model.architecture, config.ignore);
   requireUsableSelection(selection, config.pattern);
   const overrides = resolveOverrides(config, selection.selected);
-  const needsStates = solver.needs.length > 0 || config.measureLoss;
-  const needsCalibration = needsStates || needsActivations(config.allocation);
+  const collected = [solver.needs, ...(config.measureLoss ? [["gram"] as const] : [])];
+  const stored = isRouted(model) || config.propagation !== "dense" ? undefined : shared.statistics;
+  const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
+  const needsStates = !isStored && (solver.needs.length > 0 || config.measureLoss);
+  const needsCalibration = isStored || needsStates || needsActivations(config.allocation);
   const calibration = needsCalibration
     ? (shared.calibration ?? (await loadCalibrationTokens(config, model)))
     : undefined;
@@ -71,7 +75,10 @@ export async function pruneModel(
     config.resume,
   );
   await using runner = new BlockRunner(model.architecture);
-  await using states = calibration && (await createStates(config, model, calibration, output.partialDirectory));
+  await using states =
+    calibration !== undefined && (needsStates || needsActivations(config.allocation))
+      ? await createStates(config, model, calibration, output.partialDirectory)
+      : undefined;
   const batch = sequencesPerRun(config.seqlen);
   const selected = new Set(selection.selected.map((linear) => linear.name));
   const run: Run = {
@@ -86,6 +93,7 @@ export async function pruneModel(
     runner,
     states: needsStates ? states : undefined,
     batch,
+    stored,
     measuring: { seconds: 0 },
     weights: new Map(),
   };
@@ -120,7 +128,9 @@ export async function pruneModel(
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
   await output.finish({ remove: [JOURNAL_NAME, SCRATCH_NAME] });
   warnOfStarvedExperts(context.logger, layers);
-  const seconds = (performance.now() - started) / 1000 - run.measuring.seconds + (allocated?.seconds ?? 0);
+  for (const needs of collected) if (needsStates) stored?.complete(needs);
+  const saved = (allocated?.seconds ?? 0) + (isStored ? stored.secondsOf(solver.needs) : 0);
+  const seconds = (performance.now() - started) / 1000 - run.measuring.seconds + saved;
   return report(run, layers, { seconds, resumedBlocks, calibration });
 }
 
@@ -130,6 +140,12 @@ export interface SharedWork {
   readonly calibration?: TokenSequences;
   /** By `allocationKey`; runs of one model and one calibration add to it. */
   readonly allocations?: Map<string, SharedAllocation>;
+  /** Used under dense propagation, unless the model routes tokens to experts. */
+  readonly statistics?: StoredStatistics;
+}
+
+function isRouted({ architecture }: Model): boolean {
+  return architecture.blocks.some((block) => block.groups.some((group) => group.isRouted === true));
 }
 
 export interface SharedAllocation {

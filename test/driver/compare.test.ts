@@ -109,6 +109,29 @@ test("allocations are an axis of unstructured cells, worked out once and equal t
   }
 });
 
+test("under dense propagation each kind of statistics is collected once, and rows are still those of single runs", async (t) => {
+  const directory = temporaryDirectory(t);
+  const methods = ["wanda", "magnitude", "sparsegpt", "admm"].map((method) => ({
+    ...{ label: method, method, methodOptions: {}, then: [] },
+  }));
+  const workDirectory = join(directory, "work");
+  const base = tinySweep(t, workDirectory, { methods });
+  const config = { ...base, run: { ...base.run, propagation: "dense" as const } };
+  const context = createTestContext();
+  const { rows } = await compareMethods(config, context);
+  assert.equal(rows.length, 8);
+  const passes = context.events.filter((event) => event.type === "stage" && event.stage === "statistics");
+  assert.equal(passes.length, 2 * 3, "column norms and Gram matrices of three blocks");
+  assert.ok(!existsSync(workDirectory), "nothing is left");
+  for (const row of rows) {
+    const target = row.pattern === "2:4" ? { pattern: parsePattern("2:4"), sparsity: 0.5 } : { sparsity: 0.6 };
+    const run = { ...config.run, ...target, method: row.method, out: join(directory, "single"), force: true };
+    const single = await pruneModel(run, createTestContext());
+    const layers = ({ seconds: _, ...layer }: LayerReport): unknown => layer;
+    assert.deepEqual(row.layers.map(layers), single.layers.map(layers), `${row.method} ${row.pattern}`);
+  }
+});
+
 test("an interrupted sweep resumes to the same rows, and not with other settings", async (t) => {
   const allocations = SPREAD;
   const whole = await compareMethods(tinySweep(t, temporaryDirectory(t), { allocations }), createTestContext());

@@ -7,7 +7,7 @@ import { PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { parsePattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
-import { checkSteps } from "./rules.js";
+import { checkSteps, resolveAllocation } from "./rules.js";
 import { combineProblems, parseAllocation, type RunFlags } from "./schema.js";
 import { parseCount, parseSparsity } from "./units.js";
 
@@ -145,6 +145,12 @@ export async function resolveComparison(
     const parsed = problems.try("--allocation", () => parseAllocation(label));
     return parsed === undefined ? [] : [{ label, allocation: parsed }];
   });
+  if (targets.length > 0 && targets.every(({ pattern }) => pattern.kind === "n-of-m")) {
+    for (const { allocation: asked } of allocations) {
+      const problem = resolveAllocation(asked, targets[0].pattern);
+      if (problem instanceof PruneError) problems.found.push(problem);
+    }
+  }
   const model = resolve(workingDirectory, shared.model ?? demoModel);
   const source = problems.try("--text", () => resolveText(text, model, workingDirectory));
   const windows =

@@ -118,6 +118,8 @@ test("a missing calibration, missing text and an empty list are problems of thei
     ["E_COMPARISON", "E_TEXT_MISSING", "E_CALIBRATION_MISSING"],
   );
   assert.match(problems[2].message, /the loss is measured/);
+  const [unused] = await problemsOf({ patterns: "2:4", allocation: ["owl"] });
+  assert.equal(unused?.code, "E_ALLOCATION_PATTERN", "no cell would be spread");
   await assert.rejects(
     resolved({ methods: "wanta" }),
     (error) => error instanceof UsageError && error.code === "E_METHOD",

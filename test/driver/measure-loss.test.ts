@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import type { RunConfig, RunReport } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
+import { findTestAdapter } from "../helpers/adapter.js";
 import { fixturePath } from "../helpers/architectures.js";
 import { encodeSafetensors, temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
@@ -109,5 +110,17 @@ test("measuring changes no byte of the result, under any propagation", async (t)
       assert.ok(plain.report.layers.every((layer) => layer.reconstruction === undefined));
       assert.ok(measured.report.layers.every((layer) => layer.reconstruction !== undefined));
     }
+  }
+});
+
+test("the webgpu device measures the same errors", async (t) => {
+  const adapter = await findTestAdapter();
+  if (!adapter.available) {
+    t.skip(adapter.reason);
+    return;
+  }
+  for (const method of ["magnitude", "sparsegpt"]) {
+    const pruned = await prune(t, "llama", { method, propagation: "dense", device: "webgpu" });
+    assert.equal(assertErrors("llama", pruned), 7, method);
   }
 });

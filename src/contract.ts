@@ -73,6 +73,21 @@ export interface RunConfig {
   readonly starved: StarvedTreatment;
   /** Budget for hidden states in RAM, in bytes; beyond it they go to a scratch file in OUT.partial. */
   readonly memoryBytes: number;
+  /** Measure every layer's reconstruction error, whatever the method; changes nothing that is written. */
+  readonly measureLoss: boolean;
+}
+
+/**
+ * What pruning did to a linear's outputs on the calibration tokens that it sees: W its weight before the run, Ŵ the solved
+ * one before it is rounded to the stored type, X its inputs. Undamped, the same for every method.
+ */
+export interface Reconstruction {
+  /** ‖(W-Ŵ)X‖², mean over sequences. */
+  readonly error: number;
+  /** ‖WX‖², mean over sequences. */
+  readonly output: number;
+  /** error / output; 0 where there is no output to lose. */
+  readonly relative: number;
 }
 
 export interface LayerReport {
@@ -82,6 +97,8 @@ export interface LayerReport {
   readonly elements: number;
   /** The method's own objective; null where it has none. */
   readonly loss: number | null;
+  /** Present where the run measures it. */
+  readonly reconstruction?: Reconstruction;
   readonly seconds: number;
   /** Of an expert: calibration tokens that the router sent to it. */
   readonly tokens?: number;
@@ -99,6 +116,7 @@ export interface RunReport {
   readonly method: string;
   readonly pattern: string;
   readonly sparsity: { readonly target: number; readonly achieved: number };
+  /** Without what `measureLoss` took. */
   readonly seconds: number;
   readonly peakRssBytes: number;
   readonly device: string;
@@ -212,11 +230,19 @@ export interface ComparedMethod extends MethodStep {
   readonly then: readonly MethodStep[];
 }
 
+/** An allocation of a comparison; the label is what the user wrote. */
+export interface ComparedAllocation {
+  readonly label: string;
+  readonly allocation: Allocation;
+}
+
 export interface ComparisonConfig {
-  /** Model, calibration and everything else that all cells of the sweep share. */
+  /** Model, calibration and everything else that all cells of the sweep share; `measureLoss` among it. */
   readonly run: RunConfig;
   readonly methods: readonly ComparedMethod[];
   readonly targets: readonly { readonly pattern: Pattern; readonly sparsity: number }[];
+  /** Of unstructured targets; N:M targets are uniform by nature. */
+  readonly allocations: readonly ComparedAllocation[];
   readonly text: TokenSource;
   /** Window length of the evaluation. */
   readonly seqlen: number;
@@ -229,22 +255,32 @@ export interface ComparisonConfig {
 export interface ComparisonRow {
   readonly method: string;
   readonly pattern: string;
+  readonly allocation: string;
   readonly sparsity: { readonly target: number; readonly achieved: number };
   readonly perplexity: number;
   readonly perplexityRatio: Estimate;
   readonly klDivergence: Estimate;
   readonly top1Agreement: Estimate;
-  /** Sum of the method's own objective over layers; null where it has none. */
-  readonly loss: number | null;
+  /** Mean over layers of the relative reconstruction error; layers that the calibration never reaches are left out. */
+  readonly loss: number;
+  /** Pruning alone: without evaluating, measuring the loss, or tokenising, which the cells share. */
   readonly seconds: number;
   /** Largest resident memory seen between steps of this cell. */
   readonly peakRssBytes: number;
+  readonly layers: readonly LayerReport[];
 }
 
 /** `--json` of `prune compare`. */
 export interface ComparisonReport {
   readonly schema: "prune.compare/v1";
   readonly model: string;
+  /** What the calibration tokens are, and how many. */
+  readonly calibration: {
+    readonly description: string;
+    readonly sequences: number;
+    readonly seqlen: number;
+    readonly sha256: string;
+  };
   readonly text: string;
   readonly textSha256: string;
   readonly dense: { readonly perplexity: number };

@@ -81,13 +81,25 @@ export function combineProblems(problems: readonly PruneError[]): PruneError {
   const [first] = problems;
   if (first === undefined) throw new RangeError("no problem to report");
   if (problems.length === 1) return first;
-  const lines = problems.map(({ message, hint }) => `  ${message}${hint === undefined ? "" : ` ${hint}`}`);
+  const all = problems.flatMap(listed);
+  const lines = all.map(({ message, hint }) => `  ${message}${hint === null ? "" : ` ${hint}`}`);
   const Class = first.constructor as typeof PruneError;
-  return new Class("E_SEVERAL", `${problems.length} problems:\n${lines.join("\n")}`, {
-    details: {
-      problems: problems.map(({ code, message, hint, details }) => ({ code, message, hint: hint ?? null, details })),
-    },
-  });
+  return new Class(SEVERAL, `${all.length} problems:\n${lines.join("\n")}`, { details: { problems: all } });
+}
+
+const SEVERAL = "E_SEVERAL";
+
+interface ListedProblem {
+  readonly code: string;
+  readonly message: string;
+  readonly hint: string | null;
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+/** The problem, or those that were combined into it. */
+function listed({ code, message, hint, details }: PruneError): readonly ListedProblem[] {
+  if (code === SEVERAL) return details["problems"] as readonly ListedProblem[];
+  return [{ code, message, hint: hint ?? null, details }];
 }
 
 const CLASSES = {

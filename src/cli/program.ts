@@ -51,8 +51,9 @@ const FAMILIES_EXAMPLES = `Examples:
 `;
 
 const COMPARE_EXAMPLES = `Examples:
-  prune compare --methods magnitude,wanda,sparsegpt --sparsities 0.5,0.7 --text wiki.test.txt
+  prune compare --methods magnitude,wanda,sparsegpt --sparsities 0.5,0.7
   prune compare --model ./Llama-3.2-1B --methods wanda,wanda+admm-update --calibration c4.jsonl.gz --text wiki.test.txt --csv
+  prune compare --methods wanda --allocation uniform --allocation owl:M=3 --patterns unstructured --text wiki.test.txt
 `;
 
 const METHODS_EXAMPLES = `Examples:
@@ -156,6 +157,7 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
     .optionsGroup("Running:")
     .option("--device <name>", "auto, cpu or webgpu (default: auto)")
     .option("--memory <size>", "RAM for hidden states, such as 4GB or 512MiB (default: half of the free memory)")
+    .option("--measure-loss", "measure every layer's reconstruction error, whatever the method; needs calibration")
     .option("--dry-run", "say what would be done, and what it would cost, without doing it")
     .option("--resume", "go on with an interrupted run");
   addCommonOptions(run);
@@ -193,10 +195,14 @@ function addCompare(program: CommandType, handlers: Handlers): void {
     .option("--methods <list>", "methods, steps joined by + (default: magnitude,wanda,sparsegpt)")
     .option("--sparsities <list>", "targets of unstructured cells (default: 0.5,0.6,0.7)")
     .option("--patterns <list>", "unstructured and N:M (default: unstructured,2:4)")
+    .option(
+      "--allocation <rule...>",
+      "how unstructured cells spread the sparsity, each rule as in `prune run`: a further axis (default: uniform)",
+    )
     .option("--ignore <pattern...>", "leave matching linears dense in every cell")
     .option("--propagation <mode>", "block, group or dense (default: block)")
     .optionsGroup("Data:")
-    .option("--text <file>", "what perplexity is measured on: as in `prune eval`")
+    .option("--text <file>", "what perplexity is measured on: as in `prune eval` (default: the model's evaluation.txt)")
     .option("--max-windows <count>", "evaluate only the first windows")
     .option("--calibration <file>", "as in `prune run`")
     .option("--nsamples <count>", "calibration sequences (default: 128)")

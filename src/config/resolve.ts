@@ -116,14 +116,17 @@ export async function resolveRunConfig(
     notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });
   }
 
-  const consumer = [solver.name, ...then.map((step) => step.method)].find(
-    (name) => name !== "" && findSolver(name).needs.length > 0,
-  );
-  const needsTokens = consumer !== undefined || needsActivations(allocation);
+  const consumer =
+    [solver.name, ...then.map((step) => step.method)].find(
+      (name) => name !== "" && findSolver(name).needs.length > 0,
+    ) ??
+    (needsActivations(allocation) ? `the allocation ${allocation.rule}` : undefined) ??
+    (parsed.measureLoss ? "the loss" : undefined);
+  const needsTokens = consumer !== undefined;
   const calibration = keep(resolveCalibration(parsed.calibration, model, workingDirectory), undefined);
   const isCalibrationGiven = parsed.calibration !== undefined || isUnread("calibration") || isUnread("method");
   if (needsTokens && !isCalibrationGiven && calibration === undefined && modelProblem === undefined) {
-    problems.push(calibrationProblem(consumer ?? `the allocation ${allocation.rule}`, model));
+    problems.push(calibrationProblem(consumer, model));
   }
   if (!needsTokens && parsed.calibration !== undefined) {
     notes.push({ level: "warn", message: `${solver.name} looks at weights only: --calibration is not read` });
@@ -157,6 +160,7 @@ export async function resolveRunConfig(
       propagation: parsed.propagation,
       starved: parsed.starved,
       memoryBytes: parsed.memory ?? Math.floor(surroundings.freeMemoryBytes / 2),
+      measureLoss: parsed.measureLoss,
     },
   };
 }

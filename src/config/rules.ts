@@ -106,7 +106,7 @@ export function checkModelDirectory(model: string): PruneError | undefined {
   return undefined;
 }
 
-/** What looks at activations, a method or an allocation, needs tokens from somewhere. */
+/** What looks at activations, a method, an allocation or a measured loss, needs tokens from somewhere. */
 export function calibrationProblem(consumer: string, model: string): PruneError {
   return new UsageError(
     "E_CALIBRATION_MISSING",

@@ -110,6 +110,7 @@ export const runFlagsSchema = z.strictObject({
   damping: flag((text) => text.split(",").map((part) => parsePositive("--damping", part))).optional(),
   blockSize: flag((text) => parseCount("--block-size", text, 1)).optional(),
   memory: flag((text) => parseSize("--memory", text)).optional(),
+  measureLoss: z.boolean().default(false),
 });
 
 export type RunFlags = z.input<typeof runFlagsSchema>;

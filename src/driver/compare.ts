@@ -1,26 +1,71 @@
 /**
- * `prune compare`: every method at every target, each pruned, evaluated against the dense model and thrown away. The
- * dense model is evaluated once; finished cells are noted in a file, so an interrupted sweep goes on where it was.
+ * `prune compare`: every method at every target under every allocation, each pruned, evaluated against the dense model
+ * and thrown away. The dense model is evaluated once, calibration tokens are made once and each allocation is worked out
+ * once; finished cells are noted in a file, so an interrupted sweep goes on where it was.
  */
 import { appendFile, mkdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { ComparedMethod, ComparisonConfig, ComparisonReport, ComparisonRow, EngineEvent } from "../contract.js";
-import { ConfigError } from "../errors.js";
+import type {
+  ComparedAllocation,
+  ComparedMethod,
+  ComparisonConfig,
+  ComparisonReport,
+  ComparisonRow,
+  EngineEvent,
+  LayerReport,
+} from "../contract.js";
+import { combineProblems, ConfigError, PruneError } from "../errors.js";
 import { estimateMean } from "../evaluation/divergence.js";
 import { compareEvaluated, evaluateWindows, type EvaluatedWindows } from "../evaluation/perplexity.js";
-import { openModel } from "../model/open-model.js";
+import { openModel, type Model } from "../model/open-model.js";
 import { formatPattern } from "../sparsity/pattern.js";
+import { UNIFORM } from "../sparsity/allocation/schema.js";
+import { VERSION } from "../version.js";
 import { hashOf } from "./journal.js";
-import { pruneModel } from "./prune-model.js";
+import { StoredStatistics } from "./stored-statistics.js";
+import { decidePrunables } from "./prunables.js";
+import { loadCalibrationTokens, pruneModel, type SharedWork } from "./prune-model.js";
 
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";
+const STATISTICS_NAME = "statistics";
 
 type Target = ComparisonConfig["targets"][number];
 
-/** Run the sweep. Rows come in the order of methods, then targets. */
+interface Cell {
+  readonly method: ComparedMethod;
+  readonly target: Target;
+  readonly allocation: ComparedAllocation;
+}
+
+/** Refuse the sweep before any work where some cell's pattern, patterns of linears or allocation does not fit the model. */
+function requireUsableCells(config: ComparisonConfig, { architecture }: Model): void {
+  const problems = new Map<string, PruneError>();
+  for (const { target, allocation } of cellsOf(config)) {
+    try {
+      decidePrunables({ ...config.run, ...target, allocation: allocation.allocation }, architecture, "refused");
+    } catch (error) {
+      if (!(error instanceof PruneError)) throw error;
+      problems.set(error.message, error); // the same for every method
+    }
+  }
+  if (problems.size > 0) throw combineProblems([...problems.values()]);
+}
+
+const NO_ALLOCATION: ComparedAllocation = { label: UNIFORM.rule, allocation: UNIFORM };
+
+function cellsOf({ methods, targets, allocations }: ComparisonConfig): Cell[] {
+  return methods.flatMap((method) =>
+    targets.flatMap((target) => {
+      const spread = target.pattern.kind === "unstructured" ? allocations : [NO_ALLOCATION];
+      return spread.map((allocation) => ({ method, target, allocation }));
+    }),
+  );
+}
+
+/** Run the sweep. Rows come in the order of methods, then targets, then allocations. */
 export async function compareMethods(config: ComparisonConfig, context: EngineContext): Promise<ComparisonReport> {
   await mkdir(config.workDirectory, { recursive: true });
   await using model = await openModel(config.run.model, { family: config.run.family, logger: context.logger });
@@ -30,30 +75,41 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
     vocabSize: model.architecture.vocabularySize,
     ...(config.maxWindows === undefined ? {} : { maxWindows: config.maxWindows }),
   });
+  requireUsableCells(config, model);
+  const calibration = await loadCalibrationTokens(config.run, model);
+  await using statistics = new StoredStatistics(join(config.workDirectory, STATISTICS_NAME));
+  const shared: SharedWork = { calibration, allocations: new Map(), statistics };
   const results = join(config.workDirectory, RESULTS_NAME);
-  const fingerprint = fingerprintOf(config, corpus.sha256);
+  const fingerprint = fingerprintOf(config, model.checkpoint.headersSha256, corpus.sha256, calibration.sha256);
   const finished = config.resume ? await readResults(results, fingerprint) : new Map<string, ComparisonRow>();
   if (finished.size === 0) await writeFile(results, `${JSON.stringify({ fingerprint })}\n`);
 
   await using dense = await evaluateWindows(model, corpus.sequences, join(config.workDirectory, "dense.bin"), context);
-  const cells = config.methods.flatMap((method) => config.targets.map((target) => ({ method, target })));
+  const cells = cellsOf(config);
   const rows: ComparisonRow[] = [];
-  for (const [index, { method, target }] of cells.entries()) {
-    const label = labelOf(method, target);
+  for (const [index, cell] of cells.entries()) {
+    const label = labelOf(cell);
     throwIfStopped(context, true);
     let row = finished.get(label);
     if (row === undefined) {
-      row = await runCell(config, method, target, dense, corpus.sequences, context);
+      row = await runCell(config, cell, { dense, sequences: corpus.sequences, shared }, context);
       await appendFile(results, `${JSON.stringify({ label, row })}\n`);
     }
     rows.push(row);
     context.emit({ type: "cell", done: index + 1, total: cells.length, label });
   }
   await rm(results);
+  await statistics[Symbol.asyncDispose](); // before the folder is looked at
   await rmdir(config.workDirectory).catch(() => undefined); // kept where it holds something else
   return {
     schema: "prune.compare/v1",
     model: config.run.model,
+    calibration: {
+      description: calibration.description,
+      sequences: calibration.sequences.length,
+      seqlen: config.run.seqlen,
+      sha256: calibration.sha256,
+    },
     text: corpus.description,
     textSha256: corpus.textSha256,
     dense: { perplexity: Math.exp(estimateMean(dense.windowLosses).value) },
@@ -62,25 +118,19 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   };
 }
 
-function labelOf({ label }: ComparedMethod, { pattern, sparsity }: Target): string {
-  return `${label} ${pattern.kind === "unstructured" ? sparsity : formatPattern(pattern)}`;
+function labelOf({ method, target: { pattern, sparsity }, allocation }: Cell): string {
+  const amount = pattern.kind === "unstructured" ? String(sparsity) : formatPattern(pattern);
+  return [method.label, amount, ...(allocation.allocation.rule === "uniform" ? [] : [allocation.label])].join(" ");
 }
 
-/** What must be equal for finished rows to be taken over. */
-function fingerprintOf(config: ComparisonConfig, textSha256: string): string {
-  const { run } = config;
-  const methods = config.methods.map(({ label, methodOptions, then }) => [label, methodOptions, then]);
-  const shared = [
-    run.model,
-    run.calibration,
-    run.nsamples,
-    run.seqlen,
-    run.seed,
-    run.device,
-    run.ignore,
-    run.propagation,
-  ];
-  return hashOf(JSON.stringify([shared, methods, config.seqlen, config.maxWindows, textSha256]));
+/**
+ * What must be equal for finished rows to be taken over: whatever all cells share. Methods, targets and allocations are
+ * in the rows' labels, so that a sweep may be resumed with more of them.
+ */
+function fingerprintOf(config: ComparisonConfig, ...contents: readonly string[]): string {
+  const { model, family, seqlen, device, ignore, propagation, starved, overrides } = config.run;
+  const shared = { model, family, seqlen, device, ignore, propagation, starved, overrides };
+  return hashOf(JSON.stringify([VERSION, shared, config.seqlen, contents]));
 }
 
 async function readResults(file: string, fingerprint: string): Promise<Map<string, ComparisonRow>> {
@@ -103,12 +153,17 @@ async function readResults(file: string, fingerprint: string): Promise<Map<strin
   return new Map(rows.map(({ label, row }) => [label, row]));
 }
 
+/** What the dense model gives to every cell. */
+interface DenseWork {
+  readonly dense: EvaluatedWindows;
+  readonly sequences: readonly Int32Array[];
+  readonly shared: SharedWork;
+}
+
 async function runCell(
   config: ComparisonConfig,
-  { label, method, methodOptions, then }: ComparedMethod,
-  { pattern, sparsity }: Target,
-  dense: EvaluatedWindows,
-  sequences: readonly Int32Array[],
+  { method: { label, method, methodOptions, then }, target: { pattern, sparsity }, allocation }: Cell,
+  { dense, sequences, shared }: DenseWork,
   context: EngineContext,
 ): Promise<ComparisonRow> {
   const out = join(config.workDirectory, PRUNED_NAME);
@@ -120,9 +175,11 @@ async function runCell(
       context.emit(event);
     },
   };
-  const run = { ...config.run, method, methodOptions, then, pattern, sparsity, out, force: true, resume: false };
+  const step = { method, methodOptions, then };
+  const target = { pattern, sparsity, allocation: allocation.allocation };
+  const run = { ...config.run, ...step, ...target, out, force: true, resume: false };
   try {
-    const report = await pruneModel(run, watching);
+    const report = await pruneModel(run, watching, shared);
     await using pruned = await openModel(out, { family: config.run.family, logger: context.logger });
     await using evaluated = await evaluateWindows(
       pruned,
@@ -131,21 +188,33 @@ async function runCell(
       watching,
     );
     const { klDivergence, top1Agreement, perplexityRatio } = await compareEvaluated(dense, evaluated);
-    const losses = report.layers.map((layer) => layer.loss);
     return {
       method: label,
       pattern: report.pattern,
+      allocation: allocation.label,
       sparsity: report.sparsity,
       perplexity: Math.exp(estimateMean(evaluated.windowLosses).value),
       perplexityRatio,
       klDivergence,
       top1Agreement,
-      loss: losses.includes(null) ? null : losses.reduce<number>((sum, loss) => sum + (loss ?? 0), 0),
+      loss: meanError(report.layers),
       seconds: report.seconds,
       peakRssBytes,
+      layers: report.layers,
     };
   } finally {
     await rm(out, { recursive: true, force: true });
     await rm(`${out}.partial`, { recursive: true, force: true });
   }
+}
+
+/**
+ * Outputs of layers differ by orders of magnitude, so a ratio of sums would be the error of the few loudest: every layer
+ * counts the same.
+ */
+function meanError(layers: readonly LayerReport[]): number {
+  const errors = layers.flatMap(({ reconstruction }) =>
+    reconstruction !== undefined && reconstruction.output > 0 ? [reconstruction.relative] : [],
+  );
+  return errors.length === 0 ? 0 : errors.reduce((sum, error) => sum + error, 0) / errors.length;
 }

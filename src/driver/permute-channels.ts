@@ -49,9 +49,15 @@ export function permutedProducers({ config, selected }: Run, block: BlockSpec): 
     .flatMap(({ producers }) => producers ?? []);
 }
 
-/** A group whose weights in the run are in a new order. Its statistics are to be used in place of the old ones. */
-export interface PermutedGroup extends Disposable {
+/** Statistics in the new order of the channels; what they hold on the device is disposed of with them. */
+export interface ReorderedStatistics extends Disposable {
   readonly statistics: LayerStatistics;
+}
+
+/** A group whose weights in the run are in a new order. Its statistics are to be used in place of the old ones. */
+export interface PermutedGroup extends ReorderedStatistics {
+  /** Other statistics of the same inputs, in the new order; the Gram matrix handed in is disposed of. */
+  reorder(statistics: LayerStatistics): Promise<ReorderedStatistics>;
   /** Tensors of the block that changed. */
   readonly roles: ReadonlySet<string>;
   readonly report: NonNullable<LayerReport["permutation"]>;
@@ -78,16 +84,17 @@ export async function permuteGroup(
   const { order, retained, before } = permuteChannels(matrices, inputNorms(group, statistics), pattern);
   const isSame = order.every((channel, place) => channel === place);
   const roles = isSame ? new Set<string>() : reorderChannels(block, weights, group, order);
-  const permuted = isSame
-    ? statistics
-    : await reorderStatistics(statistics, order, device, `${block.name} ${group.name}`);
+  const reorder = async (given: LayerStatistics): Promise<ReorderedStatistics> => {
+    if (isSame) return { statistics: given, [Symbol.dispose]: () => undefined };
+    const reordered = await reorderStatistics(given, order, device, `${block.name} ${group.name}`);
+    return { statistics: reordered, [Symbol.dispose]: () => reordered.gram?.[Symbol.dispose]() };
+  };
+  const permuted = await reorder(statistics);
   return {
-    statistics: permuted,
+    ...permuted,
+    reorder,
     roles,
     report: { retained, before, seconds: (performance.now() - started) / 1000 },
-    [Symbol.dispose]: () => {
-      if (!isSame) permuted.gram?.[Symbol.dispose]();
-    },
   };
 }
 

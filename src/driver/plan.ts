@@ -46,7 +46,10 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     ),
   );
   const prunedBytes = sumOf([...prunedTensors], (tensor) => model.checkpoint.info(tensor).byteLength);
-  const operations = floatingPointOperations(config, model, solver.needs) + allocationOperations(config, model);
+  const needs: readonly StatisticName[] = config.measureLoss
+    ? [...new Set([...solver.needs, "gram" as const])]
+    : solver.needs;
+  const operations = floatingPointOperations(config, model, needs) + allocationOperations(config, model);
   const passes = weightPasses(config.allocation);
   return {
     schema: "prune.plan/v1",
@@ -63,7 +66,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     // Once for the clone, once for the forward, and as often as the allocation looks at the dense model.
     bytesToRead: (2 + passes) * checkpointBytes,
     bytesToWrite: checkpointBytes + prunedBytes,
-    peakMemoryBytes: estimateMemory(config, model, solver.needs),
+    peakMemoryBytes: estimateMemory(config, model, needs),
     estimatedSeconds:
       operations / ((await measureRate()) * RUN_EFFICIENCY) +
       ((3 + passes) * checkpointBytes + prunedBytes) / DISK_RATE,

@@ -5,20 +5,22 @@
 import { collectStatistics, type GroupStatistics } from "../calibration/statistics.js";
 import type { OutputCheckpoint } from "../checkpoint/output.js";
 import type { Device } from "../device/device.js";
-import { CheckpointError } from "../errors.js";
+import { CheckpointError, InternalError } from "../errors.js";
 import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
 import { readBlockWeights } from "../model/block-weights.js";
 import { BlockRunner, lookUp } from "../model/forward.js";
 import { HiddenStates } from "../model/hidden-states.js";
 import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
 import type { Model } from "../model/open-model.js";
+import { reconstructionLoss } from "../solvers/layer.js";
 import { findSolver } from "../solvers/registry.js";
-import type { LayerSolver, LayerStatistics } from "../solvers/solver.js";
+import type { LayerSolver, LayerStatistics, StatisticName } from "../solvers/solver.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { LayerReport, RunConfig } from "../contract.js";
+import type { LayerReport, Reconstruction, RunConfig } from "../contract.js";
 import { Journal, hashOf, type BlockEntry } from "./journal.js";
 import { permutedProducers, permuteGroup, type PermutedGroup } from "./permute-channels.js";
 import { routedShares, type RoutedShare } from "./starved-experts.js";
+import type { StoredStatistics } from "./stored-statistics.js";
 
 const MAGNITUDE = findSolver("magnitude");
 
@@ -35,16 +37,36 @@ export interface Run {
   readonly device: Device;
   readonly output: OutputCheckpoint;
   readonly runner: BlockRunner;
-  /** undefined where the method needs no calibration: then nothing is forwarded. */
+  /** undefined where neither the method nor measuring needs calibration: then nothing is forwarded. */
   readonly states: HiddenStates | undefined;
   readonly batch: number;
+  /** Statistics that runs of one dense model share, where this is one of them. */
+  readonly stored: StoredStatistics | undefined;
+  /** What `measureLoss` alone has taken so far; no part of the run's time. */
+  readonly measuring: { seconds: number };
   /** The current block's tensors in f32; the next block takes over the memory. */
   weights: Map<string, Float32Array>;
+}
+
+/** Do work that only measuring needs. */
+export async function aside<Result>(run: Pick<Run, "measuring">, work: () => Promise<Result>): Promise<Result> {
+  const started = performance.now();
+  try {
+    return await work();
+  } finally {
+    run.measuring.seconds += (performance.now() - started) / 1000;
+  }
+}
+
+/** Work on the calibration's activations: the method's, or only there to measure a method that does not look at them. */
+function onActivations<Result>(run: Run, work: () => Promise<Result>): Promise<Result> {
+  return run.solver.needs.length > 0 ? work() : aside(run, work);
 }
 
 /** Prune one block, note it in the journal, and move the hidden states past it. */
 export async function processBlock(run: Run, journal: Journal, block: BlockSpec): Promise<LayerReport[]> {
   const started = performance.now();
+  const measuredBefore = run.measuring.seconds;
   const { context, model, output } = run;
   stage(run, block, "read", 0);
   run.weights = await readBlockWeights(model.checkpoint, block, run.weights);
@@ -57,7 +79,7 @@ export async function processBlock(run: Run, journal: Journal, block: BlockSpec)
   } else layers.push(...(await pruneGroups(run, block, block.groups)));
   await output.flush();
   await journal.append({ block: block.index, sha256: await hashBlock(run, block), layers });
-  if (run.config.propagation !== "dense") await forwardBlock(run, block);
+  if (run.config.propagation !== "dense") await onActivations(run, () => forwardBlock(run, block));
 
   const losses = layers.flatMap((layer) => layer.loss ?? []);
   context.emit({
@@ -67,7 +89,7 @@ export async function processBlock(run: Run, journal: Journal, block: BlockSpec)
     zeros: layers.reduce((sum, layer) => sum + layer.zeros, 0),
     elements: layers.reduce((sum, layer) => sum + layer.elements, 0),
     loss: losses.length === 0 ? null : losses.reduce((sum, loss) => sum + loss, 0),
-    seconds: (performance.now() - started) / 1000,
+    seconds: (performance.now() - started) / 1000 - (run.measuring.seconds - measuredBefore),
     fraction: (block.index + 1) / model.architecture.blocks.length,
   });
   return layers;
@@ -91,8 +113,9 @@ export async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry)
   const { propagation } = run.config;
   if (movesWhileCollecting(run, block)) {
     run.weights = await readBlockWeights(run.model.checkpoint, block, run.weights);
-    const statistics = await collect(run, block, block.groups); // the very graph of the first run: its bits count
-    for (const group of statistics.values()) group[Symbol.dispose]();
+    const { needs } = run.solver;
+    const statistics = await collect(run, block, block.groups, { needs }); // the very graph of the first run: its bits count
+    disposeAll(statistics);
   } else {
     const seen = propagation === "dense" ? run.model.checkpoint : run.output.checkpoint;
     run.weights = await readBlockWeights(seen, block, run.weights);
@@ -102,11 +125,14 @@ export async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry)
 
 /** Collect the statistics of some groups, solve their linears in the order of the block, and write what changed. */
 async function pruneGroups(run: Run, block: BlockSpec, groups: readonly InputGroup[]): Promise<LayerReport[]> {
-  const statistics = await collect(run, block, groups);
+  const measured = await collectForMeasuring(run, block, groups); // before the states may move on
+  using _measured = { [Symbol.dispose]: () => disposeAll(measured) };
+  const statistics = await onActivations(run, () => collect(run, block, groups, { needs: run.solver.needs }));
   try {
     const shares = routedShares(groups, statistics, run.config.starved);
     await feedStarvedGroups(run, block, groups, shares, statistics);
-    if (run.config.propagation === "dense" && !movesWhileCollecting(run, block)) await forwardBlock(run, block);
+    if (run.config.propagation === "dense" && !movesWhileCollecting(run, block))
+      await onActivations(run, () => forwardBlock(run, block));
     const solved: SolvedLinear[] = [];
     const reordered = new Set<string>();
     for (const group of groups) {
@@ -120,31 +146,46 @@ async function pruneGroups(run: Run, block: BlockSpec, groups: readonly InputGro
       if (run.config.permutation !== "none") stage(run, block, "permutation", 0.5);
       using permuted = share?.starved === "skip" ? undefined : await permuteGroup(run, block, group, finished);
       for (const role of permuted?.roles ?? []) reordered.add(role);
+      const solvedOn = permuted?.statistics ?? finished;
+      using seen = measured?.get(group.name);
+      const truth = seen === undefined ? undefined : await aside(run, () => seen.finish());
+      using reorderedTruth = truth && (await permuted?.reorder(truth));
       for (const linear of linears) {
         throwIfStopped(run.context, true);
         stage(run, block, linear.name.slice(block.name.length + 1), 0.5);
-        const result = await solveLinear(run, block, linear, permuted?.statistics ?? finished, share);
+        const inputs = { statistics: solvedOn, truth: reorderedTruth?.statistics ?? truth ?? solvedOn, share };
+        const result = await solveLinear(run, block, linear, inputs);
         solved.push({ ...result, ...(permuted === undefined ? {} : { permutation: permuted.report }) });
       }
     }
     const changed = solved.filter(({ share }) => share?.starved !== "skip");
     await writeTensors(run, block, new Set([...changed.map(({ linear }) => linear.role), ...reordered]));
-    return solved.map(({ linear, loss, seconds, share, permutation }) => {
+    return solved.map(({ linear, share, ...outcome }) => {
       const { stored, shape } = storedTensor(run, block, linear);
       const elements = linear.inFeatures * linear.outFeatures;
-      return {
-        name: linear.name,
-        zeros: countZeros(stored, shape, linear),
-        elements,
-        loss,
-        seconds,
-        ...share,
-        ...(permutation === undefined ? {} : { permutation }),
-      };
+      return { name: linear.name, zeros: countZeros(stored, shape, linear), elements, ...outcome, ...share };
     });
   } finally {
-    for (const group of statistics.values()) group[Symbol.dispose]();
+    disposeAll(statistics);
   }
+}
+
+function disposeAll(statistics: ReadonlyMap<string, GroupStatistics> | undefined): void {
+  for (const group of statistics?.values() ?? []) group[Symbol.dispose]();
+}
+
+/**
+ * Gram matrices of what the linears see, where the method does not collect just those itself: it needs less, or it gives
+ * starved experts the statistics of other tokens. In a pass of its own, so that measuring changes no bit of the result.
+ */
+async function collectForMeasuring(
+  run: Run,
+  block: BlockSpec,
+  groups: readonly InputGroup[],
+): Promise<Map<string, GroupStatistics> | undefined> {
+  const isRouted = groups.some((group) => group.isRouted === true);
+  if (!run.config.measureLoss || (run.solver.needs.includes("gram") && !isRouted)) return undefined;
+  return aside(run, () => collect(run, block, groups, { needs: ["gram"], isMoving: false }));
 }
 
 const NO_STATISTICS: LayerStatistics = { tokenCount: 0, sequenceCount: 0 };
@@ -167,46 +208,93 @@ async function feedStarvedGroups(
 ): Promise<void> {
   const starved = groups.filter((group) => shares.get(group.name)?.starved === "all-tokens");
   if (starved.length === 0) return;
-  for (const [name, fed] of await collect(run, block, starved, true)) {
+  for (const [name, fed] of await collect(run, block, starved, {
+    needs: run.solver.needs,
+    isRoutingBypassed: true,
+  })) {
     statistics.get(name)?.[Symbol.dispose]();
     statistics.set(name, fed);
   }
+}
+
+interface CollectedStatistics {
+  readonly needs: readonly StatisticName[];
+  readonly isRoutingBypassed?: boolean;
+  /** Default: what `movesWhileCollecting` says. */
+  readonly isMoving?: boolean;
 }
 
 async function collect(
   run: Run,
   block: BlockSpec,
   groups: readonly InputGroup[],
-  isRoutingBypassed = false,
+  options: CollectedStatistics,
 ): Promise<Map<string, GroupStatistics>> {
-  const { states, runner, device, batch, solver, weights } = run;
-  if (states === undefined) return new Map();
+  const { states, runner, device, batch, weights } = run;
+  const { needs, isRoutingBypassed = false, isMoving = movesWhileCollecting(run, block) } = options;
   const needed = groups.filter((group) => group.linears.some((linear) => run.selected.has(linear.name)));
-  return collectStatistics({
+  const { stored } = run;
+  const pathOf = (group: string): string => `${block.name} ${group}`;
+  if (stored?.has(needs) === true && needs.length > 0 && !(isMoving && states !== undefined)) {
+    return new Map(needed.map(({ name, inFeatures }) => [name, stored.open(pathOf(name), needs, inFeatures, device)]));
+  }
+  if (states === undefined) return new Map();
+  const started = performance.now();
+  const statistics = await collectStatistics({
     runner,
     block,
     weights,
     states,
     groups: needed,
-    needs: solver.needs,
+    needs,
     device,
     batch,
     isRoutingBypassed,
-    ...(movesWhileCollecting(run, block) ? { onHidden: (first, hidden) => states.write(first, hidden) } : {}),
+    ...(isMoving ? { onHidden: (first, hidden) => states.write(first, hidden) } : {}),
     onBatch: (done, total) => {
       stage(run, block, "statistics", 0.5 * (done / total));
       throwIfStopped(run.context, true);
     },
   });
+  if (stored === undefined || stored.has(needs)) return statistics;
+  stored.addSeconds(needs, (performance.now() - started) / 1000);
+  const keep = (name: string, finished: LayerStatistics): Promise<void> =>
+    aside(run, () => stored.keep(pathOf(name), needs, finished, device));
+  return new Map([...statistics].map(([name, group]) => [name, keeping(group, (finished) => keep(name, finished))]));
+}
+
+/** Hand over what a group's statistics are in the end. */
+function keeping(group: GroupStatistics, keep: (finished: LayerStatistics) => Promise<void>): GroupStatistics {
+  return {
+    get tokens() {
+      return group.tokens;
+    },
+    add: (tap, sequences) => group.add(tap, sequences),
+    finish: async () => {
+      const finished = await group.finish();
+      await keep(finished);
+      return finished;
+    },
+    [Symbol.dispose]: () => group[Symbol.dispose](),
+  };
 }
 
 interface SolvedLinear {
   readonly linear: LinearSpec;
   readonly loss: number | null;
+  readonly reconstruction?: Reconstruction;
   readonly seconds: number;
   /** Of an expert's linear. */
   readonly share: RoutedShare | undefined;
   readonly permutation?: PermutedGroup["report"];
+}
+
+interface LinearInputs {
+  /** What the method is given. */
+  readonly statistics: LayerStatistics;
+  /** What the error is measured on, where the run measures it. */
+  readonly truth: LayerStatistics;
+  readonly share: RoutedShare | undefined;
 }
 
 function storedTensor(
@@ -222,14 +310,19 @@ async function solveLinear(
   run: Run,
   block: BlockSpec,
   linear: LinearSpec,
-  statistics: LayerStatistics,
-  share: RoutedShare | undefined,
+  { statistics, truth, share }: LinearInputs,
 ): Promise<SolvedLinear> {
-  if (share?.starved === "skip") return { linear, loss: null, seconds: 0, share };
-  const started = performance.now();
   const { device, config } = run;
   const { name, inFeatures, outFeatures } = linear;
   const { stored, shape } = storedTensor(run, block, linear);
+  const before = config.measureLoss ? takeMatrix(stored, shape, linear).slice() : undefined;
+  const measure = async (): Promise<{ readonly reconstruction?: Reconstruction }> => {
+    if (before === undefined) return {};
+    const after = takeMatrix(stored, shape, linear);
+    return { reconstruction: await aside(run, () => measureReconstruction(device, linear, before, after, truth)) };
+  };
+  if (share?.starved === "skip") return { linear, loss: null, ...(await measure()), seconds: 0, share };
+  const started = performance.now();
   const weight = device.uploadMatrix(takeMatrix(stored, shape, linear), outFeatures, inFeatures, name);
   const { pattern } = config;
   const sparsity = lookUp(run.sparsities, name);
@@ -241,7 +334,26 @@ async function solveLinear(
   putMatrix(await device.download({ matrix: solution.weight }), stored, shape, linear);
   solution.weight[Symbol.dispose]();
   solution.keepMask[Symbol.dispose]();
-  return { linear, loss: solution.loss ?? null, seconds: (performance.now() - started) / 1000, share };
+  const seconds = (performance.now() - started) / 1000;
+  return { linear, loss: solution.loss ?? null, ...(await measure()), seconds, share };
+}
+
+/** Two products of the layer's own size on the device; see `Reconstruction`. */
+async function measureReconstruction(
+  device: Device,
+  { name, inFeatures, outFeatures }: LinearSpec,
+  before: Float32Array,
+  after: Float32Array,
+  { gram, sequenceCount }: LayerStatistics,
+): Promise<Reconstruction> {
+  if (gram === undefined) throw new InternalError("E_STATISTICS", `${name}: there is no Gram matrix to measure with`);
+  if (sequenceCount === 0) return { error: 0, output: 0, relative: 0 };
+  using dense = device.uploadMatrix(before, outFeatures, inFeatures, `${name}: dense weight`);
+  using pruned = device.uploadMatrix(after, outFeatures, inFeatures, `${name}: pruned weight`);
+  using nothing = device.createMatrix(outFeatures, inFeatures, `${name}: zeros`);
+  const error = await reconstructionLoss(device, { dense, pruned, gram, sequenceCount });
+  const output = await reconstructionLoss(device, { dense, pruned: nothing, gram, sequenceCount });
+  return { error, output, relative: output === 0 ? 0 : error / output };
 }
 
 /** Write changed tensors and read them back: later blocks must see the weights as rounded to the stored type. */

@@ -27,7 +27,8 @@ import { SEARCH_SCRATCH } from "./evolve.js";
 import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
-import { processBlock, replayBlock, stage, type Run } from "./prune-block.js";
+import type { StoredStatistics } from "./stored-statistics.js";
+import { aside, processBlock, replayBlock, stage, type Run } from "./prune-block.js";
 import { VERSION } from "../version.js";
 
 const SCRATCH_NAME = "hidden-states.bin";
@@ -41,14 +42,24 @@ const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, ...Object.values(SEARCH_SCRAT
  * @throws InterruptedError when a stop was requested; OUT.partial can be resumed
  * @throws NumericalError, ResourceError while working; OUT.partial can be resumed
  */
-export async function pruneModel(config: RunConfig, context: EngineContext): Promise<RunReport> {
+export async function pruneModel(
+  config: RunConfig,
+  context: EngineContext,
+  shared: SharedWork = NOTHING_SHARED,
+): Promise<RunReport> {
   const started = performance.now();
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const solver = composeSteps(stepsOf(config));
   const { selection, overrides } = decidePrunables(config, model.architecture, "refused");
   const selected = new Set(selection.selected.map((linear) => linear.name));
-  const needsCalibration = solver.needs.length > 0 || needsActivations(config.allocation);
-  const calibration = needsCalibration ? await loadCalibrationTokens(config, model) : undefined;
+  const collected = [solver.needs, ...(config.measureLoss ? [["gram"] as const] : [])];
+  const stored = isRouted(model) || config.propagation !== "dense" ? undefined : shared.statistics;
+  const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
+  const needsStates = !isStored && (solver.needs.length > 0 || config.measureLoss);
+  const needsCalibration = isStored || needsStates || needsActivations(config.allocation);
+  const calibration = needsCalibration
+    ? (shared.calibration ?? (await loadCalibrationTokens(config, model)))
+    : undefined;
   throwIfStopped(context, false);
 
   await using device = await openDevice(config.device, context.logger);
@@ -66,7 +77,10 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     config.resume,
   );
   await using runner = new BlockRunner(model.architecture);
-  await using states = calibration && (await createStates(config, model, calibration, output.partialDirectory));
+  await using states =
+    calibration !== undefined && (needsStates || needsActivations(config.allocation))
+      ? await createStates(config, model, calibration, output.partialDirectory)
+      : undefined;
   const batch = sequencesPerRun(config.seqlen);
   const run: Run = {
     config,
@@ -78,8 +92,10 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
     device,
     output,
     runner,
-    states,
+    states: needsStates ? states : undefined,
     batch,
+    stored,
+    measuring: { seconds: 0 },
     weights: new Map(),
   };
 
@@ -88,12 +104,18 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
   const embed = async (): Promise<void> => {
     if (states !== undefined && calibration !== undefined) await embedTokens(model, calibration.sequences, states);
   };
-  await embed();
-  run.sparsities = journal.sparsities ?? (await allocateRun(run, overrides, calibration));
-  if (journal.sparsities === undefined) {
-    await journal.appendSparsities(run.sparsities);
-    if (needsActivations(config.allocation)) await embed(); // the allocation's pass moved the states to the end
-  }
+  const allocating = performance.now();
+  const allocated = shared.allocations?.get(allocationKey(config));
+  const known = journal.sparsities ?? allocated?.sparsities;
+  if (known === undefined && needsActivations(config.allocation)) await embed();
+  run.sparsities = known ?? (await allocateRun(run, overrides, states, calibration));
+  if (journal.sparsities === undefined) await journal.appendSparsities(run.sparsities);
+  const allocationSeconds = (performance.now() - allocating) / 1000;
+  shared.allocations?.set(
+    allocationKey(config),
+    allocated ?? { sparsities: run.sparsities, seconds: allocationSeconds },
+  );
+  if (needsStates) await (solver.needs.length > 0 ? embed() : aside(run, embed)); // an allocation's pass moves them
   const layers: LayerReport[] = [];
   for (const block of model.architecture.blocks) {
     const finished = journal.finished[block.index];
@@ -107,7 +129,36 @@ export async function pruneModel(config: RunConfig, context: EngineContext): Pro
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
   await output.finish({ remove: WORKING_FILES });
   warnOfStarvedExperts(context.logger, layers);
-  return report(run, layers, { started, resumedBlocks, calibration });
+  for (const needs of collected) if (needsStates) stored?.complete(needs);
+  const saved = (allocated?.seconds ?? 0) + (isStored ? stored.secondsOf(solver.needs) : 0);
+  const seconds = (performance.now() - started) / 1000 - run.measuring.seconds + saved;
+  return report(run, layers, { seconds, resumedBlocks, calibration });
+}
+
+/** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
+export interface SharedWork {
+  /** What `loadCalibrationTokens` gives for the run's settings. */
+  readonly calibration?: TokenSequences;
+  /** By `allocationKey`; runs of one model and one calibration add to it. */
+  readonly allocations?: Map<string, SharedAllocation>;
+  /** Used under dense propagation, unless the model routes tokens to experts. */
+  readonly statistics?: StoredStatistics;
+}
+
+function isRouted({ architecture }: Model): boolean {
+  return architecture.blocks.some((block) => block.groups.some((group) => group.isRouted === true));
+}
+
+export interface SharedAllocation {
+  readonly sparsities: ReadonlyMap<string, number>;
+  /** What the first run took for it; every run that takes it over counts it as its own. */
+  readonly seconds: number;
+}
+
+const NOTHING_SHARED: SharedWork = {};
+
+function allocationKey({ allocation, sparsity }: RunConfig): string {
+  return JSON.stringify([allocation, sparsity]);
 }
 
 /** The method and what follows it, with their options parsed. */
@@ -122,11 +173,13 @@ export function stepsOf(config: RunConfig): Step[] {
 async function allocateRun(
   run: Run,
   overrides: ReadonlyMap<string, number>,
+  states: HiddenStates | undefined,
   calibration: TokenSequences | undefined,
 ): Promise<ReadonlyMap<string, number>> {
   const { config, context } = run;
   const allocated = await allocateSparsity({
     ...run,
+    states,
     allocation: config.allocation,
     target: config.sparsity,
     selected: new Set([...run.selected].filter((name) => !overrides.has(name))),
@@ -150,7 +203,8 @@ async function allocateRun(
   return new Map([...allocated, ...overrides]);
 }
 
-async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
+/** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
+export async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
   if (config.calibration === undefined) {
     throw new CalibrationError("E_CALIBRATION_MISSING", `${config.method} needs calibration data and none was given.`, {
       hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
@@ -205,6 +259,7 @@ function fingerprintOf(
     ignore: JSON.stringify(config.ignore),
     propagation: config.propagation,
     starved: config.starved,
+    measureLoss: String(config.measureLoss),
     family: model.architecture.family,
     calibration: calibration?.sha256 ?? "none",
     seqlen: String(config.seqlen),
@@ -215,7 +270,7 @@ function fingerprintOf(
 function report(
   run: Run,
   layers: readonly LayerReport[],
-  facts: { readonly started: number; readonly resumedBlocks: number; readonly calibration: TokenSequences | undefined },
+  facts: { readonly seconds: number; readonly resumedBlocks: number; readonly calibration: TokenSequences | undefined },
 ): RunReport {
   const { config, device } = run;
   const zeros = layers.reduce((sum, layer) => sum + layer.zeros, 0);
@@ -228,7 +283,7 @@ function report(
     method: config.method,
     pattern: formatPattern(config.pattern),
     sparsity: { target: config.sparsity, achieved: zeros / elements },
-    seconds: (performance.now() - facts.started) / 1000,
+    seconds: facts.seconds,
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
     device: `${device.kind} (${device.description})`,
     calibration:

@@ -2,7 +2,19 @@
 import type { ComparisonReport, ComparisonRow, Estimate } from "../contract.js";
 import { formatBytes, formatDuration, formatPercent, formatTable } from "./format.js";
 
-const COLUMNS = ["method", "pattern", "zeros", "perplexity", "ratio", "KL", "top-1", "loss", "time", "memory"];
+const COLUMNS = [
+  "method",
+  "pattern",
+  "allocation",
+  "zeros",
+  "perplexity",
+  "ratio",
+  "KL",
+  "top-1",
+  "loss",
+  "time",
+  "memory",
+];
 
 function withMargin({ value, high }: Estimate, digits: number): string {
   return `${value.toFixed(digits)} ± ${(high - value).toFixed(digits)}`;
@@ -12,38 +24,48 @@ function cells(row: ComparisonRow): string[] {
   return [
     row.method,
     row.pattern,
+    row.allocation,
     formatPercent(row.sparsity.achieved, 2),
     row.perplexity.toFixed(3),
     withMargin(row.perplexityRatio, 3),
     withMargin(row.klDivergence, 4),
     formatPercent(row.top1Agreement.value, 1),
-    row.loss === null ? "-" : row.loss.toPrecision(4),
+    row.loss.toFixed(4),
     formatDuration(row.seconds),
     formatBytes(row.peakRssBytes),
   ];
 }
 
 export function renderComparison(report: ComparisonReport): string {
-  const table = formatTable(COLUMNS, report.rows.map(cells), COLUMNS.slice(2));
-  const facts = [`dense perplexity ${report.dense.perplexity.toFixed(3)} of ${report.model}`, report.text];
-  return `${table}\n\n${facts.join("\n")}\n± and intervals: 95 %, windows taken as independent.`;
+  const table = formatTable(COLUMNS, report.rows.map(cells), COLUMNS.slice(3));
+  const facts = [
+    `dense perplexity ${report.dense.perplexity.toFixed(3)} of ${report.model}`,
+    `calibration ${report.calibration.description}`,
+    `text ${report.text}`,
+  ];
+  const legend = [
+    "± and intervals: 95 %, windows taken as independent.",
+    "loss: ‖(W-Ŵ)X‖² / ‖WX‖² on the calibration tokens, mean over layers.",
+  ];
+  return [table, "", ...facts, ...legend].join("\n");
 }
 
 /** One line per row, numbers as they are; fields that hold a comma are quoted. */
 export function comparisonCsv(report: ComparisonReport): string {
   const header =
-    "method,pattern,target,achieved,perplexity,perplexity_ratio,kl_divergence,top1_agreement,loss,seconds,peak_rss_bytes";
+    "method,pattern,allocation,target,achieved,perplexity,perplexity_ratio,kl_divergence,top1_agreement,loss,seconds,peak_rss_bytes";
   const lines = report.rows.map((row) =>
     [
       row.method,
       row.pattern,
+      row.allocation,
       row.sparsity.target,
       row.sparsity.achieved,
       row.perplexity,
       row.perplexityRatio.value,
       row.klDivergence.value,
       row.top1Agreement.value,
-      row.loss ?? "",
+      row.loss,
       row.seconds,
       row.peakRssBytes,
     ]

@@ -54,28 +54,31 @@ export function renderRun(report: RunReport): string {
 function renderLayerSummary({ layers }: RunReport): string {
   const kinds = new Map<
     string,
-    { count: number; zeros: number; elements: number; loss: number | null; seconds: number }
+    { count: number; zeros: number; elements: number; loss: number | null; error: number; seconds: number }
   >();
-  for (const { name, zeros, elements, loss, seconds } of layers) {
+  const isMeasured = layers.some(({ reconstruction }) => reconstruction !== undefined);
+  for (const { name, zeros, elements, loss, reconstruction, seconds } of layers) {
     const kind = name.replace(/^.*?\.\d+\./, "");
-    const sum = kinds.get(kind) ?? { count: 0, zeros: 0, elements: 0, loss: null, seconds: 0 };
+    const sum = kinds.get(kind) ?? { count: 0, zeros: 0, elements: 0, loss: null, error: 0, seconds: 0 };
     kinds.set(kind, {
       count: sum.count + 1,
       zeros: sum.zeros + zeros,
       elements: sum.elements + elements,
       loss: loss === null ? sum.loss : (sum.loss ?? 0) + loss,
+      error: sum.error + (reconstruction?.relative ?? 0),
       seconds: sum.seconds + seconds,
     });
   }
-  const rows = [...kinds].map(([kind, { count, zeros, elements, loss, seconds }]) => [
+  const rows = [...kinds].map(([kind, { count, zeros, elements, loss, error, seconds }]) => [
     kind,
     String(count),
     formatCount(elements),
     formatPercent(elements === 0 ? 0 : zeros / elements),
     loss === null ? "-" : formatLoss(loss),
+    ...(isMeasured ? [(error / count).toFixed(4)] : []),
     formatDuration(seconds),
   ]);
-  const header = ["linear", "count", "weights", "zeros", "loss", "time"];
+  const header = ["linear", "count", "weights", "zeros", "loss", ...(isMeasured ? ["mean error"] : []), "time"];
   return formatTable(header, rows, header.slice(1));
 }
 

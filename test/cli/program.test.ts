@@ -57,6 +57,11 @@ const TABLE: readonly [string, unknown[]][] = [
       { methods: "a,b+c", sparsities: "0.5", patterns: "2:4", text: "t", work: "w", resume: true, csv: true },
     ],
   ],
+  [
+    "compare --allocation owl:M=3,lambda=0.1 --allocation uniform",
+    ["compare", { allocation: ["owl:M=3,lambda=0.1", "uniform"] }],
+  ],
+  ["--method magnitude --measure-loss", ["run", { method: "magnitude", measureLoss: true }]],
   ["eval m --text t --reference d", ["eval", "m", { text: "t", reference: "d" }]],
   [
     "--ignore a b --propagation group --damping 0.1 --block-size 64",

@@ -64,6 +64,7 @@ test("every default is filled in", async () => {
     propagation: "block",
     starved: "all-tokens",
     memoryBytes: 4000,
+    measureLoss: false,
   } satisfies RunConfig);
 });
 
@@ -88,6 +89,10 @@ const TABLE: readonly [RunFlags, Partial<RunConfig>][] = [
   ],
   [{ family: "llama" }, { family: "llama" }],
   [{ memory: "512MiB" }, { memoryBytes: 2 ** 29 }],
+  [
+    { method: "magnitude", measureLoss: true },
+    { measureLoss: true, calibration: TOKENS },
+  ],
   [{ method: "magnitude" }, { method: "magnitude", calibration: undefined, out: join(folder, "llama-magnitude-0.5") }],
 ];
 

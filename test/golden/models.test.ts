@@ -85,6 +85,7 @@ function runConfig(golden: GoldenModel, result: GoldenResult, counting: Counting
     propagation: "block",
     starved: "all-tokens",
     memoryBytes: 2 ** 30,
+    measureLoss: false,
     ...RUNS[result.method],
     methodOptions: { ...RUNS[result.method].methodOptions, ...(counting === "exact" ? {} : { counting }) },
   };

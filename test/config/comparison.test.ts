@@ -1,0 +1,127 @@
+/** `prune compare`'s flags: what they mean together, and every problem of them in one error. */
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { resolveComparison, type ComparisonFlags } from "../../src/config/comparison.js";
+import type { Surroundings } from "../../src/config/resolve.js";
+import type { ComparisonConfig } from "../../src/contract.js";
+import { PruneError, UsageError } from "../../src/errors.js";
+
+const folder = mkdtempSync(join(tmpdir(), "prune-comparison-"));
+after(() => rmSync(folder, { recursive: true }));
+for (const name of ["bare", "demo"]) {
+  mkdirSync(join(folder, name));
+  writeFileSync(join(folder, name, "config.json"), JSON.stringify({ max_position_embeddings: 512 }));
+}
+for (const name of ["calibration.txt", "evaluation.txt"]) writeFileSync(join(folder, "demo", name), "text");
+
+const SURROUNDINGS: Surroundings = {
+  workingDirectory: folder,
+  demoModel: join(folder, "demo"),
+  freeMemoryBytes: 8000,
+  tokenRowLength: () => Promise.resolve(4096),
+};
+
+async function resolved(flags: ComparisonFlags): Promise<ComparisonConfig> {
+  return (await resolveComparison(flags, SURROUNDINGS)).config;
+}
+
+async function problemsOf(flags: ComparisonFlags): Promise<readonly { code: string; message: string; hint: string }[]> {
+  try {
+    await resolved(flags);
+  } catch (error) {
+    assert.ok(error instanceof PruneError);
+    const { code, message, hint = "", details } = error;
+    return code === "E_SEVERAL" ? (details["problems"] as []) : [{ code, message, hint }];
+  }
+  assert.fail("nothing was refused");
+}
+
+test("without flags the embedded model is compared on the texts it comes with, every loss measured", async () => {
+  const config = await resolved({});
+  assert.equal(config.run.model, join(folder, "demo"));
+  assert.deepEqual(config.text, { file: join(folder, "demo", "evaluation.txt") });
+  assert.deepEqual(config.run.calibration, { file: join(folder, "demo", "calibration.txt") });
+  assert.equal(config.run.measureLoss, true);
+  assert.deepEqual(
+    config.methods.map(({ label }) => label),
+    ["magnitude", "wanda", "sparsegpt"],
+  );
+  assert.deepEqual(
+    config.targets.map(({ pattern, sparsity }) => [pattern.kind, sparsity]),
+    [
+      ["unstructured", 0.5],
+      ["unstructured", 0.6],
+      ["unstructured", 0.7],
+      ["n-of-m", 0.5],
+    ],
+  );
+  assert.deepEqual(config.allocations, [{ label: "uniform", allocation: { rule: "uniform" } }]);
+});
+
+test("allocations are repeatable and keep their options; steps are joined by plus; repeats count once", async () => {
+  const config = await resolved({
+    methods: "wanda+admm-update, wanda ,wanda",
+    allocation: ["uniform", "owl:M=3,lambda=0.1", "uniform"],
+  });
+  assert.deepEqual(
+    config.methods.map(({ label, method, then }) => [label, method, then.map((step) => step.method)]),
+    [
+      ["wanda+admm-update", "wanda", ["admm-update"]],
+      ["wanda", "wanda", []],
+    ],
+  );
+  assert.deepEqual(config.allocations, [
+    { label: "uniform", allocation: { rule: "uniform" } },
+    { label: "owl:M=3,lambda=0.1", allocation: { rule: "owl", M: 3, lambda: 0.1 } },
+  ]);
+});
+
+test("all bad input is reported at once, under this command's flags, with the nearest names", async () => {
+  const problems = await problemsOf({
+    model: "bare",
+    methods: "wanta,admm-update+wanda,sparsegp+cg-updte",
+    sparsities: "0.5,7",
+    patterns: "unstructured,4:2,foo",
+    allocation: ["owk", "owl:Z=1"],
+    nsamples: "x",
+    maxWindows: "0",
+    propagation: "bloc",
+  });
+  const found = problems.map(({ code, message, hint }) => `${code} ${message} ${hint}`).join("\n");
+  for (const expected of [
+    /E_METHOD --methods: "wanta" .* Did you mean "wanda"\?/,
+    /E_STEPS --methods admm-update\+wanda: .* for example: wanda\+admm-update/,
+    /E_METHOD --methods: "sparsegp" .* Did you mean "sparsegpt"\?/,
+    /E_METHOD --methods: "cg-updte" .* Did you mean "cg-update"\?/,
+    /--sparsities: "7"/,
+    /E_PATTERN --patterns: "4:2"/,
+    /E_PATTERN --patterns: "foo"/,
+    /E_ALLOCATION_RULE --allocation: "owk" .* Did you mean "owl"\?/,
+    /E_ALLOCATION_OPTION --allocation owl:Z=1/,
+    /E_TEXT_MISSING --text: missing/,
+    /--max-windows: "0"/,
+    /--nsamples: "x"/,
+    /--propagation: "bloc"/,
+  ]) {
+    assert.match(found, expected);
+  }
+  assert.equal(problems.length, 13, found);
+});
+
+test("a missing calibration, missing text and an empty list are problems of their own", async () => {
+  const problems = await problemsOf({ model: "bare", methods: "magnitude", patterns: " , " });
+  assert.deepEqual(
+    problems.map(({ code }) => code),
+    ["E_COMPARISON", "E_TEXT_MISSING", "E_CALIBRATION_MISSING"],
+  );
+  assert.match(problems[2].message, /the loss is measured/);
+  const [unused] = await problemsOf({ patterns: "2:4", allocation: ["owl"] });
+  assert.equal(unused?.code, "E_ALLOCATION_PATTERN", "no cell would be spread");
+  await assert.rejects(
+    resolved({ methods: "wanta" }),
+    (error) => error instanceof UsageError && error.code === "E_METHOD",
+  );
+});

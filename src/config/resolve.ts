@@ -121,7 +121,7 @@ export async function resolveRunConfig(
       (name) => name !== "" && findSolver(name).needs.length > 0,
     ) ??
     (needsActivations(allocation) ? `the allocation ${allocation.rule}` : undefined) ??
-    (parsed.measureLoss ? "the loss" : undefined);
+    (parsed.measureLoss ? "measuring the loss" : undefined);
   const needsTokens = consumer !== undefined;
   const calibration = keep(resolveCalibration(parsed.calibration, model, workingDirectory), undefined);
   const isCalibrationGiven = parsed.calibration !== undefined || isUnread("calibration") || isUnread("method");

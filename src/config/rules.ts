@@ -7,7 +7,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, type PruneError, UsageError } from "../errors.js";
 import type { Permutation } from "../contract.js";
-import { findSolver } from "../solvers/registry.js";
+import { findSolver, SOLVERS } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
 import { allocationProblems } from "../sparsity/allocation/check.js";
@@ -112,7 +112,7 @@ export function calibrationProblem(consumer: string, model: string): PruneError 
     "E_CALIBRATION_MISSING",
     `--calibration: missing; ${consumer} looks at the inputs of every layer, and ${model} has no calibration.txt.`,
     {
-      hint: 'Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids. Or take --method magnitude, which needs none.',
+      hint: `Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids.${SOLVERS.has(consumer) ? " Or take --method magnitude, which needs none." : ""}`,
       details: { method: consumer, model },
     },
   );

@@ -1,5 +1,6 @@
 /** `prune compare`'s flags: what they mean together, and every problem of them in one error. */
 import assert from "node:assert/strict";
+import { allocationSchema } from "../../src/sparsity/allocation/schema.js";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -75,7 +76,7 @@ test("allocations are repeatable and keep their options; steps are joined by plu
   );
   assert.deepEqual(config.allocations, [
     { label: "uniform", allocation: { rule: "uniform" } },
-    { label: "owl:M=3,lambda=0.1", allocation: { rule: "owl", M: 3, lambda: 0.1 } },
+    { label: "owl:M=3,lambda=0.1", allocation: allocationSchema.parse({ rule: "owl", M: 3, lambda: 0.1 }) },
   ]);
 });
 
@@ -105,10 +106,11 @@ test("all bad input is reported at once, under this command's flags, with the ne
     /--max-windows: "0"/,
     /--nsamples: "x"/,
     /--propagation: "bloc"/,
+    /E_CALIBRATION_MISSING --calibration: missing; measuring the loss looks/,
   ]) {
     assert.match(found, expected);
   }
-  assert.equal(problems.length, 13, found);
+  assert.equal(problems.length, 14, found);
 });
 
 test("a missing calibration, missing text and an empty list are problems of their own", async () => {
@@ -117,7 +119,7 @@ test("a missing calibration, missing text and an empty list are problems of thei
     problems.map(({ code }) => code),
     ["E_COMPARISON", "E_TEXT_MISSING", "E_CALIBRATION_MISSING"],
   );
-  assert.match(problems[2].message, /the loss is measured/);
+  assert.match(problems[2].message, /measuring the loss looks/);
   const [unused] = await problemsOf({ patterns: "2:4", allocation: ["owl"] });
   assert.equal(unused?.code, "E_ALLOCATION_PATTERN", "no cell would be spread");
   await assert.rejects(

@@ -31,9 +31,12 @@ writeFileSync(docs, `${before.slice(0, start)}${BEGIN}\n\n${section(report)}\n\n
 function methods() {
   const { methods: known } = prune(["methods"]);
   const names = known.filter(({ startsFromMask }) => !startsFromMask).map(({ name }) => name);
-  return names
-    .filter((name) => !LEFT_OUT.includes(name))
-    .flatMap((name) => [name, ...COMBINATIONS.filter((steps) => steps.startsWith(`${name}+`))]);
+  return [
+    ...names
+      .filter((name) => !LEFT_OUT.includes(name))
+      .flatMap((name) => [name, ...COMBINATIONS.filter((steps) => steps.startsWith(`${name}+`))]),
+    "auto",
+  ];
 }
 
 function section({ calibration, text, dense, rows }) {
@@ -48,13 +51,14 @@ ${table}`;
 
 /** Rows of one target together, in the order of the methods. */
 function byTarget(rows) {
-  const targets = [...new Set(rows.map(targetOf))];
-  return targets.flatMap((target) => rows.filter((row) => targetOf(row) === target));
+  const targets = [...new Set(rows.map(amountOf))];
+  return targets.flatMap((target) => rows.filter((row) => amountOf(row) === target));
 }
 
-function targetOf({ pattern, sparsity, allocation }) {
-  const amount = pattern === "unstructured" ? String(sparsity.target) : pattern;
-  return allocation === "uniform" ? amount : `${amount}, ${allocation}`;
+const amountOf = ({ pattern, sparsity }) => (pattern === "unstructured" ? String(sparsity.target) : pattern);
+
+function targetOf(row) {
+  return row.allocation === "uniform" ? amountOf(row) : `${amountOf(row)}, ${row.allocation}`;
 }
 
 function cellsOf(row) {

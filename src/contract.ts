@@ -228,6 +228,10 @@ export interface TensorInspection {
 export interface ComparedMethod extends MethodStep {
   readonly label: string;
   readonly then: readonly MethodStep[];
+  /** Only for targets of this kind; absent: for all. */
+  readonly kind?: Pattern["kind"];
+  /** In place of what the other cells have. */
+  readonly settings?: { readonly allocation?: ComparedAllocation; readonly permutation?: Permutation };
 }
 
 /** An allocation of a comparison; the label is what the user wrote. */

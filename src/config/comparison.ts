@@ -8,6 +8,7 @@ import { findSolver } from "../solvers/registry.js";
 import { parsePattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
 import { checkSteps, resolveAllocation } from "./rules.js";
+import { AUTOMATIC, automaticRecipe } from "./automatic.js";
 import { parseAllocation, type RunFlags } from "./schema.js";
 import { parseCount, parseSparsity } from "./units.js";
 
@@ -83,6 +84,20 @@ function parseList<Value>(
   });
 }
 
+/** What `auto` stands for, for either kind of pattern. */
+function automaticMethods(): ComparedMethod[] {
+  return (["unstructured", "n-of-m"] as const).map((kind): ComparedMethod => {
+    const { method, allocation, permutation } = automaticRecipe(kind);
+    const rule = typeof allocation === "string" ? parseAllocation(allocation) : allocation;
+    const settings = {
+      ...(rule === undefined ? {} : { allocation: { label: rule.rule, allocation: rule } }),
+      ...(permutation === undefined ? {} : { permutation }),
+    };
+    const methodOptions = findSolver(method).schema.parse({}) as Readonly<Record<string, unknown>>;
+    return { label: AUTOMATIC, method, methodOptions, then: [], kind, settings };
+  });
+}
+
 /** A method, or several steps joined by "+": wanda+admm-update. Each unknown name is a problem of its own. */
 function parseComparedMethod(label: string, problems: Problems): ComparedMethod | undefined {
   const steps = label.split("+").flatMap((name) => {
@@ -138,7 +153,9 @@ export async function resolveComparison(
   const { methods, sparsities, patterns, allocation, text, maxWindows, work, resume, ...shared } =
     comparisonFlagsSchema.parse(flags);
   const problems = new Problems();
-  const compared = parseList(problems, "--methods", methods, (label) => parseComparedMethod(label, problems));
+  const compared = parseList(problems, "--methods", methods, (label) =>
+    label === AUTOMATIC ? automaticMethods() : parseComparedMethod(label, problems),
+  ).flat();
   const fractions = parseList(problems, "--sparsities", sparsities, parseSparsity);
   const targets = targetsOf(parseList(problems, "--patterns", patterns, parsePattern), fractions);
   const allocations = [...new Set(allocation)].flatMap((label): ComparedAllocation[] => {

@@ -9,6 +9,7 @@ import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
+import { AUTOMATIC, layAutomatic } from "./automatic.js";
 import { flagsOfRecipe, loadRecipe, stepOf, type Recipe } from "./recipe.js";
 import {
   calibrationProblem,
@@ -66,11 +67,13 @@ export async function resolveRunConfig(
   const { workingDirectory, demoModel } = surroundings;
   const problems: PruneError[] = [];
   const examined = flags.recipe === undefined ? undefined : await loadRecipe(resolve(workingDirectory, flags.recipe));
-  const recipe = examined?.recipe;
-  const { parsed, ...read } = examineFlags(
-    runFlagsSchema,
-    recipe === undefined ? flags : { ...flagsOfRecipe(recipe), ...flags },
-  );
+  const automatic = layAutomatic(examined?.recipe, flags);
+  const recipe = automatic?.recipe ?? examined?.recipe;
+  const { parsed, ...read } = examineFlags(runFlagsSchema, {
+    ...(recipe === undefined ? {} : flagsOfRecipe(recipe)),
+    ...flags,
+    ...(automatic === undefined ? {} : { method: automatic.method }),
+  });
   problems.push(...(examined?.problems ?? []), ...read.problems);
   /** Said somewhere, but not readable: its absence is no second problem. */
   const isUnread = (name: string): boolean =>
@@ -105,12 +108,24 @@ export async function resolveRunConfig(
     match,
     sparsity: parseSparsity(String(asked)),
   }));
+  if (automatic !== undefined) {
+    const steps = [solver.name, ...then.map((step) => step.method)].join(", then ");
+    const spread = allocation.rule === "uniform" ? "" : `, allocation ${allocation.rule}`;
+    const moved = permutation === "none" ? "" : `, permutation ${permutation}`;
+    notes.push({ level: "info", message: `--method ${AUTOMATIC}: ${steps}${spread}${moved}` });
+  }
   const modelProblem = checkModelDirectory(model);
   if (modelProblem !== undefined) problems.push(modelProblem);
 
   const out = resolve(
     workingDirectory,
-    parsed.out ?? defaultOut(isDemo ? workingDirectory : dirname(model), model, parsed, sparsity),
+    parsed.out ??
+      defaultOut(
+        isDemo ? workingDirectory : dirname(model),
+        model,
+        { ...parsed, ...(automatic === undefined ? {} : { method: AUTOMATIC }) },
+        sparsity,
+      ),
   );
   if (isDryRun && existsSync(out) && !parsed.force) {
     notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });

@@ -15,6 +15,7 @@ import type {
   ComparisonRow,
   EngineEvent,
   LayerReport,
+  RunConfig,
 } from "../contract.js";
 import { combineProblems, ConfigError, PruneError } from "../errors.js";
 import { estimateMean } from "../evaluation/divergence.js";
@@ -43,9 +44,9 @@ interface Cell {
 /** Refuse the sweep before any work where some cell's pattern, patterns of linears or allocation does not fit the model. */
 function requireUsableCells(config: ComparisonConfig, { architecture }: Model): void {
   const problems = new Map<string, PruneError>();
-  for (const { target, allocation } of cellsOf(config)) {
+  for (const cell of cellsOf(config)) {
     try {
-      decidePrunables({ ...config.run, ...target, allocation: allocation.allocation }, architecture, "refused");
+      decidePrunables({ ...config.run, ...settingsOf(cell) }, architecture, "refused");
     } catch (error) {
       if (!(error instanceof PruneError)) throw error;
       problems.set(error.message, error); // the same for every method
@@ -54,12 +55,24 @@ function requireUsableCells(config: ComparisonConfig, { architecture }: Model): 
   if (problems.size > 0) throw combineProblems([...problems.values()]);
 }
 
+/** What of a run a cell decides, besides the method. */
+function settingsOf({
+  method,
+  target,
+  allocation: { allocation },
+}: Cell): Pick<RunConfig, "pattern" | "sparsity" | "allocation"> & Partial<RunConfig> {
+  return { ...target, ...method.settings, allocation };
+}
+
 const NO_ALLOCATION: ComparedAllocation = { label: UNIFORM.rule, allocation: UNIFORM };
 
 function cellsOf({ methods, targets, allocations }: ComparisonConfig): Cell[] {
   return methods.flatMap((method) =>
     targets.flatMap((target) => {
-      const spread = target.pattern.kind === "unstructured" ? allocations : [NO_ALLOCATION];
+      const { kind } = target.pattern;
+      if (method.kind !== undefined && method.kind !== kind) return [];
+      const own = method.settings?.allocation;
+      const spread = own !== undefined ? [own] : kind === "unstructured" ? allocations : [NO_ALLOCATION];
       return spread.map((allocation) => ({ method, target, allocation }));
     }),
   );
@@ -162,7 +175,7 @@ interface DenseWork {
 
 async function runCell(
   config: ComparisonConfig,
-  { method: { label, method, methodOptions, then }, target: { pattern, sparsity }, allocation }: Cell,
+  cell: Cell,
   { dense, sequences, shared }: DenseWork,
   context: EngineContext,
 ): Promise<ComparisonRow> {
@@ -175,9 +188,9 @@ async function runCell(
       context.emit(event);
     },
   };
+  const { label, method, methodOptions, then } = cell.method;
   const step = { method, methodOptions, then };
-  const target = { pattern, sparsity, allocation: allocation.allocation };
-  const run = { ...config.run, ...step, ...target, out, force: true, resume: false };
+  const run = { ...config.run, ...step, ...settingsOf(cell), out, force: true, resume: false };
   try {
     const report = await pruneModel(run, watching, shared);
     await using pruned = await openModel(out, { family: config.run.family, logger: context.logger });
@@ -191,7 +204,7 @@ async function runCell(
     return {
       method: label,
       pattern: report.pattern,
-      allocation: allocation.label,
+      allocation: cell.allocation.label,
       sparsity: report.sparsity,
       perplexity: Math.exp(estimateMean(evaluated.windowLosses).value),
       perplexityRatio,

@@ -101,6 +101,36 @@ async function everything(device: Device): Promise<(Float32Array | Uint32Array)[
     await device.download({ matrix: wt }),
     await device.download({ matrix: losses }),
   );
+  const rest = { firstRow: panelWidth, rows: n - panelWidth };
+  device.selectRemaining(
+    { matrix: wt, ...rest },
+    { matrix: sums, firstColumn: panelWidth, columns: n - panelWidth },
+    9000,
+    mask,
+    panelWidth,
+  );
+  using lambda = device.createMatrix(n, rows, "lambda");
+  for (const width of [70, 140]) {
+    // Only the bytes matter here, so the second matrix is not the inverse of the first; both are diagonally dominant.
+    const entries = values(width * width, 5).map((value) => value / width);
+    for (let c = 0; c < width; c += 1) entries[c * (width + 1)] = 2;
+    using k = device.uploadMatrix(entries, width, width, "k");
+    using inverse = device.uploadMatrix(entries.toReversed(), width, width, "inverse");
+    device.solveRowSystems({
+      panel: { matrix: wt, rows: width },
+      matrix: { matrix: k },
+      inverse: { matrix: inverse },
+      keepMask: mask,
+      maskColumn: 3,
+      multipliers: { matrix: lambda, rows: width },
+      losses,
+    });
+  }
+  results.push(
+    await device.downloadMask(mask),
+    await device.download({ matrix: lambda }),
+    await device.download({ matrix: losses }),
+  );
   using product = device.createMatrix(rows, n, "product");
   device.matmul({ a: { matrix: w }, b: { matrix: u }, out: { matrix: product }, transposeB: true });
   device.subtract({ matrix: product }, { matrix: w }, { matrix: product });

@@ -25,9 +25,10 @@ import type {
   Matrix,
   MatrixView,
   ReversedCholesky,
+  RowSystemOptions,
   SweepOptions,
 } from "../device.js";
-import { LARGEST_PANEL, maskWordsPerRow } from "../device.js";
+import { LARGEST_PANEL, LARGEST_ROW_SYSTEM, maskWordsPerRow } from "../device.js";
 import type { GpuView } from "./buffer.js";
 import { GpuMask, GpuMatrix, bindRows, ownMask, ownMatrix, requireShape, resolveView, rowPitch } from "./buffer.js";
 import type { Dispatcher } from "./dispatch.js";
@@ -47,6 +48,7 @@ import {
 import { encodeCombine, encodeConjugateStep, encodeMaskDifferences, encodeRowDots } from "./kernels/masked.js";
 import { encodeGram, encodeProduct } from "./kernels/matmul.js";
 import { encodeSweep } from "./kernels/obs-sweep.js";
+import { encodeRowSystems } from "./kernels/row-systems.js";
 import { encodeSelectGroups, encodeSelectMatrix, encodeSelectPanel, encodeSelectRows } from "./kernels/selection.js";
 
 const LARGEST_GROUP = 64;
@@ -294,22 +296,25 @@ export class WebGpuDevice implements Device {
   }
 
   selectPanel(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void {
-    const [source, factors] = [this.#view(panel), this.#view(scale)];
-    const keep = ownMask(this.#dispatcher, mask);
+    const [source, factors, keep] = this.#panelSelection(panel, scale, mask, maskColumn, "selectPanel");
     const elements = source.rows * source.columns;
-    const fits = factors.rows === 1 && factors.columns === source.rows && keep.rows === source.columns;
-    requireShape(fits, "selectPanel", `panel ${shapeOf(source)}, scale ${shapeOf(factors)}, mask ${shapeOf(keep)}`);
-    requireShape(
-      isCount(maskColumn) && maskColumn + source.rows <= keep.columns,
-      "selectPanel",
-      `mask column ${maskColumn}`,
-    );
     requireShape(
       isCount(pruneCount) && pruneCount <= elements,
       "selectPanel",
       `cannot prune ${pruneCount} of ${elements}`,
     );
     encodeSelectPanel(this.#dispatcher, source, factors, pruneCount, keep, maskColumn);
+  }
+
+  selectRemaining(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void {
+    const [source, factors, keep] = this.#panelSelection(panel, scale, mask, maskColumn, "selectRemaining");
+    const elements = (maskColumn + source.rows) * source.columns;
+    requireShape(
+      isCount(pruneCount) && pruneCount <= elements,
+      "selectRemaining",
+      `cannot prune ${pruneCount} of ${elements}`,
+    );
+    encodeSelectPanel(this.#dispatcher, source, factors, pruneCount, keep, maskColumn, true);
   }
 
   // --- linear algebra
@@ -433,6 +438,56 @@ export class WebGpuDevice implements Device {
     encodeSweep(this.#dispatcher, { panel, inverse, firstColumn, columns, mask, maskColumn, choose, losses });
   }
 
+  solveRowSystems(options: RowSystemOptions): void {
+    const { maskColumn, choose } = options;
+    const [panel, matrix, inverse, multipliers] = [
+      options.panel,
+      options.matrix,
+      options.inverse,
+      options.multipliers,
+    ].map((view) => this.#view(view)) as [GpuView, GpuView, GpuView, GpuView];
+    const mask = ownMask(this.#dispatcher, options.keepMask);
+    const losses = this.#own(options.losses);
+    const width = panel.rows;
+    const squares = [matrix, inverse].every((view) => view.rows === width && view.columns === width);
+    const fits = multipliers.rows === width && multipliers.columns === panel.columns && mask.rows === panel.columns;
+    requireShape(
+      squares && fits && width <= LARGEST_ROW_SYSTEM && isVector(losses, panel.columns),
+      "solveRowSystems",
+      `panel ${shapeOf(panel)}, matrix ${shapeOf(matrix)}, inverse ${shapeOf(inverse)}, multipliers ` +
+        `${shapeOf(multipliers)}, mask ${shapeOf(mask)}, losses ${shapeOf(losses)}`,
+    );
+    requireShape(
+      isCount(maskColumn) && maskColumn + width <= mask.columns,
+      "solveRowSystems",
+      `mask column ${maskColumn}`,
+    );
+    requireShape(
+      multipliers.matrix !== panel.matrix && ![matrix.matrix, inverse.matrix].includes(multipliers.matrix),
+      "solveRowSystems",
+      "the multipliers lie in the matrix of an argument",
+    );
+    const scale = choose === undefined ? undefined : this.#view(choose.scale);
+    if (choose !== undefined) requireGroup(choose.keep, choose.group, width, "solveRowSystems");
+    requireShape(
+      scale === undefined || (scale.rows === 1 && scale.columns === width),
+      "solveRowSystems",
+      `scale ${scale === undefined ? "" : shapeOf(scale)}`,
+    );
+    if (width === 0 || panel.columns === 0) return;
+    const chosen = choose === undefined || scale === undefined ? undefined : { ...choose, scale };
+    encodeRowSystems(this.#dispatcher, {
+      panel,
+      matrix,
+      inverse,
+      mask,
+      maskColumn,
+      choose: chosen,
+      multipliers,
+      losses,
+    });
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#dispatcher.close();
   }
@@ -450,6 +505,25 @@ export class WebGpuDevice implements Device {
     const fits = own.rows === matrix.rows && own.columns === matrix.columns;
     requireShape(fits, operation, `matrix ${shapeOf(matrix)}, mask ${shapeOf(own)}`);
     return own;
+  }
+
+  #panelSelection(
+    panel: MatrixView,
+    scale: MatrixView,
+    mask: KeepMask,
+    maskColumn: number,
+    operation: string,
+  ): [GpuView, GpuView, GpuMask] {
+    const [source, factors] = [this.#view(panel), this.#view(scale)];
+    const keep = ownMask(this.#dispatcher, mask);
+    const fits = factors.rows === 1 && factors.columns === source.rows && keep.rows === source.columns;
+    requireShape(fits, operation, `panel ${shapeOf(source)}, scale ${shapeOf(factors)}, mask ${shapeOf(keep)}`);
+    requireShape(
+      isCount(maskColumn) && maskColumn + source.rows <= keep.columns,
+      operation,
+      `mask column ${maskColumn}`,
+    );
+    return [source, factors, keep];
   }
 
   #selection(weight: Matrix, scale: Matrix, mask: KeepMask, operation: string): [GpuMatrix, GpuMatrix, GpuMask] {

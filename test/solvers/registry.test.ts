@@ -7,7 +7,7 @@ import { findSolver, SOLVERS } from "../../src/solvers/registry.js";
 test("every registered solver is found under its own name", () => {
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask !== true).map(([name]) => name),
-    ["random", "magnitude", "wanda", "ria", "sparsegpt", "admm", "alps"],
+    ["random", "magnitude", "wanda", "ria", "sparsegpt", "thanos", "admm", "alps"],
   );
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask === true).map(([name]) => name),

@@ -113,6 +113,14 @@ export interface RowSystemOptions {
   readonly losses: Matrix;
 }
 
+/** Copied at the call. */
+export interface GatherIndices {
+  /** Source row of every row of the result. */
+  readonly rows?: Uint32Array;
+  /** Source column of every column of the result. */
+  readonly columns?: Uint32Array;
+}
+
 /** Coefficients of the two terms of `combine`. */
 export type Coefficients = readonly [a: number, b: number];
 
@@ -180,6 +188,11 @@ export interface Device extends AsyncDisposable {
   subtract(a: MatrixView, b: MatrixView, out: MatrixView): void;
   /** out[c, r] = a[r, c]; different matrices. */
   transpose(a: MatrixView, out: MatrixView): void;
+  /**
+   * out[r, c] = a[rows[r], columns[c]]; different matrices. Indices may repeat; where they are absent the entries stay
+   * in order.
+   */
+  gather(a: Matrix, out: Matrix, indices: GatherIndices): void;
   /** Copy the strict lower triangle of a square matrix over the upper one. */
   mirrorLower(matrix: Matrix): void;
   /** Pruned entries become +0, kept ones keep their bits. */
@@ -238,6 +251,12 @@ export const LARGEST_PANEL = 128;
 
 /** The widest block of `solveRowSystems`. */
 export const LARGEST_ROW_SYSTEM = 512;
+
+/** Whether `indices`, or where they are absent 0, 1, 2 …, select `count` of `available` rows or columns. */
+export function indicesFit(indices: Uint32Array | undefined, count: number, available: number): boolean {
+  if (indices === undefined) return count === available;
+  return indices.length === count && indices.every((index) => index < available);
+}
 
 export function isCholeskyFailure(result: ReversedCholesky | CholeskyFailure): result is CholeskyFailure {
   return "pivot" in result;

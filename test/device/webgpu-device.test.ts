@@ -158,6 +158,9 @@ interface MaskedOperands {
 async function masked(device: Device, { w, product, u, sums, mask }: MaskedOperands): Promise<Float32Array[]> {
   const { rows, columns } = w;
   device.mirrorLower(u);
+  using gathered = device.createMatrix(columns, columns, "gathered");
+  const backwards = Uint32Array.from({ length: columns }, (_, i) => columns - 1 - i);
+  device.gather(u, gathered, { rows: backwards, columns: backwards });
   device.scaleRows(u, sums);
   using other = device.createMask(rows, columns, "other mask");
   device.selectMatrix(w, sums, 7777, other);
@@ -168,7 +171,7 @@ async function masked(device: Device, { w, product, u, sums, mask }: MaskedOpera
   device.rowDots(scratch, w, dots);
   using direction = device.uploadMatrix(values(rows * columns, 3), rows, columns, "direction");
   device.conjugateStep({ solution: w, residual: scratch, direction, product, keepMask: mask });
-  const results = [u, w, scratch, direction, dots].map((matrix) => device.download({ matrix }));
+  const results = [u, gathered, w, scratch, direction, dots].map((matrix) => device.download({ matrix }));
   return [...(await Promise.all(results)), Float32Array.of(await device.countDifferences(mask, other))];
 }
 

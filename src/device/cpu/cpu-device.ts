@@ -9,6 +9,7 @@
 import { availableParallelism } from "node:os";
 import { createMatmulEngine } from "../../onnx/matmul.js";
 import {
+  indicesFit,
   LARGEST_PANEL,
   LARGEST_ROW_SYSTEM,
   maskWordsPerRow,
@@ -16,6 +17,7 @@ import {
   type CombineOptions,
   type ConjugateState,
   type Device,
+  type GatherIndices,
   type KeepMask,
   type MatmulOptions,
   type Matrix,
@@ -24,7 +26,16 @@ import {
   type RowSystemOptions,
   type SweepOptions,
 } from "../device.js";
-import { applyMask, mirrorLower, scaleArray, scaleColumns, scaleRows, subtract, transpose } from "./elementwise.js";
+import {
+  applyMask,
+  gather,
+  mirrorLower,
+  scaleArray,
+  scaleColumns,
+  scaleRows,
+  subtract,
+  transpose,
+} from "./elementwise.js";
 import { choleskyReversed, triangularInverse } from "./factorization.js";
 import { KernelPool } from "./kernel-pool.js";
 import {
@@ -206,6 +217,14 @@ class CpuDevice implements Device {
     const fits = x.rows === z.columns && x.columns === z.rows && x.values !== z.values;
     expectShapes(fits, "transpose", { a: [x.rows, x.columns], out: [z.rows, z.columns] });
     this.#enqueue(() => transpose(x, z));
+  }
+
+  gather(a: Matrix, out: Matrix, { rows, columns }: GatherIndices): void {
+    const [x, z] = [resolveView({ matrix: a }), resolveView({ matrix: out })];
+    const fits = indicesFit(rows, z.rows, x.rows) && indicesFit(columns, z.columns, x.columns) && x.values !== z.values;
+    expectShapes(fits, "gather", { a: [x.rows, x.columns], out: [z.rows, z.columns] });
+    const [fromRows, fromColumns] = [rows?.slice(), columns?.slice()];
+    this.#enqueue(() => gather(x, z, fromRows, fromColumns));
   }
 
   mirrorLower(matrix: Matrix): void {

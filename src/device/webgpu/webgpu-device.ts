@@ -20,6 +20,7 @@ import type {
   CombineOptions,
   ConjugateState,
   Device,
+  GatherIndices,
   KeepMask,
   MatmulOptions,
   Matrix,
@@ -28,13 +29,14 @@ import type {
   RowSystemOptions,
   SweepOptions,
 } from "../device.js";
-import { LARGEST_PANEL, LARGEST_ROW_SYSTEM, maskWordsPerRow } from "../device.js";
+import { indicesFit, LARGEST_PANEL, LARGEST_ROW_SYSTEM, maskWordsPerRow } from "../device.js";
 import type { GpuView } from "./buffer.js";
 import { GpuMask, GpuMatrix, bindRows, ownMask, ownMatrix, requireShape, resolveView, rowPitch } from "./buffer.js";
 import type { Dispatcher } from "./dispatch.js";
 import { encodeCholesky, encodeTriangularInverse } from "./kernels/cholesky.js";
 import {
   encodeApplyMask,
+  encodeGather,
   encodeGetDiagonal,
   encodeMirrorLower,
   encodeScale,
@@ -228,6 +230,15 @@ export class WebGpuDevice implements Device {
     requireShape(fits, "transpose", `views of ${shapeOf(source)} and ${shapeOf(target)}`);
     requireShape(source.matrix !== target.matrix, "transpose", "source and target are the same matrix");
     encodeTranspose(this.#dispatcher, source, target);
+  }
+
+  gather(a: Matrix, out: Matrix, { rows, columns }: GatherIndices): void {
+    const [source, target] = [this.#own(a), this.#own(out)];
+    const fits = indicesFit(rows, target.rows, source.rows) && indicesFit(columns, target.columns, source.columns);
+    requireShape(fits, "gather", `indices out of range, or matrices of ${shapeOf(source)} and ${shapeOf(target)}`);
+    requireShape(source !== target, "gather", "source and target are the same matrix");
+    const all = (count: number): Uint32Array => Uint32Array.from({ length: count }, (_, i) => i);
+    encodeGather(this.#dispatcher, source, target, rows ?? all(target.rows), columns ?? all(target.columns));
   }
 
   mirrorLower(matrix: Matrix): void {

@@ -19,9 +19,10 @@
  */
 import { z } from "zod";
 import { LARGEST_ROW_SYSTEM, maskWordsPerRow, type Device, type KeepMask, type Matrix } from "../device/device.js";
+import { NumericalError } from "../errors.js";
 import { pruneCount } from "../sparsity/target.js";
 import { disposeOnFailure, expectGroupsFit, requireStatistic } from "./layer.js";
-import { dropDeadInputs, factorize, notPositiveDefinite, prepareHessian } from "./obs.js";
+import { dropDeadInputs, factorize, prepareHessian } from "./obs.js";
 import type { LayerProblem, LayerSolution, LayerSolver } from "./solver.js";
 
 const damping = z.number().positive().finite();
@@ -69,12 +70,24 @@ export const thanos = {
       device.triangularInverse(cholesky, inverse);
       const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
       const loss = await walkBlocks(problem, { factor, inverse }, keepMask, options.blockSize, device);
-      if (!(loss < LOSS_OF_FAILURE)) throw notPositiveDefinite(name, undefined, [damping]);
+      if (!(loss < LOSS_OF_FAILURE)) throw notSolvable(name, damping);
       device.applyMask(weight, keepMask);
       return { weight, keepMask, loss: loss * hessian.meanDiagonal, damping };
     });
   },
 } satisfies LayerSolver<ThanosOptions>;
+
+/** H could be factored and a part of its inverse could not: both are at the edge of what f32 resolves. */
+function notSolvable(layer: string, damping: number): NumericalError {
+  return new NumericalError(
+    "E_NOT_POSITIVE_DEFINITE",
+    `${layer}: the system of an output row is not positive definite in f32 (damping ${damping}).`,
+    {
+      hint: `Raise --damping (for example to ${damping * 10}) or use more calibration sequences.`,
+      details: { layer, damping },
+    },
+  );
+}
 
 /** Prune block after block; leaves the result in `problem.weight`, pruned entries near 0. Returns ½ Σ λ·w. */
 async function walkBlocks(

@@ -12,7 +12,9 @@ import { referenceThanos } from "../reference/thanos.js";
 import { parsePattern, UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";
 import { pruneCount } from "../../src/sparsity/target.js";
 import { thanos } from "../../src/solvers/thanos.js";
-import type { Device } from "../../src/device/device.js";
+import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
+import type { Device, RowSystemOptions } from "../../src/device/device.js";
+import { NumericalError } from "../../src/errors.js";
 
 /** Problem V of published-vectors.test.ts; two sequences make H the Gram matrix itself. */
 const V: PlainLayer = {
@@ -171,6 +173,32 @@ await describeOnDevices((device) => {
       weight.forEach((value, i) => assert.ok(Math.abs(value - twin.weight[i]) < 2e-4));
     }
   });
+});
+
+test("a row whose system is not positive definite is an error that names the layer, and leaves nothing alive", async () => {
+  await using device = await createCpuDevice({ threads: 1 });
+  // A device that says so of every row: a Gram matrix that passes the factorisation and fails here is hard to write down.
+  const failing = new Proxy<Device>(device, {
+    get(target, key) {
+      if (key === "solveRowSystems") {
+        return ({ losses }: RowSystemOptions): void => {
+          using marks = device.uploadMatrix(new Float32Array(losses.columns).fill(-2e38), 1, losses.columns, "marks");
+          device.subtract({ matrix: losses }, { matrix: marks }, { matrix: losses });
+        };
+      }
+      const value: unknown = Reflect.get(target, key, target);
+      return typeof value === "function" ? (value.bind(target) as unknown) : value;
+    },
+  });
+  const { problem, gram } = uploadProblem(device, { ...layer(3, 8, 1), name: "some.layer" }, { sparsity: 0.5 });
+  await assert.rejects(thanos.solve(problem, thanos.schema.parse({}), { device: failing }), (error) => {
+    assert.ok(error instanceof NumericalError);
+    assert.equal(error.code, "E_NOT_POSITIVE_DEFINITE");
+    assert.match(error.message, /^some\.layer: .*damping 0\.01/);
+    return true;
+  });
+  gram[Symbol.dispose]();
+  assert.equal(device.liveBytes().size, 0);
 });
 
 test("the options are as documented", () => {

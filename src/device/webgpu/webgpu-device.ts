@@ -11,7 +11,8 @@
  * - shaders/*.wgsl are the kernels, one per file, each with its method, memory and accuracy in its header.
  *
  * Limits: a matrix is one buffer, so its largest size is the adapter's `maxBufferSize` (rows padded to 64 floats); beyond
- * the binding limit it is bound by row ranges. Except for panels, masks and vectors, which are bound whole.
+ * the binding limit it is bound by row ranges. Except for masks, vectors and the panels of sweeps and row systems, which
+ * are bound whole.
  * This file does not choose between devices and knows nothing of solvers.
  */
 import { InternalError } from "../../errors.js";

@@ -2,8 +2,8 @@
 //   inputs    panel      [columns, rows] view   f32, the panel transposed
 //             scale      [1, columns] view      f32
 //             state      see select_pick
-//             counts     [rows]                 u32, ties in the rows before each row
 //   outputs   keep_mask  [rows, words]          bits of columns [mask_column, mask_column + columns) written
+//             counts     [rows]                 u32, ties before this panel's part of each row; moved on past it
 //   params    rows, columns, words (counts); offset, pitch (elements of the panel); scale_offset; mask_column (index)
 //   grid      one thread per weight row, 64 per workgroup: a thread owns its row's words, walks the columns in order
 //   ties      the lower row first, then the lower column
@@ -21,7 +21,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read> panel: array<f32>;
 @group(0) @binding(1) var<storage, read> scale: array<f32>;
 @group(0) @binding(2) var<storage, read> state: array<u32>;
-@group(0) @binding(3) var<storage, read> counts: array<u32>;
+@group(0) @binding(3) var<storage, read_write> counts: array<u32>;
 @group(0) @binding(4) var<storage, read_write> keep_mask: array<u32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -51,4 +51,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) grid: 
     }
     write_bits(row * params.words, params.mask_column + base, count, bits);
   }
+  if (ranked) { counts[row] = tie; }
 }

@@ -92,6 +92,35 @@ export interface SweepOptions {
   readonly losses: Matrix;
 }
 
+export interface RowSystemOptions {
+  /** [width, rows]: a block of the weight's columns, transposed; width is at most LARGEST_ROW_SYSTEM. Read only. */
+  readonly panel: MatrixView;
+  /** [width, width]: K, symmetric positive definite, both triangles. */
+  readonly matrix: MatrixView;
+  /** [width, width]: K⁻¹, both triangles. A row uses it instead of K where it prunes more than half of the block. */
+  readonly inverse: MatrixView;
+  /** Mask of the whole weight and the weight column where the panel starts. Written for "n-of-m", read otherwise. */
+  readonly keepMask: KeepMask;
+  readonly maskColumn: number;
+  /**
+   * Choose the mask first: in every group of `group` columns keep the `keep` largest |w|·scale, scale view [1, width];
+   * width is a multiple of `group`.
+   */
+  readonly choose?: { readonly keep: number; readonly group: number; readonly scale: MatrixView };
+  /** [width, rows]: λ, transposed; written. */
+  readonly multipliers: MatrixView;
+  /** [1, rows]: ½ λ·w is added per row; at least 1e38 where a row's system is not positive definite. */
+  readonly losses: Matrix;
+}
+
+/** Copied at the call. */
+export interface GatherIndices {
+  /** Source row of every row of the result. */
+  readonly rows?: Uint32Array;
+  /** Source column of every column of the result. */
+  readonly columns?: Uint32Array;
+}
+
 /** Coefficients of the two terms of `combine`. */
 export type Coefficients = readonly [a: number, b: number];
 
@@ -159,6 +188,11 @@ export interface Device extends AsyncDisposable {
   subtract(a: MatrixView, b: MatrixView, out: MatrixView): void;
   /** out[c, r] = a[r, c]; different matrices. */
   transpose(a: MatrixView, out: MatrixView): void;
+  /**
+   * out[r, c] = a[rows[r], columns[c]]; different matrices. Indices may repeat; where they are absent the entries stay
+   * in order.
+   */
+  gather(a: Matrix, out: Matrix, indices: GatherIndices): void;
   /** Copy the strict lower triangle of a square matrix over the upper one. */
   mirrorLower(matrix: Matrix): void;
   /** Pruned entries become +0, kept ones keep their bits. */
@@ -181,6 +215,11 @@ export interface Device extends AsyncDisposable {
    * [maskColumn, maskColumn + columns) of every row, leaving other bits alone.
    */
   selectPanel(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void;
+  /**
+   * As `selectPanel`, but `pruneCount` counts the zeros of mask columns [0, maskColumn + panel columns): those before
+   * maskColumn stay and are taken off. Where they are already more, nothing is pruned.
+   */
+  selectRemaining(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void;
 
   // --- linear algebra
   matmul(options: MatmulOptions): void;
@@ -200,10 +239,24 @@ export interface Device extends AsyncDisposable {
   triangularInverse(cholesky: ReversedCholesky, out: Matrix): void;
   /** The OBS sweep over columns of one panel; see `SweepOptions`. */
   sweepPanel(options: SweepOptions): void;
+  /**
+   * For every row w of a block with pruned columns q: the λ with λ·K[q, q] = w[q] and zeros outside q, so that w - λ·K is
+   * zero on q. See `RowSystemOptions`.
+   */
+  solveRowSystems(options: RowSystemOptions): void;
 }
 
 /** The largest panel of the OBS sweep and of the factorisation's inverse blocks. */
 export const LARGEST_PANEL = 128;
+
+/** The widest block of `solveRowSystems`. */
+export const LARGEST_ROW_SYSTEM = 512;
+
+/** Whether `indices`, or where they are absent 0, 1, 2 …, select `count` of `available` rows or columns. */
+export function indicesFit(indices: Uint32Array | undefined, count: number, available: number): boolean {
+  if (indices === undefined) return count === available;
+  return indices.length === count && indices.every((index) => index < available);
+}
 
 export function isCholeskyFailure(result: ReversedCholesky | CholeskyFailure): result is CholeskyFailure {
   return "pivot" in result;

@@ -12,6 +12,7 @@ import { random } from "./random.js";
 import { ria } from "./ria.js";
 import type { LayerSolver } from "./solver.js";
 import { sparsegpt } from "./sparsegpt.js";
+import { thanos } from "./thanos.js";
 import { wanda } from "./wanda.js";
 
 const ALL: readonly LayerSolver<unknown>[] = [
@@ -20,6 +21,7 @@ const ALL: readonly LayerSolver<unknown>[] = [
   wanda,
   ria,
   sparsegpt,
+  thanos,
   admm,
   alps,
   dsnot,

@@ -6,14 +6,18 @@
  * (R_cc = 1/U_cc), with counts that add up to the exact total; N:M masks are chosen when a group's first column is
  * reached.
  *
+ * With `order: "activation"` columns are visited by descending diagonal of H, as GPTQ's act-order does: the layer's columns
+ * and the rows and columns of H are permuted before and the result is put back after. N:M groups stay together.
+ *
  * Matches IST-DASLab/sparsegpt 147d215 except that its threshold prunes one weight more per block than asked; with
  * `counting: "released"` that one goes too.
  */
 import { z } from "zod";
-import { LARGEST_PANEL, type Device, type Matrix } from "../device/device.js";
+import { LARGEST_PANEL, maskWordsPerRow, type Device, type KeepMask, type Matrix } from "../device/device.js";
 import { COUNTINGS, pruneCountOfRange, releasedPruneCount } from "../sparsity/target.js";
-import { disposeOnFailure, expectGroupsFit } from "./layer.js";
-import { dropDeadInputs, factorize, prepareHessian, walkPanels, type Panel } from "./obs.js";
+import type { Pattern } from "../sparsity/pattern.js";
+import { copyMatrix, disposeOnFailure, expectGroupsFit, requireStatistic } from "./layer.js";
+import { dropDeadInputs, factorize, prepareHessian, walkPanels, type Hessian, type Panel } from "./obs.js";
 import type { LayerProblem, LayerSolution, LayerSolver } from "./solver.js";
 
 const damping = z.number().positive().finite();
@@ -30,6 +34,8 @@ const schema = z.strictObject({
     .default(LARGEST_PANEL),
   /** "released" prunes the one weight more per block that the paper's code does: to reproduce published numbers. */
   counting: z.enum(COUNTINGS).default("exact"),
+  /** "activation": columns of large diagonal of H first. */
+  order: z.enum(["natural", "activation"]).default("natural"),
   /** Dampings to try in turn where `damping` leaves H not positive definite; without it that is an error. */
   dampingLadder: z.array(damping).readonly().optional(),
 });
@@ -56,19 +62,88 @@ export const sparsegpt = {
       expectGroupsFit(problem);
       const hessian = await prepareHessian(problem, device);
       dropDeadInputs(problem, hessian, device);
-      const ladder = [options.damping, ...(options.dampingLadder ?? [])];
-      const { cholesky, damping } = await factorize(problem, hessian, ladder, device);
-      using _factor = cholesky.factor;
-      using _inverses = cholesky.panelInverses;
-      using _diagonal = cholesky.diagonal;
-      const keepMask = owned(device.createMask(problem.outFeatures, problem.inFeatures, `${problem.name}: keep mask`));
-      const loss = await walkPanels(problem, cholesky, keepMask, device, (panel) =>
-        sweepAndChoose(panel, problem, options, cholesky.diagonal, device),
+      const { name, weight, outFeatures: R, inFeatures: C } = problem;
+      if (options.order === "natural") {
+        const keepMask = owned(device.createMask(R, C, `${name}: keep mask`));
+        const { loss, damping } = await sweepLayer(problem, hessian, keepMask, options, device);
+        return { weight, keepMask, loss, damping };
+      }
+      const columns = activationOrder(hessian.diagonal, problem.pattern);
+      const { tokenCount, sequenceCount } = problem.statistics;
+      using gram = permutedGram(problem, columns, device);
+      using permuted = device.createMatrix(R, C, `${name}: permuted weight`);
+      using mask = device.createMask(R, C, `${name}: permuted mask`);
+      device.gather(weight, permuted, { columns });
+      const { loss, damping } = await sweepLayer(
+        { ...problem, weight: permuted, statistics: { gram, tokenCount, sequenceCount } },
+        { ...hessian, diagonal: Float64Array.from(columns, (column) => hessian.diagonal[column]) },
+        mask,
+        options,
+        device,
       );
-      return { weight: problem.weight, keepMask, loss: loss * hessian.meanDiagonal, damping };
+      device.gather(permuted, weight, { columns: inverseOf(columns) });
+      const words = putBack(await device.downloadMask(mask), R, columns);
+      return { weight, keepMask: owned(device.uploadMask(words, R, C, `${name}: keep mask`)), loss, damping };
     });
   },
 } satisfies LayerSolver<SparseGptOptions>;
+
+/** Prune `problem.weight` in the order in which its columns lie, and write the mask. */
+async function sweepLayer(
+  problem: LayerProblem,
+  hessian: Hessian,
+  keepMask: KeepMask,
+  options: SparseGptOptions,
+  device: Device,
+): Promise<{ readonly loss: number; readonly damping: number }> {
+  const ladder = [options.damping, ...(options.dampingLadder ?? [])];
+  const { cholesky, damping } = await factorize(problem, hessian, ladder, device);
+  using _factor = cholesky.factor;
+  using _inverses = cholesky.panelInverses;
+  using _diagonal = cholesky.diagonal;
+  const loss = await walkPanels(problem, cholesky, keepMask, device, (panel) =>
+    sweepAndChoose(panel, problem, options, cholesky.diagonal, device),
+  );
+  return { loss: loss * hessian.meanDiagonal, damping };
+}
+
+/** Columns by descending diagonal, or whole N:M groups by descending sum of theirs; equals in storage order. */
+function activationOrder(diagonal: Float64Array, pattern: Pattern): Uint32Array {
+  const group = pattern.kind === "n-of-m" ? pattern.group : 1;
+  const sums = new Float64Array(diagonal.length / group);
+  diagonal.forEach((value, column) => (sums[Math.floor(column / group)] += value));
+  const groups = [...sums.keys()].sort((x, y) => sums[y] - sums[x] || x - y);
+  return Uint32Array.from(groups.flatMap((g) => Array.from({ length: group }, (_, i) => g * group + i)));
+}
+
+/** Place of every column in `columns`. */
+function inverseOf(columns: Uint32Array): Uint32Array {
+  const places = new Uint32Array(columns.length);
+  columns.forEach((column, place) => (places[column] = place));
+  return places;
+}
+
+/** Rows and columns of the Gram matrix in the order of `columns`, both triangles. */
+function permutedGram(problem: LayerProblem, columns: Uint32Array, device: Device): Matrix {
+  using full = copyMatrix(device, requireStatistic(problem, "gram"), `${problem.name}: full Gram matrix`);
+  device.mirrorLower(full);
+  const permuted = device.createMatrix(columns.length, columns.length, `${problem.name}: permuted Gram matrix`);
+  device.gather(full, permuted, { rows: columns, columns });
+  return permuted;
+}
+
+/** Mask words whose bit at `place` becomes that of column `columns[place]`. */
+function putBack(words: Uint32Array, rows: number, columns: Uint32Array): Uint32Array {
+  const wordsPerRow = maskWordsPerRow(columns.length);
+  const natural = new Uint32Array(words.length);
+  for (let start = 0; start < rows * wordsPerRow; start += wordsPerRow) {
+    columns.forEach((column, place) => {
+      const bit = (words[start + (place >> 5)] >>> (place & 31)) & 1;
+      natural[start + (column >> 5)] |= bit << (column & 31);
+    });
+  }
+  return natural;
+}
 
 /** Choose masks and sweep: N:M inside the sweep, unstructured block by block. */
 function sweepAndChoose(

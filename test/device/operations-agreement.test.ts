@@ -14,7 +14,7 @@ const all = await devicesUnderTest();
 const missing = all.filter((target) => target.skip !== undefined).map((target) => `${target.name}: ${target.skip}`);
 const available = all.filter((target) => target.skip === undefined);
 
-for (const method of ["magnitude", "wanda", "sparsegpt", "admm"]) {
+for (const method of ["magnitude", "wanda", "sparsegpt", "thanos", "admm"]) {
   for (const pattern of ["unstructured", "2:4", "3:6"]) {
     test(`${method} ${pattern} chooses the same mask on ${available.map(({ name }) => name).join(" and ")}`, async (context) => {
       for (const reason of missing) context.diagnostic(`not compared: ${reason}`);
@@ -35,7 +35,7 @@ for (const method of ["magnitude", "wanda", "sparsegpt", "admm"]) {
         using mask = solution.keepMask;
         const keep = unpackMask(await device.downloadMask(mask), ROWS, COLUMNS);
         first ??= keep;
-        // Seeded normal data: sparsegpt's updated weights, which differ by rounding between devices, leave no near-ties.
+        // Seeded normal data: the updated weights of sparsegpt and thanos, which differ by rounding between devices, leave no near-ties.
         assertSameMask(keep, first, COLUMNS, `${target.name} against ${available[0].name}`);
       }
       assert.ok(first !== undefined);

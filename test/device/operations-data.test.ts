@@ -78,6 +78,35 @@ await describeOnDevices((device) => {
     );
   });
 
+  test("gather takes rows and columns by index, repeated ones too, or all in order, to the bit", async () => {
+    for (const [rows, columns] of SHAPES) {
+      const values = normals(rows * columns, rows + columns);
+      values[0] = -0;
+      using a = device().uploadMatrix(values, rows, columns, "a");
+      const random = createRandom(rows);
+      const some = (count: number, of: number): Uint32Array =>
+        Uint32Array.from({ length: count }, () => Math.floor(random() * of));
+      for (const indices of [
+        {},
+        { rows: some(rows + 3, rows) },
+        { columns: some(Math.max(1, columns - 2), columns) },
+        { rows: some(5, rows), columns: some(columns + 40, columns) },
+      ]) {
+        const [outRows, outColumns] = [indices.rows?.length ?? rows, indices.columns?.length ?? columns];
+        using out = device().uploadMatrix(new Float32Array(outRows * outColumns).fill(9), outRows, outColumns, "out");
+        device().gather(a, out, indices);
+        const expected = Float32Array.from({ length: outRows * outColumns }, (_, i) => {
+          const [r, c] = [Math.floor(i / outColumns), i % outColumns];
+          return values[(indices.rows?.[r] ?? r) * columns + (indices.columns?.[c] ?? c)];
+        });
+        assertSameBits(await device().download({ matrix: out }), expected, `[${rows}, ${columns}]`);
+      }
+      assert.throws(() => device().gather(a, a, {}), /gather/);
+      using narrow = device().createMatrix(rows, 1, "narrow");
+      assert.throws(() => device().gather(a, narrow, { columns: Uint32Array.of(columns) }), /gather/);
+    }
+  });
+
   test("masks survive upload and download, spare bits are zero", async () => {
     for (const [rows, columns] of SHAPES) {
       const random = createRandom(columns);

@@ -101,6 +101,36 @@ async function everything(device: Device): Promise<(Float32Array | Uint32Array)[
     await device.download({ matrix: wt }),
     await device.download({ matrix: losses }),
   );
+  const rest = { firstRow: panelWidth, rows: n - panelWidth };
+  device.selectRemaining(
+    { matrix: wt, ...rest },
+    { matrix: sums, firstColumn: panelWidth, columns: n - panelWidth },
+    9000,
+    mask,
+    panelWidth,
+  );
+  using lambda = device.createMatrix(n, rows, "lambda");
+  for (const width of [70, 140]) {
+    // Only the bytes matter here, so the second matrix is not the inverse of the first; both are diagonally dominant.
+    const entries = values(width * width, 5).map((value) => value / width);
+    for (let c = 0; c < width; c += 1) entries[c * (width + 1)] = 2;
+    using k = device.uploadMatrix(entries, width, width, "k");
+    using inverse = device.uploadMatrix(entries.toReversed(), width, width, "inverse");
+    device.solveRowSystems({
+      panel: { matrix: wt, rows: width },
+      matrix: { matrix: k },
+      inverse: { matrix: inverse },
+      keepMask: mask,
+      maskColumn: 3,
+      multipliers: { matrix: lambda, rows: width },
+      losses,
+    });
+  }
+  results.push(
+    await device.downloadMask(mask),
+    await device.download({ matrix: lambda }),
+    await device.download({ matrix: losses }),
+  );
   using product = device.createMatrix(rows, n, "product");
   device.matmul({ a: { matrix: w }, b: { matrix: u }, out: { matrix: product }, transposeB: true });
   device.subtract({ matrix: product }, { matrix: w }, { matrix: product });
@@ -128,6 +158,9 @@ interface MaskedOperands {
 async function masked(device: Device, { w, product, u, sums, mask }: MaskedOperands): Promise<Float32Array[]> {
   const { rows, columns } = w;
   device.mirrorLower(u);
+  using gathered = device.createMatrix(columns, columns, "gathered");
+  const backwards = Uint32Array.from({ length: columns }, (_, i) => columns - 1 - i);
+  device.gather(u, gathered, { rows: backwards, columns: backwards });
   device.scaleRows(u, sums);
   using other = device.createMask(rows, columns, "other mask");
   device.selectMatrix(w, sums, 7777, other);
@@ -138,7 +171,7 @@ async function masked(device: Device, { w, product, u, sums, mask }: MaskedOpera
   device.rowDots(scratch, w, dots);
   using direction = device.uploadMatrix(values(rows * columns, 3), rows, columns, "direction");
   device.conjugateStep({ solution: w, residual: scratch, direction, product, keepMask: mask });
-  const results = [u, w, scratch, direction, dots].map((matrix) => device.download({ matrix }));
+  const results = [u, gathered, w, scratch, direction, dots].map((matrix) => device.download({ matrix }));
   return [...(await Promise.all(results)), Float32Array.of(await device.countDifferences(mask, other))];
 }
 

@@ -7,7 +7,7 @@ import { findSolver, SOLVERS } from "../../src/solvers/registry.js";
 test("every registered solver is found under its own name", () => {
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask !== true).map(([name]) => name),
-    ["random", "magnitude", "wanda", "ria", "sparsegpt", "admm", "alps"],
+    ["random", "magnitude", "wanda", "ria", "sparsegpt", "thanos", "admm", "alps"],
   );
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask === true).map(([name]) => name),
@@ -46,7 +46,8 @@ test("options have the documented defaults", () => {
     ["magnitude", { counting: "exact", granularity: "matrix" }],
     ["wanda", { variant: "rows" }],
     ["ria", { power: 0.5, granularity: "matrix" }],
-    ["sparsegpt", { damping: 0.01, blockSize: 128, counting: "exact" }],
+    ["sparsegpt", { damping: 0.01, blockSize: 128, counting: "exact", order: "natural" }],
+    ["thanos", { damping: 0.01, blockSize: 128 }],
     ["admm", { ...admm, maskIterations: 15, schedule: "released" }],
     ["alps", { damping: 0.01, rho: 0.1, iterations: 300, refinements: 10 }],
     ["dsnot", { cycles: 50, threshold: 0.1, power: 1, sameSign: false }],
@@ -68,7 +69,7 @@ test("unknown, mistyped and out-of-range options are refused", () => {
   for (const blockSize of [0, 3, 48, 127, 256, 1.5])
     assert.throws(() => schema.parse({ blockSize }), `blockSize ${blockSize}`);
   for (const blockSize of [1, 2, 4, 8, 16, 32, 64, 128]) {
-    assert.deepEqual(schema.parse({ blockSize }), { damping: 0.01, blockSize, counting: "exact" });
+    assert.deepEqual(schema.parse({ blockSize }), { damping: 0.01, blockSize, counting: "exact", order: "natural" });
   }
   assert.throws(() => findSolver("wanda").schema.parse({ damping: 0.1 }));
   assert.throws(() => findSolver("magnitude").schema.parse({ blockSize: 128 }));

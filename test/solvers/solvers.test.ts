@@ -47,7 +47,7 @@ async function solve(
 }
 
 const zerosOf = (values: ArrayLike<number>): number => Array.from(values).filter((value) => value === 0).length;
-const METHODS = ["magnitude", "wanda", "sparsegpt", "admm", "alps"] as const;
+const METHODS = ["magnitude", "wanda", "sparsegpt", "thanos", "admm", "alps"] as const;
 
 await describeOnDevices((device) => {
   test("every method makes exactly the asked number of zeros and stores them as +0", async () => {
@@ -165,7 +165,7 @@ await describeOnDevices((device) => {
   });
 
   test("scaling the statistics by a power of four changes neither masks nor weights", async () => {
-    for (const method of ["wanda", "sparsegpt"]) {
+    for (const method of ["wanda", "sparsegpt", "thanos"]) {
       const plain = layer(20, 150, 7);
       const larger = { ...plain, gram: Float64Array.from(plain.gram, (value) => value * 1024) };
       const first = await solve(device(), method, plain, { sparsity: 0.5 });
@@ -237,7 +237,7 @@ await describeOnDevices((device) => {
   });
 
   test("statistics that are not finite are refused with the layer and channel", async () => {
-    for (const method of ["wanda", "sparsegpt", "admm", "alps"]) {
+    for (const method of ["wanda", "sparsegpt", "thanos", "admm", "alps"]) {
       const plain = layer(4, 6, 15);
       const gram = Float64Array.from(plain.gram);
       gram[2 * 7] = Infinity;

@@ -9,25 +9,50 @@
 import { availableParallelism } from "node:os";
 import { createMatmulEngine } from "../../onnx/matmul.js";
 import {
+  indicesFit,
   LARGEST_PANEL,
+  LARGEST_ROW_SYSTEM,
   maskWordsPerRow,
   type CholeskyFailure,
   type CombineOptions,
   type ConjugateState,
   type Device,
+  type GatherIndices,
   type KeepMask,
   type MatmulOptions,
   type Matrix,
   type MatrixView,
   type ReversedCholesky,
+  type RowSystemOptions,
   type SweepOptions,
 } from "../device.js";
-import { applyMask, mirrorLower, scaleArray, scaleColumns, scaleRows, subtract, transpose } from "./elementwise.js";
+import {
+  applyMask,
+  gather,
+  mirrorLower,
+  scaleArray,
+  scaleColumns,
+  scaleRows,
+  subtract,
+  transpose,
+} from "./elementwise.js";
 import { choleskyReversed, triangularInverse } from "./factorization.js";
 import { KernelPool } from "./kernel-pool.js";
-import { compactValues, CpuMask, cpuMask, CpuMatrix, cpuMatrix, expectShapes, Ledger, resolveView } from "./matrix.js";
+import {
+  compactValues,
+  CpuMask,
+  cpuMask,
+  CpuMatrix,
+  cpuMatrix,
+  expectShapes,
+  Ledger,
+  resolveView,
+  type Rectangle,
+} from "./matrix.js";
 import { combine, conjugateStep, countDifferences, rowDots } from "./masked.js";
+import { countPruned } from "./panel-mask.js";
 import { multiply, writeProduct, type ProductEngine } from "./products.js";
+import { solveRowSystems } from "./row-systems.js";
 import { selectGroups, selectMatrix, selectPanel, selectRows } from "./selection.js";
 import { accumulateGram, accumulateSquareSums } from "./statistics.js";
 import { sweepPanel } from "./sweep.js";
@@ -194,6 +219,14 @@ class CpuDevice implements Device {
     this.#enqueue(() => transpose(x, z));
   }
 
+  gather(a: Matrix, out: Matrix, { rows, columns }: GatherIndices): void {
+    const [x, z] = [resolveView({ matrix: a }), resolveView({ matrix: out })];
+    const fits = indicesFit(rows, z.rows, x.rows) && indicesFit(columns, z.columns, x.columns) && x.values !== z.values;
+    expectShapes(fits, "gather", { a: [x.rows, x.columns], out: [z.rows, z.columns] });
+    const [fromRows, fromColumns] = [rows?.slice(), columns?.slice()];
+    this.#enqueue(() => gather(x, z, fromRows, fromColumns));
+  }
+
   mirrorLower(matrix: Matrix): void {
     const { values, rows, columns } = cpuMatrix(matrix);
     expectShapes(rows === columns, "mirrorLower", { rows, columns });
@@ -266,24 +299,54 @@ class CpuDevice implements Device {
     this.#enqueue(() => selectGroups(this.#pool, taken.weight, taken.scales, { keep, group }, taken.mask));
   }
 
-  selectPanel(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void {
+  #panelSelection(
+    operation: string,
+    panel: MatrixView,
+    scale: MatrixView,
+    pruneCount: number,
+    mask: KeepMask,
+    maskColumn: number,
+  ) {
     const block = resolveView(panel);
     const scales = resolveView(scale);
-    const target = cpuMask(mask).borrow();
     const fits =
       scales.rows * scales.columns === block.rows &&
       scales.rows === 1 &&
       mask.rows === block.columns &&
-      maskColumn + block.rows <= mask.columns &&
-      isCount(pruneCount, block.rows * block.columns);
-    expectShapes(fits, "selectPanel", {
+      maskColumn + block.rows <= mask.columns;
+    expectShapes(fits, operation, {
       panel: [block.rows, block.columns],
       scale: scales.columns,
       mask: [mask.rows, mask.columns],
       maskColumn,
       pruneCount,
     });
+    return { block, scales, target: cpuMask(mask).borrow() };
+  }
+
+  selectPanel(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void {
+    const { block, scales, target } = this.#panelSelection("selectPanel", panel, scale, pruneCount, mask, maskColumn);
+    const elements = block.rows * block.columns;
+    expectShapes(isCount(pruneCount, elements), "selectPanel", { pruneCount, elements });
     this.#enqueue(() => selectPanel(this.#pool, block, compactValues(scales), pruneCount, target, maskColumn));
+  }
+
+  selectRemaining(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void {
+    const { block, scales, target } = this.#panelSelection(
+      "selectRemaining",
+      panel,
+      scale,
+      pruneCount,
+      mask,
+      maskColumn,
+    );
+    const elements = block.rows * block.columns;
+    const largest = elements + mask.rows * maskColumn;
+    expectShapes(isCount(pruneCount, largest), "selectRemaining", { pruneCount, largest });
+    this.#enqueue(() => {
+      const left = Math.min(Math.max(pruneCount - countPruned(target, maskColumn), 0), elements);
+      selectPanel(this.#pool, block, compactValues(scales), left, target, maskColumn);
+    });
   }
 
   // --- linear algebra
@@ -387,6 +450,43 @@ class CpuDevice implements Device {
     });
     this.#enqueue(() =>
       sweepPanel(this.#pool, { panel, inverse, firstColumn, columns, mask, maskColumn, choose, losses }),
+    );
+  }
+
+  solveRowSystems(options: RowSystemOptions): void {
+    const { maskColumn, choose } = options;
+    const [panel, matrix, inverse, multipliers] = [
+      options.panel,
+      options.matrix,
+      options.inverse,
+      options.multipliers,
+    ].map((view) => resolveView(view)) as [Rectangle, Rectangle, Rectangle, Rectangle];
+    const mask = cpuMask(options.keepMask).borrow();
+    const losses = cpuMatrix(options.losses).values;
+    const chosen = choose === undefined ? undefined : { ...choose, scale: resolveView(choose.scale) };
+    const width = panel.rows;
+    const fits =
+      width <= LARGEST_ROW_SYSTEM &&
+      [matrix, inverse].every((square) => square.rows === width && square.columns === width) &&
+      multipliers.rows === width &&
+      multipliers.columns === panel.columns &&
+      mask.rows === panel.columns &&
+      maskColumn + width <= mask.columns &&
+      losses.length === panel.columns &&
+      (chosen === undefined ||
+        (width % chosen.group === 0 && chosen.scale.rows === 1 && chosen.scale.columns === width));
+    expectShapes(fits, "solveRowSystems", {
+      panel: [width, panel.columns],
+      matrix: [matrix.rows, matrix.columns],
+      inverse: [inverse.rows, inverse.columns],
+      multipliers: [multipliers.rows, multipliers.columns],
+      mask: [mask.rows, mask.columns],
+      maskColumn,
+      losses: losses.length,
+      choose: choose && { keep: choose.keep, group: choose.group, scale: chosen?.scale.columns },
+    });
+    this.#enqueue(() =>
+      solveRowSystems(this.#pool, { panel, matrix, inverse, mask, maskColumn, choose: chosen, multipliers, losses }),
     );
   }
 }

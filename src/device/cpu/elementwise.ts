@@ -79,6 +79,22 @@ export function subtract(a: Rectangle, b: Rectangle, out: Rectangle): void {
   }
 }
 
+/** out[r, c] = a[rows[r], columns[c]]; absent indices count up. Whole matrices. */
+export function gather(
+  a: Rectangle,
+  out: Rectangle,
+  rows: Uint32Array | undefined,
+  columns: Uint32Array | undefined,
+): void {
+  for (let r = 0; r < out.rows; r++) {
+    const start = (rows === undefined ? r : rows[r]) * a.stride;
+    const from = a.values.subarray(start, start + a.columns);
+    const to = out.values.subarray(r * out.stride, (r + 1) * out.stride);
+    if (columns === undefined) to.set(from);
+    else for (let c = 0; c < to.length; c++) to[c] = from[columns[c]];
+  }
+}
+
 /** Side of the square blocks in which `transpose` goes: 16 floats are one cache line. */
 const TRANSPOSE_BLOCK = 16;
 

@@ -27,7 +27,8 @@ export type KernelName =
   | "markPanel"
   | "markPanelTies"
   | "sweepTiles"
-  | "choleskyBlock";
+  | "choleskyBlock"
+  | "solveRows";
 
 /** Indices into the control words. */
 export const CONTROL = {

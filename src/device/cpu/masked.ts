@@ -4,6 +4,7 @@
  * branch on random bits would be mispredicted half the time.
  */
 import { maskWordsPerRow, type Coefficients } from "../device.js";
+import { countBits } from "./panel-mask.js";
 
 /** Coefficients by bit: [0] for pruned entries, [1] for kept ones. */
 function byBit(pruned: number, kept: number): Float64Array {
@@ -109,11 +110,6 @@ export function conjugateStep(state: ConjugateArrays): void {
 /** Bits in which two masks differ. */
 export function countDifferences(a: Uint32Array, b: Uint32Array): number {
   let total = 0;
-  for (let i = 0; i < a.length; i++) {
-    let x = a[i] ^ b[i];
-    x -= (x >>> 1) & 0x55555555;
-    x = (x & 0x33333333) + ((x >>> 2) & 0x33333333);
-    total += Math.imul((x + (x >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
-  }
+  for (let i = 0; i < a.length; i++) total += countBits(a[i] ^ b[i]);
   return total;
 }

@@ -52,6 +52,25 @@ export function writePanelMask(
   }
 }
 
+/** Number of pruned weights in columns [0, columns). */
+export function countPruned(mask: BorrowedMask, columns: number): number {
+  const wordsPerRow = maskWordsPerRow(mask.columns);
+  let kept = 0;
+  for (let r = 0; r < mask.rows; r++) {
+    const start = r * wordsPerRow;
+    for (let word = 0; 32 * word < columns; word++) {
+      kept += countBits(mask.values[start + word] & bitsBelow(columns - 32 * word));
+    }
+  }
+  return mask.rows * columns - kept;
+}
+
+export function countBits(word: number): number {
+  let x = word - ((word >>> 1) & 0x55555555);
+  x = (x & 0x33333333) + ((x >>> 2) & 0x33333333);
+  return Math.imul((x + (x >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}
+
 function bitsBelow(bit: number): number {
   return bit >= 32 ? -1 : (1 << bit) - 1;
 }

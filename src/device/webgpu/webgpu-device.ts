@@ -11,7 +11,8 @@
  * - shaders/*.wgsl are the kernels, one per file, each with its method, memory and accuracy in its header.
  *
  * Limits: a matrix is one buffer, so its largest size is the adapter's `maxBufferSize` (rows padded to 64 floats); beyond
- * the binding limit it is bound by row ranges. Except for panels, masks and vectors, which are bound whole.
+ * the binding limit it is bound by row ranges. Except for masks, vectors and the panels of sweeps and row systems, which
+ * are bound whole.
  * This file does not choose between devices and knows nothing of solvers.
  */
 import { InternalError } from "../../errors.js";
@@ -20,20 +21,23 @@ import type {
   CombineOptions,
   ConjugateState,
   Device,
+  GatherIndices,
   KeepMask,
   MatmulOptions,
   Matrix,
   MatrixView,
   ReversedCholesky,
+  RowSystemOptions,
   SweepOptions,
 } from "../device.js";
-import { LARGEST_PANEL, maskWordsPerRow } from "../device.js";
+import { indicesFit, LARGEST_PANEL, LARGEST_ROW_SYSTEM, maskWordsPerRow } from "../device.js";
 import type { GpuView } from "./buffer.js";
 import { GpuMask, GpuMatrix, bindRows, ownMask, ownMatrix, requireShape, resolveView, rowPitch } from "./buffer.js";
 import type { Dispatcher } from "./dispatch.js";
 import { encodeCholesky, encodeTriangularInverse } from "./kernels/cholesky.js";
 import {
   encodeApplyMask,
+  encodeGather,
   encodeGetDiagonal,
   encodeMirrorLower,
   encodeScale,
@@ -47,6 +51,7 @@ import {
 import { encodeCombine, encodeConjugateStep, encodeMaskDifferences, encodeRowDots } from "./kernels/masked.js";
 import { encodeGram, encodeProduct } from "./kernels/matmul.js";
 import { encodeSweep } from "./kernels/obs-sweep.js";
+import { encodeRowSystems } from "./kernels/row-systems.js";
 import { encodeSelectGroups, encodeSelectMatrix, encodeSelectPanel, encodeSelectRows } from "./kernels/selection.js";
 
 const LARGEST_GROUP = 64;
@@ -228,6 +233,15 @@ export class WebGpuDevice implements Device {
     encodeTranspose(this.#dispatcher, source, target);
   }
 
+  gather(a: Matrix, out: Matrix, { rows, columns }: GatherIndices): void {
+    const [source, target] = [this.#own(a), this.#own(out)];
+    const fits = indicesFit(rows, target.rows, source.rows) && indicesFit(columns, target.columns, source.columns);
+    requireShape(fits, "gather", `indices out of range, or matrices of ${shapeOf(source)} and ${shapeOf(target)}`);
+    requireShape(source !== target, "gather", "source and target are the same matrix");
+    const all = (count: number): Uint32Array => Uint32Array.from({ length: count }, (_, i) => i);
+    encodeGather(this.#dispatcher, source, target, rows ?? all(target.rows), columns ?? all(target.columns));
+  }
+
   mirrorLower(matrix: Matrix): void {
     const own = this.#own(matrix);
     requireShape(own.rows === own.columns, "mirrorLower", `"${own.label}" is ${shapeOf(own)}`);
@@ -294,22 +308,25 @@ export class WebGpuDevice implements Device {
   }
 
   selectPanel(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void {
-    const [source, factors] = [this.#view(panel), this.#view(scale)];
-    const keep = ownMask(this.#dispatcher, mask);
+    const [source, factors, keep] = this.#panelSelection(panel, scale, mask, maskColumn, "selectPanel");
     const elements = source.rows * source.columns;
-    const fits = factors.rows === 1 && factors.columns === source.rows && keep.rows === source.columns;
-    requireShape(fits, "selectPanel", `panel ${shapeOf(source)}, scale ${shapeOf(factors)}, mask ${shapeOf(keep)}`);
-    requireShape(
-      isCount(maskColumn) && maskColumn + source.rows <= keep.columns,
-      "selectPanel",
-      `mask column ${maskColumn}`,
-    );
     requireShape(
       isCount(pruneCount) && pruneCount <= elements,
       "selectPanel",
       `cannot prune ${pruneCount} of ${elements}`,
     );
     encodeSelectPanel(this.#dispatcher, source, factors, pruneCount, keep, maskColumn);
+  }
+
+  selectRemaining(panel: MatrixView, scale: MatrixView, pruneCount: number, mask: KeepMask, maskColumn: number): void {
+    const [source, factors, keep] = this.#panelSelection(panel, scale, mask, maskColumn, "selectRemaining");
+    const elements = (maskColumn + source.rows) * source.columns;
+    requireShape(
+      isCount(pruneCount) && pruneCount <= elements,
+      "selectRemaining",
+      `cannot prune ${pruneCount} of ${elements}`,
+    );
+    encodeSelectPanel(this.#dispatcher, source, factors, pruneCount, keep, maskColumn, true);
   }
 
   // --- linear algebra
@@ -433,6 +450,56 @@ export class WebGpuDevice implements Device {
     encodeSweep(this.#dispatcher, { panel, inverse, firstColumn, columns, mask, maskColumn, choose, losses });
   }
 
+  solveRowSystems(options: RowSystemOptions): void {
+    const { maskColumn, choose } = options;
+    const [panel, matrix, inverse, multipliers] = [
+      options.panel,
+      options.matrix,
+      options.inverse,
+      options.multipliers,
+    ].map((view) => this.#view(view)) as [GpuView, GpuView, GpuView, GpuView];
+    const mask = ownMask(this.#dispatcher, options.keepMask);
+    const losses = this.#own(options.losses);
+    const width = panel.rows;
+    const squares = [matrix, inverse].every((view) => view.rows === width && view.columns === width);
+    const fits = multipliers.rows === width && multipliers.columns === panel.columns && mask.rows === panel.columns;
+    requireShape(
+      squares && fits && width <= LARGEST_ROW_SYSTEM && isVector(losses, panel.columns),
+      "solveRowSystems",
+      `panel ${shapeOf(panel)}, matrix ${shapeOf(matrix)}, inverse ${shapeOf(inverse)}, multipliers ` +
+        `${shapeOf(multipliers)}, mask ${shapeOf(mask)}, losses ${shapeOf(losses)}`,
+    );
+    requireShape(
+      isCount(maskColumn) && maskColumn + width <= mask.columns,
+      "solveRowSystems",
+      `mask column ${maskColumn}`,
+    );
+    requireShape(
+      multipliers.matrix !== panel.matrix && ![matrix.matrix, inverse.matrix].includes(multipliers.matrix),
+      "solveRowSystems",
+      "the multipliers lie in the matrix of an argument",
+    );
+    const scale = choose === undefined ? undefined : this.#view(choose.scale);
+    if (choose !== undefined) requireGroup(choose.keep, choose.group, width, "solveRowSystems");
+    requireShape(
+      scale === undefined || (scale.rows === 1 && scale.columns === width),
+      "solveRowSystems",
+      `scale ${scale === undefined ? "" : shapeOf(scale)}`,
+    );
+    if (width === 0 || panel.columns === 0) return;
+    const chosen = choose === undefined || scale === undefined ? undefined : { ...choose, scale };
+    encodeRowSystems(this.#dispatcher, {
+      panel,
+      matrix,
+      inverse,
+      mask,
+      maskColumn,
+      choose: chosen,
+      multipliers,
+      losses,
+    });
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#dispatcher.close();
   }
@@ -450,6 +517,25 @@ export class WebGpuDevice implements Device {
     const fits = own.rows === matrix.rows && own.columns === matrix.columns;
     requireShape(fits, operation, `matrix ${shapeOf(matrix)}, mask ${shapeOf(own)}`);
     return own;
+  }
+
+  #panelSelection(
+    panel: MatrixView,
+    scale: MatrixView,
+    mask: KeepMask,
+    maskColumn: number,
+    operation: string,
+  ): [GpuView, GpuView, GpuMask] {
+    const [source, factors] = [this.#view(panel), this.#view(scale)];
+    const keep = ownMask(this.#dispatcher, mask);
+    const fits = factors.rows === 1 && factors.columns === source.rows && keep.rows === source.columns;
+    requireShape(fits, operation, `panel ${shapeOf(source)}, scale ${shapeOf(factors)}, mask ${shapeOf(keep)}`);
+    requireShape(
+      isCount(maskColumn) && maskColumn + source.rows <= keep.columns,
+      operation,
+      `mask column ${maskColumn}`,
+    );
+    return [source, factors, keep];
   }
 
   #selection(weight: Matrix, scale: Matrix, mask: KeepMask, operation: string): [GpuMatrix, GpuMatrix, GpuMask] {

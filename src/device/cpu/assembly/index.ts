@@ -10,3 +10,4 @@ export { histogramRows, countTiesRows, markRows } from "./select-matrix";
 export { panelKeys, histogramKeys, countTiesPanel, markPanel, markPanelTies } from "./select-panel";
 export { sweepTiles } from "./sweep";
 export { choleskyBlock } from "./cholesky";
+export { solveRows } from "./row-systems";

@@ -119,6 +119,21 @@ const TRANSPOSE = defineKernel({
   },
   constantSets: [{}],
 });
+const GATHER = defineKernel({
+  name: "gather",
+  files: [GRID, "gather.wgsl"],
+  bindings: ["read", "read", "read", "read_write"],
+  params: {
+    columns: "u32",
+    count: "u32",
+    first_row: "u32",
+    a_first: "u32",
+    a_rows: "u32",
+    a_pitch: "u32",
+    out_pitch: "u32",
+  },
+  constantSets: [{}],
+});
 const MASK_APPLY = defineKernel({
   name: "mask_apply",
   files: [GRID, "mask_apply.wgsl"],
@@ -323,6 +338,45 @@ export function encodeTranspose(dispatcher: Dispatcher, a: GpuView, out: GpuView
       );
     });
   });
+}
+
+/**
+ * out[r, c] = a[rows[r], columns[c]]. Where both are cut to fit bindings, every part of `a` is offered to every part of
+ * `out` that takes rows from it.
+ */
+export function encodeGather(
+  dispatcher: Dispatcher,
+  a: GpuMatrix,
+  out: GpuMatrix,
+  rows: Uint32Array,
+  columns: Uint32Array,
+): void {
+  const [rowIndices, columnIndices] = [rows, columns].map((indices) => {
+    const buffer = dispatcher.createBuffer(indices.byteLength, "indices", `${indices.length} indices`);
+    dispatcher.upload(buffer, 0, indices);
+    return { buffer, offset: 0, size: buffer.size };
+  }) as [Binding, Binding];
+  forRowSlabs(dispatcher, out.rows, out.pitch, (first, count) => {
+    forRowSlabs(dispatcher, a.rows, a.pitch, (aFirst, aRows) => {
+      if (!rows.subarray(first, first + count).some((row) => row >= aFirst && row < aFirst + aRows)) return;
+      dispatcher.dispatch(
+        GATHER,
+        [bindRows(a, aFirst, aRows), rowIndices, columnIndices, bindRows(out, first, count)],
+        {
+          columns: out.columns,
+          count: count * out.columns,
+          first_row: first,
+          a_first: aFirst,
+          a_rows: aRows,
+          a_pitch: a.pitch,
+          out_pitch: out.pitch,
+        },
+        Math.ceil((count * out.columns) / THREADS),
+        count * out.columns * WORK_PER_ELEMENT,
+      );
+    });
+  });
+  for (const { buffer } of [rowIndices, columnIndices]) dispatcher.release(buffer);
 }
 
 /** matrix[r, c] = matrix[c, r] for r < c, in strips of rows: what is left of the diagonal blocks through a copy. */

@@ -5,7 +5,7 @@
  * pattern), each followed by a pick; then ties are counted per row, scanned, and the mask is written.
  */
 import type { Binding, GpuMask, GpuMatrix, GpuView } from "../buffer.js";
-import { bindMask, bindRows, bindView } from "../buffer.js";
+import { bindMask, bindRows, bindView, subRows } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
 import { defineKernel } from "../kernel.js";
 import { forRowSlabs } from "./elementwise.js";
@@ -75,7 +75,14 @@ const PICK = defineKernel({
   name: "select_pick",
   files: [SCAN, "select_pick.wgsl"],
   bindings: ["read_write", "read_write"],
-  params: { shift: "u32", first: "u32", prune_count: "u32", everything: "u32" },
+  params: { shift: "u32", first: "u32", prune_count: "u32", everything: "u32", elements: "u32" },
+  constantSets: [{}],
+});
+const MASK_COUNT = defineKernel({
+  name: "mask_count",
+  files: [GRID, "mask_count.wgsl"],
+  bindings: ["read", "read_write"],
+  params: { rows: "u32", columns: "u32", words: "u32" },
   constantSets: [{}],
 });
 const SELECT_SCAN = defineKernel({
@@ -89,13 +96,13 @@ const PANEL_TIES = defineKernel({
   name: "panel_ties",
   files: [GRID, KEY, "panel_ties.wgsl"],
   bindings: ["read", "read", "read", "read_write"],
-  params: { rows: "u32", columns: "u32", offset: "u32", pitch: "u32", scale_offset: "u32" },
+  params: { rows: "u32", columns: "u32", offset: "u32", pitch: "u32", scale_offset: "u32", add: "u32" },
   constantSets: [{}],
 });
 const PANEL_MARK = defineKernel({
   name: "panel_mark",
   files: [GRID, KEY, BITS, "panel_mark.wgsl"],
-  bindings: ["read", "read", "read", "read", "read_write"],
+  bindings: ["read", "read", "read", "read_write", "read_write"],
   params: {
     rows: "u32",
     columns: "u32",
@@ -201,17 +208,24 @@ interface HistogramPart {
   readonly columns: number;
   readonly offset: number;
   readonly pitch: number;
+  /** Of the part's first scale within the binding. */
+  readonly scaleOffset: number;
 }
 
-/** Leaves the threshold and the number of ties to prune in `selection.state`. */
+/**
+ * Leaves the threshold and the number of ties to prune in `selection.state`. With `countsPlaced`, zeros that
+ * `mask_count` left in the state are taken off `pruneCount`.
+ */
 function encodeThreshold(
   dispatcher: Dispatcher,
   selection: Selection,
   parts: readonly HistogramPart[],
-  scale: { readonly binding: Binding; readonly offset: number; readonly byRow: boolean },
+  scale: { readonly binding: Binding; readonly byRow: boolean },
   pruneCount: number,
+  countsPlaced = false,
 ): void {
-  const everything = pruneCount >= parts.reduce((sum, part) => sum + part.rows * part.columns, 0);
+  const total = parts.reduce((sum, part) => sum + part.rows * part.columns, 0);
+  const everything = !countsPlaced && pruneCount >= total;
   for (const digit of DIGITS) {
     for (const part of everything ? [] : parts) {
       const chunks = Math.ceil(part.columns / CHUNK);
@@ -229,7 +243,7 @@ function encodeThreshold(
           columns: part.columns,
           offset: part.offset,
           pitch: part.pitch,
-          scale_offset: scale.offset,
+          scale_offset: part.scaleOffset,
           ...digit,
           chunks,
           total: chunks * part.rows,
@@ -248,6 +262,7 @@ function encodeThreshold(
         first: digit === DIGITS[0] ? 1 : 0,
         prune_count: pruneCount,
         everything: everything ? 1 : 0,
+        elements: total,
       },
       1,
       2048 * WORK_PER_ELEMENT,
@@ -275,9 +290,10 @@ export function encodeSelectMatrix(
     columns,
     offset: 0,
     pitch,
+    scaleOffset: 0,
   }));
   const scaleRow = bindRows(scale, 0, 1);
-  encodeThreshold(dispatcher, selection, parts, { binding: scaleRow, offset: 0, byRow: false }, pruneCount);
+  encodeThreshold(dispatcher, selection, parts, { binding: scaleRow, byRow: false }, pruneCount);
   for (const { first, rows } of slabs) {
     dispatcher.dispatch(
       MATRIX_TIES,
@@ -299,7 +315,10 @@ export function encodeSelectMatrix(
   }
 }
 
-/** Prune `pruneCount` of a transposed panel over all weight rows; ties: lower row, then lower column. */
+/**
+ * Prune `pruneCount` of a transposed panel over all weight rows; ties: lower row, then lower column. With `countsPlaced`,
+ * the zeros of the mask's columns before `maskColumn` are part of `pruneCount`.
+ */
 export function encodeSelectPanel(
   dispatcher: Dispatcher,
   panel: GpuView,
@@ -307,32 +326,66 @@ export function encodeSelectPanel(
   pruneCount: number,
   mask: GpuMask,
   maskColumn: number,
+  countsPlaced = false,
 ): void {
   const rows = panel.columns;
-  const columns = panel.rows;
   const selection = selectionScratch(dispatcher, rows);
-  const offset = panel.firstColumn;
   const { pitch } = panel.matrix;
-  const source = bindView(panel);
   const scaleRow = bindView(scale);
-  const scaleOffset = scale.firstColumn;
+  const parts: { source: Binding; first: number; columns: number }[] = [];
+  forRowSlabs(dispatcher, panel.rows, pitch, (first, columns) =>
+    parts.push({ source: bindView(subRows(panel, first, columns)), first, columns }),
+  );
+  if (countsPlaced && maskColumn > 0) {
+    dispatcher.dispatch(
+      MASK_COUNT,
+      [bindMask(mask), selection.state],
+      { rows, columns: maskColumn, words: mask.words },
+      Math.ceil(rows / ROW_THREADS),
+      (rows * maskColumn * WORK_PER_ELEMENT) / 32,
+    );
+  }
+  const offset = panel.firstColumn;
   encodeThreshold(
     dispatcher,
     selection,
-    [{ source, rows: columns, columns: rows, offset, pitch }],
-    { binding: scaleRow, offset: scaleOffset, byRow: true },
+    parts.map(({ source, first, columns }) => ({
+      source,
+      rows: columns,
+      columns: rows,
+      offset,
+      pitch,
+      scaleOffset: scale.firstColumn + first,
+    })),
+    { binding: scaleRow, byRow: true },
     pruneCount,
+    countsPlaced,
   );
   const groups = Math.ceil(rows / ROW_THREADS);
-  const work = rows * columns * WORK_PER_ELEMENT;
-  const place = { rows, columns, offset, pitch, scale_offset: scaleOffset };
-  dispatcher.dispatch(PANEL_TIES, [source, scaleRow, selection.state, selection.counts], place, groups, work);
+  const placeOf = (first: number, columns: number) => ({
+    rows,
+    columns,
+    offset,
+    pitch,
+    scale_offset: scale.firstColumn + first,
+  });
+  for (const { source, first, columns } of parts) {
+    dispatcher.dispatch(
+      PANEL_TIES,
+      [source, scaleRow, selection.state, selection.counts],
+      { ...placeOf(first, columns), add: first > 0 ? 1 : 0 },
+      groups,
+      rows * columns * WORK_PER_ELEMENT,
+    );
+  }
   dispatcher.dispatch(SELECT_SCAN, [selection.state, selection.counts], { rows }, 1, rows);
-  dispatcher.dispatch(
-    PANEL_MARK,
-    [source, scaleRow, selection.state, selection.counts, bindMask(mask)],
-    { ...place, words: mask.words, mask_column: maskColumn },
-    groups,
-    work,
-  );
+  for (const { source, first, columns } of parts) {
+    dispatcher.dispatch(
+      PANEL_MARK,
+      [source, scaleRow, selection.state, selection.counts, bindMask(mask)],
+      { ...placeOf(first, columns), words: mask.words, mask_column: maskColumn + first },
+      groups,
+      rows * columns * WORK_PER_ELEMENT,
+    );
+  }
 }

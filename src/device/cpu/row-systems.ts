@@ -1,0 +1,82 @@
+/** Row systems of the CPU device: stages a block, its two matrices and its mask bits, and runs the kernel over rows. */
+import { maskWordsPerRow } from "../device.js";
+import type { KernelPool } from "./kernel-pool.js";
+import { compactValues, type BorrowedMask, type Rectangle } from "./matrix.js";
+import { readPanelMask, writePanelMask } from "./panel-mask.js";
+import { stagePanel } from "./selection.js";
+
+export interface RowSystems {
+  /** [columns, rows] */
+  readonly panel: Rectangle;
+  readonly matrix: Rectangle;
+  readonly inverse: Rectangle;
+  readonly mask: BorrowedMask;
+  readonly maskColumn: number;
+  readonly choose: { readonly keep: number; readonly group: number; readonly scale: Rectangle } | undefined;
+  /** [columns, rows], written. */
+  readonly multipliers: Rectangle;
+  /** [rows], added to. */
+  readonly losses: Float32Array;
+}
+
+/** Work of one grain: some hundred microseconds. */
+const MULTIPLICATIONS_PER_GRAIN = 1e5;
+
+export function solveRowSystems(pool: KernelPool, systems: RowSystems): void {
+  const { panel, mask, maskColumn, choose, multipliers } = systems;
+  const columns = panel.rows; // the panel lies transposed
+  const rows = panel.columns;
+  const width = columns + (columns & 1);
+  const largest = Math.floor(columns / 2);
+  // In step with assembly/row-systems.ts: order, weights, products, then the largest system and its right-hand side.
+  pool.reset(8 * (3 * width + (largest + 1) * (largest + (largest & 1))));
+  const { address, paddedRows } = stagePanel(pool, panel);
+  const matrix = stageDoubles(pool, systems.matrix, width);
+  const inverse = stageDoubles(pool, systems.inverse, width);
+  const wordCount = maskWordsPerRow(columns) * paddedRows;
+  const words = pool.allocate(4 * wordCount);
+  const solved = pool.allocate(4 * paddedRows * columns);
+  const losses = pool.allocate(4 * paddedRows);
+  const scales = pool.allocate(4 * columns);
+  if (choose === undefined) readPanelMask(mask, maskColumn, columns, pool.words(words, wordCount), paddedRows);
+  else pool.floats(scales, columns).set(compactValues(choose.scale));
+  pool.run({
+    kernel: "solveRows",
+    items: rows,
+    grain: Math.max(1, Math.ceil(MULTIPLICATIONS_PER_GRAIN / (largest ** 3 / 6 + columns ** 2))),
+    args: [
+      address,
+      paddedRows,
+      width,
+      columns,
+      matrix,
+      inverse,
+      words,
+      solved,
+      losses,
+      scales,
+      choose?.keep ?? 0,
+      choose?.group ?? 0,
+    ],
+  });
+  for (let c = 0; c < columns; c++) {
+    multipliers.values.set(pool.floats(solved + 4 * c * paddedRows, rows), multipliers.offset + c * multipliers.stride);
+  }
+  if (choose !== undefined) {
+    writePanelMask(mask, maskColumn, { first: 0, end: columns }, pool.words(words, wordCount), paddedRows);
+  }
+  const added = pool.floats(losses, rows);
+  for (let r = 0; r < rows; r++) systems.losses[r] += added[r];
+}
+
+/** [columns, columns] as f64 with rows of `width` entries, zeros beyond. */
+function stageDoubles(pool: KernelPool, { values, offset, stride, rows, columns }: Rectangle, width: number): number {
+  const address = pool.allocate(8 * width * rows);
+  const staged = pool.doubles(address, width * rows);
+  staged.fill(0);
+  for (let r = 0; r < rows; r++) {
+    const start = offset + r * stride;
+    staged.set(values.subarray(start, start + columns), r * width);
+  }
+  return address;
+}

@@ -18,6 +18,7 @@ export type Kernel = (first: number, end: number, args: number, scratch: number)
 export type KernelName =
   | "selectRows"
   | "selectGroups"
+  | "bracketRows"
   | "histogramRows"
   | "countTiesRows"
   | "markRows"

@@ -29,9 +29,10 @@ export interface Session extends AsyncDisposable {
   /**
    * Run the graph.
    * @param feeds at least every input of the graph; surplus feeds are ignored
-   * @returns every output, freshly allocated, owned by the caller
+   * @param into where to write outputs, by name; of the output's exact shape
+   * @returns every output: what `into` names, else freshly allocated, owned by the caller
    */
-  run(feeds: Feeds): Promise<Record<string, Float32Array>>;
+  run(feeds: Feeds, into?: Feeds): Promise<Record<string, Float32Array>>;
 }
 
 const ELEMENT_NAMES = new Map<string, "float32" | "int64" | "int32" | "uint16">([
@@ -64,9 +65,10 @@ export async function createSession(graph: BuiltGraph, options: SessionOptions =
   });
   return {
     inputNames: graph.inputNames,
-    async run(feeds) {
+    async run(feeds, into = {}) {
       const results = await session.run(
         Object.fromEntries(graph.inputNames.map((name) => [name, toTensor(name, feeds[name])])),
+        Object.fromEntries(graph.outputNames.map((name) => [name, name in into ? toTensor(name, into[name]) : null])),
       );
       return Object.fromEntries(
         graph.outputNames.map((name) => {

@@ -28,7 +28,8 @@ export type KernelName =
   | "markPanel"
   | "markPanelTies"
   | "sweepTiles"
-  | "choleskyBlock";
+  | "choleskyBlock"
+  | "combineRows";
 
 /** Indices into the control words. */
 export const CONTROL = {

@@ -10,3 +10,4 @@ export { bracketRows, histogramRows, countTiesRows, markRows } from "./select-ma
 export { panelKeys, histogramKeys, countTiesPanel, markPanel, markPanelTies } from "./select-panel";
 export { sweepTiles } from "./sweep";
 export { choleskyBlock } from "./cholesky";
+export { combineRows } from "./combine";

@@ -5,7 +5,7 @@
  * It starts from the dense weight, whatever the step before made of it, so the result depends on the mask alone.
  */
 import { z } from "zod";
-import { copyMatrix, disposeOnFailure, overwrite, reconstructionLoss, requireMask } from "./layer.js";
+import { copyMatrix, disposeOnFailure, reconstructionLoss, requireMask } from "./layer.js";
 import { invert, iterate, scaledGram, scaleProblem, unscale } from "./splitting.js";
 import type { LayerSolver } from "./solver.js";
 
@@ -34,13 +34,14 @@ export const admmUpdate = {
       const { name, weight, inFeatures, outFeatures } = problem;
       const mask = requireMask(problem);
       const scaling = await scaleProblem(problem, { fraction: damping, when: "after" }, device);
-      if (problem.dense !== undefined) overwrite(device, weight, problem.dense, mask);
+      if (problem.dense !== undefined) device.copy(problem.dense, weight);
       using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
       device.scaleColumns(weight, norms);
       using dense = copyMatrix(device, weight, `${name}: scaled dense weight`);
       {
         const damped = scaling.diagonal.map((value) => value + rho);
-        using inverse = await invert(problem, scaledGram(problem, scaling, damped, device), device);
+        using inverse = scaledGram(problem, scaling, damped, device);
+        await invert(problem, inverse, device);
         using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
         for (let t = 0; t < iterations; t++) iterate({ dense, state: weight, scratch, mask, inverse, rho }, device);
       }

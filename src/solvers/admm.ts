@@ -62,7 +62,8 @@ export const admm = {
       const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
       {
         const damped = scaling.diagonal.map((value) => value + rho);
-        using inverse = await invert(problem, scaledGram(problem, scaling, damped, device), device);
+        using inverse = scaledGram(problem, scaling, damped, device);
+        await invert(problem, inverse, device);
         using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
         using ones = device.uploadMatrix(new Float32Array(inFeatures).fill(1), 1, inFeatures, `${name}: ones`);
         const state = { dense, state: weight, scratch, mask: keepMask, inverse, rho };

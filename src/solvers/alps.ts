@@ -13,8 +13,8 @@
 import { z } from "zod";
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { pruneCount } from "../sparsity/target.js";
-import { copyMatrix, disposeOnFailure, expectGroupsFit, overwrite, reconstructionLoss } from "./layer.js";
-import { invert, refine, scaledGram, scaleProblem, unscale, type Scaling } from "./splitting.js";
+import { copyMatrix, disposeOnFailure, expectGroupsFit, reconstructionLoss } from "./layer.js";
+import { invert, iterate as advance, refine, scaledGram, scaleProblem, unscale, type Scaling } from "./splitting.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -62,7 +62,7 @@ export const alps = {
       await findSupport({ problem, options, scaling, gram, dense, state: weight, iterate: solution, keepMask }, device);
       device.applyMask(solution, keepMask);
       refine({ problem, gram, dense, solution, residual: weight, keepMask, steps: options.refinements }, device);
-      overwrite(device, weight, solution, keepMask);
+      device.copy(solution, weight);
       device.setDiagonal(gram, Float32Array.from(scaling.undamped));
       const { sequenceCount } = problem.statistics;
       const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
@@ -99,7 +99,7 @@ async function findSupport(search: Search, device: Device): Promise<void> {
   /** P = D = the dense weight's largest entries, U = 0. */
   const start = (mask: KeepMask): void => {
     select(dense, mask);
-    overwrite(device, state, dense, mask);
+    device.copy(dense, state);
     device.applyMask(state, mask);
   };
 
@@ -107,54 +107,47 @@ async function findSupport(search: Search, device: Device): Promise<void> {
   let seen: KeepMask = keepMask; // the support at the last look
   start(mask);
   let { rho } = options;
+  let shrink = 1;
   let started = false;
-  let inverse = await inversePenalised(search, rho, device);
-  try {
-    for (let i = 0; i < options.iterations; i++) {
-      advance(search, { scratch, mask, inverse, rho }, device);
-      if (mask === seen) mask = mask === keepMask ? otherMask : keepMask;
-      select(state, mask);
-      if ((i + 1) % LOOK_EVERY !== 0) continue;
+  using inverse = device.createMatrix(inFeatures, inFeatures, `${name}: inverse`);
+  await invertPenalised(search, rho, inverse, device);
+  for (let i = 0; i < options.iterations; i++) {
+    const last = i === options.iterations - 1;
+    const looks = (i + 1) % LOOK_EVERY === 0;
+    const change = looks || last ? iterate : undefined;
+    advance({ dense, state, scratch, mask, inverse, rho }, device, { shrink, change });
+    shrink = 1;
+    if (mask === seen) mask = mask === keepMask ? otherMask : keepMask;
+    select(state, mask);
+    if (!looks || last) continue;
 
-      const moved = await device.countDifferences(mask, seen);
-      seen = mask;
-      const next = nextPenalty(rho, moved, moved / keptCount(problem), started);
-      if (next === undefined || (i >= EARLIEST_END && moved < SETTLED * keptCount(problem))) break;
-      started ||= next.rho > rho;
-      if (next.restart) start(mask);
-      // V = ρU stays, so U shrinks as ρ grows.
-      else device.combine({ a: state, b: dense, out: state, mask, kept: [1, 0], pruned: [rho / next.rho, 0] });
-      rho = next.rho;
-      inverse[Symbol.dispose]();
-      inverse = await inversePenalised(search, rho, device);
-    }
-  } finally {
-    inverse[Symbol.dispose]();
+    const moved = await device.countDifferences(mask, seen);
+    seen = mask;
+    const next = nextPenalty(rho, moved, moved / keptCount(problem), started);
+    if (next === undefined || (i >= EARLIEST_END && moved < SETTLED * keptCount(problem))) break;
+    started ||= next.rho > rho;
+    if (next.restart) start(mask);
+    else shrink = rho / next.rho; // V = ρU stays, so U shrinks as ρ grows
+    rho = next.rho;
+    await invertPenalised(search, rho, inverse, device);
   }
+  device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
   select(iterate, keepMask);
 }
 
-/** B = W₀ + ρ(±P - W₀)·K into `iterate`, then P ← (1-M)∘P + B. */
-function advance(
-  { dense, state, iterate }: Search,
-  step: { readonly scratch: Matrix; readonly mask: KeepMask; readonly inverse: Matrix; readonly rho: number },
+/** K(ρ) = (A + ρI)⁻¹ over `inverse`. */
+async function invertPenalised(
+  { problem, scaling, gram }: Search,
+  rho: number,
+  inverse: Matrix,
   device: Device,
-): void {
-  const { scratch, mask, inverse, rho } = step;
-  device.combine({ a: state, b: dense, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
-  device.matmul({ a: { matrix: scratch }, b: { matrix: inverse }, out: { matrix: iterate }, alpha: rho });
-  device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
-  device.combine({ a: state, b: iterate, out: state, mask, kept: [0, 1], pruned: [1, 1] });
-}
-
-/** K(ρ) = (A + ρI)⁻¹. */
-function inversePenalised({ problem, scaling, gram }: Search, rho: number, device: Device): Promise<Matrix> {
-  const penalised = copyMatrix(device, gram, `${problem.name}: penalised Gram matrix`);
+): Promise<void> {
+  device.copy(gram, inverse);
   device.setDiagonal(
-    penalised,
+    inverse,
     Float32Array.from(scaling.diagonal, (value) => value + rho),
   );
-  return invert(problem, penalised, device);
+  await invert(problem, inverse, device);
 }
 
 /** The penalty after a look at the support; undefined where the support has settled. */

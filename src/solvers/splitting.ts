@@ -16,16 +16,13 @@
  *
  *     P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K
  */
-import { isCholeskyFailure, LARGEST_PANEL, type Device, type KeepMask, type Matrix } from "../device/device.js";
+import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { NumericalError } from "../errors.js";
 import { copyMatrix, expectFiniteStatistics, requireStatistic } from "./layer.js";
 import type { LayerProblem } from "./solver.js";
 
 /** Added to every norm by the papers' code; inputs that were never seen have no other norm. */
 const SMALLEST_NORM = 1e-8;
-/** Columns of a block of UᵀU: fewer waste less on zeros, more keep the product fast. */
-const INVERSE_BLOCK = 512;
-
 /** The preconditioner, and the diagonal of A. */
 export interface Scaling {
   /** ν */
@@ -78,43 +75,21 @@ export function scaledGram(
 }
 
 /**
- * The full symmetric inverse of a matrix given by its lower triangle, which is used up and disposed.
+ * Replace a matrix given by its lower triangle by its full symmetric inverse.
  *
  * @throws NumericalError E_NOT_POSITIVE_DEFINITE
  */
-export async function invert(problem: LayerProblem, matrix: Matrix, device: Device): Promise<Matrix> {
-  using h = matrix;
-  const n = problem.inFeatures;
-  const cholesky = await device.choleskyReversed(h, LARGEST_PANEL);
-  if (isCholeskyFailure(cholesky)) {
-    throw new NumericalError(
-      "E_NOT_POSITIVE_DEFINITE",
-      `${problem.name}: the damped Gram matrix is not positive definite (pivot ${cholesky.column} is ${cholesky.pivot}).`,
-      {
-        hint: "Raise the method's damping or use more calibration sequences.",
-        details: { layer: problem.name, column: cholesky.column, pivot: cholesky.pivot },
-      },
-    );
-  }
-  using _inverses = cholesky.panelInverses;
-  using _diagonal = cholesky.diagonal;
-  using u = device.createMatrix(n, n, `${problem.name}: triangular inverse`);
-  device.triangularInverse(cholesky, u);
-  const inverse = device.createMatrix(n, n, `${problem.name}: inverse`);
-  // H⁻¹ = UᵀU, block by block of the lower triangle. U is upper triangular: rows below the end of a block of columns
-  // are zero there, which saves half the work of a Gram matrix.
-  for (let column = 0; column < n; column += INVERSE_BLOCK) {
-    const columns = Math.min(INVERSE_BLOCK, n - column);
-    const depth = column + columns;
-    device.matmul({
-      a: { matrix: u, rows: depth, firstColumn: column },
-      b: { matrix: u, rows: depth, firstColumn: column, columns },
-      out: { matrix: inverse, firstRow: column, firstColumn: column, columns },
-      transposeA: true,
-    });
-  }
-  device.mirrorLower(inverse);
-  return inverse;
+export async function invert(problem: LayerProblem, matrix: Matrix, device: Device): Promise<void> {
+  const failure = await device.invertPositiveDefinite(matrix);
+  if (failure === undefined) return;
+  throw new NumericalError(
+    "E_NOT_POSITIVE_DEFINITE",
+    `${problem.name}: the damped Gram matrix is not positive definite (pivot ${failure.column} is ${failure.pivot}).`,
+    {
+      hint: "Raise the method's damping or use more calibration sequences.",
+      details: { layer: problem.name, column: failure.column, pivot: failure.pivot },
+    },
+  );
 }
 
 /** What an iteration works on; all [R, C] but `inverse` [C, C]. */
@@ -131,17 +106,27 @@ export interface Splitting {
   readonly rho: number;
 }
 
-/** P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K. */
-export function iterate({ dense, state, scratch, mask, inverse, rho }: Splitting, device: Device): void {
-  device.combine({ a: state, b: dense, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
-  device.combine({ a: state, b: dense, out: state, mask, kept: [0, 1], pruned: [1, 1] });
-  device.matmul({
-    a: { matrix: scratch },
-    b: { matrix: inverse },
-    out: { matrix: state },
-    alpha: rho,
-    beta: 1,
-  });
+/**
+ * P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K.
+ *
+ * @param how.shrink factor of U before the iteration, default 1
+ * @param how.change receives ρ·(±P - W₀)·K, which is B - W₀ with B the dense iterate; costs one pass more
+ */
+export function iterate(
+  { dense, state, scratch, mask, inverse, rho }: Splitting,
+  device: Device,
+  { shrink = 1, change }: { readonly shrink?: number; readonly change?: Matrix | undefined } = {},
+): void {
+  const toOut = { kept: [rho, -rho], pruned: [-rho * shrink, -rho] } as const;
+  const toA = { kept: [0, 1], pruned: [shrink, 1] } as const;
+  device.combinePair({ a: state, b: dense, out: scratch, mask, toOut, toA });
+  const factors = { a: { matrix: scratch }, b: { matrix: inverse } };
+  if (change === undefined) {
+    device.matmul({ ...factors, out: { matrix: state }, beta: 1 });
+  } else {
+    device.matmul({ ...factors, out: { matrix: change } });
+    device.combine({ a: state, b: change, out: state, mask, kept: [1, 1], pruned: [1, 1] });
+  }
 }
 
 /** Conjugate gradients on a fixed support; all [R, C] but `gram`. */

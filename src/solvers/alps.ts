@@ -13,8 +13,8 @@
 import { z } from "zod";
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { pruneCount } from "../sparsity/target.js";
-import { copyMatrix, disposeOnFailure, expectGroupsFit, reconstructionLoss } from "./layer.js";
-import { invert, iterate as advance, refine, scaledGram, scaleProblem, unscale, type Scaling } from "./splitting.js";
+import { disposeOnFailure, expectGroupsFit } from "./layer.js";
+import { invert, iterate as advance, refine, scaledGram, setPenalty, solveScaled, type Scaling } from "./splitting.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -48,27 +48,21 @@ export const alps = {
    * @throws ConfigError E_PATTERN_WIDTH when inFeatures is not a multiple of the pattern's group
    */
   solve(problem, options, { device }) {
-    return disposeOnFailure(problem.weight, async (owned) => {
+    return disposeOnFailure(problem.weight, (owned) => {
       expectGroupsFit(problem);
-      const { name, weight, inFeatures, outFeatures } = problem;
-      const scaling = await scaleProblem(problem, { fraction: options.damping, when: "before" }, device);
-      using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
-      device.scaleColumns(weight, norms);
-      using dense = copyMatrix(device, weight, `${name}: scaled dense weight`);
-      using gram = scaledGram(problem, scaling, scaling.diagonal, device);
-      device.mirrorLower(gram);
+      const { name, inFeatures, outFeatures } = problem;
       const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
-      using solution = device.createMatrix(outFeatures, inFeatures, `${name}: iterate`);
-      await findSupport({ problem, options, scaling, gram, dense, state: weight, iterate: solution, keepMask }, device);
-      device.applyMask(solution, keepMask);
-      refine({ problem, gram, dense, solution, residual: weight, keepMask, steps: options.refinements }, device);
-      device.copy(solution, weight);
-      device.setDiagonal(gram, Float32Array.from(scaling.undamped));
-      const { sequenceCount } = problem.statistics;
-      const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
-      unscale(problem, weight, scaling, keepMask, device);
-      await device.synchronize();
-      return { weight, keepMask, loss };
+      const damping = { fraction: options.damping, when: "before" } as const;
+      return solveScaled(problem, { damping, keepMask }, device, async ({ scaling, dense, weight }) => {
+        using gram = scaledGram(problem, scaling, 0, device);
+        device.mirrorLower(gram);
+        using solution = device.createMatrix(outFeatures, inFeatures, `${name}: iterate`);
+        const search = { problem, options, scaling, gram, dense, state: weight, iterate: solution, keepMask };
+        await findSupport(search, device);
+        device.applyMask(solution, keepMask);
+        refine({ problem, gram, dense, solution, residual: weight, keepMask, steps: options.refinements }, device);
+        device.copy(solution, weight);
+      });
     });
   },
 } satisfies LayerSolver<AlpsOptions>;
@@ -135,7 +129,7 @@ async function findSupport(search: Search, device: Device): Promise<void> {
   select(iterate, keepMask);
 }
 
-/** K(ρ) = (A + ρI)⁻¹ over `inverse`. */
+/** inverse = K(ρ) = (A + ρI)⁻¹. */
 async function invertPenalised(
   { problem, scaling, gram }: Search,
   rho: number,
@@ -143,10 +137,7 @@ async function invertPenalised(
   device: Device,
 ): Promise<void> {
   device.copy(gram, inverse);
-  device.setDiagonal(
-    inverse,
-    Float32Array.from(scaling.diagonal, (value) => value + rho),
-  );
+  setPenalty(inverse, scaling, rho, device);
   await invert(problem, inverse, device);
 }
 

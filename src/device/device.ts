@@ -134,6 +134,17 @@ export interface CombineOptions {
   readonly pruned: Coefficients;
 }
 
+export interface CombinePairOptions {
+  /** Read, then replaced by the second combination. */
+  readonly a: Matrix;
+  readonly b: Matrix;
+  /** A third matrix of the same shape: receives the first combination. */
+  readonly out: Matrix;
+  readonly mask: KeepMask;
+  readonly toOut: { readonly kept: Coefficients; readonly pruned: Coefficients };
+  readonly toA: { readonly kept: Coefficients; readonly pruned: Coefficients };
+}
+
 /** The state of one conjugate gradient per row for x·A = y on the row's kept entries; all [rows, columns]. */
 export interface ConjugateState {
   /** x, updated. */
@@ -161,6 +172,8 @@ export interface Device extends AsyncDisposable {
   /** Copies `values` (rows * columns, row-major). */
   uploadMatrix(values: Float32Array, rows: number, columns: number, label: string): Matrix;
   uploadMask(words: Uint32Array, rows: number, columns: number, label: string): KeepMask;
+  /** target = source, bit for bit; different matrices of one shape. */
+  copy(source: Matrix, target: Matrix): void;
   /** Compact row-major copy of the view. */
   download(view: MatrixView): Promise<Float32Array>;
   downloadMask(mask: KeepMask): Promise<Uint32Array>;
@@ -199,6 +212,8 @@ export interface Device extends AsyncDisposable {
   applyMask(matrix: Matrix, mask: KeepMask): void;
   /** out = a·coefficient + b·coefficient, entry by entry; which pair of coefficients, the mask says. */
   combine(options: CombineOptions): void;
+  /** Two combinations of the same matrices in one pass, both from their values before it; the second replaces `a`. */
+  combinePair(options: CombinePairOptions): void;
   /** Number of weights that one of two masks of the same shape keeps and the other prunes. */
   countDifferences(a: KeepMask, b: KeepMask): Promise<number>;
 
@@ -237,6 +252,11 @@ export interface Device extends AsyncDisposable {
   choleskyReversed(h: Matrix, panelWidth: number): Promise<ReversedCholesky | CholeskyFailure>;
   /** out = (Lᵀ)⁻¹ = R⁻¹ = U, upper triangular [n, n] with zeros below, from a reversed Cholesky. */
   triangularInverse(cholesky: ReversedCholesky, out: Matrix): void;
+  /**
+   * Replace a symmetric positive definite matrix, given by its lower triangle, by its inverse, both triangles. Resolves
+   * to the failure instead of throwing; the matrix is then unspecified.
+   */
+  invertPositiveDefinite(h: Matrix): Promise<CholeskyFailure | undefined>;
   /** The OBS sweep over columns of one panel; see `SweepOptions`. */
   sweepPanel(options: SweepOptions): void;
   /**

@@ -29,9 +29,10 @@ export interface Session extends AsyncDisposable {
   /**
    * Run the graph.
    * @param feeds at least every input of the graph; surplus feeds are ignored
-   * @returns every output, freshly allocated, owned by the caller
+   * @param into where to write outputs, by name; of the output's exact shape
+   * @returns every output: what `into` names, else freshly allocated, owned by the caller
    */
-  run(feeds: Feeds): Promise<Record<string, Float32Array>>;
+  run(feeds: Feeds, into?: Feeds): Promise<Record<string, Float32Array>>;
   /** The same for a graph whose outputs are float64. */
   runDouble(feeds: Feeds): Promise<Record<string, Float64Array>>;
 }
@@ -67,10 +68,12 @@ export async function createSession(graph: BuiltGraph, options: SessionOptions =
   });
   const execute = async <Values>(
     feeds: Feeds,
+    into: Feeds,
     isExpected: (data: unknown) => data is Values,
   ): Promise<Record<string, Values>> => {
     const results = await session.run(
       Object.fromEntries(graph.inputNames.map((name) => [name, toTensor(name, feeds[name])])),
+      Object.fromEntries(graph.outputNames.map((name) => [name, name in into ? toTensor(name, into[name]) : null])),
     );
     return Object.fromEntries(
       graph.outputNames.map((name) => {
@@ -82,8 +85,8 @@ export async function createSession(graph: BuiltGraph, options: SessionOptions =
   };
   return {
     inputNames: graph.inputNames,
-    run: (feeds) => execute(feeds, (data) => data instanceof Float32Array),
-    runDouble: (feeds) => execute(feeds, (data) => data instanceof Float64Array),
+    run: (feeds, into = {}) => execute(feeds, into, (data) => data instanceof Float32Array),
+    runDouble: (feeds) => execute(feeds, {}, (data) => data instanceof Float64Array),
     async [Symbol.asyncDispose]() {
       await session.release();
     },

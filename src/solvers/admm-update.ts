@@ -5,8 +5,8 @@
  * It starts from the dense weight, whatever the step before made of it, so the result depends on the mask alone.
  */
 import { z } from "zod";
-import { copyMatrix, disposeOnFailure, overwrite, reconstructionLoss, requireMask } from "./layer.js";
-import { invert, iterate, scaledGram, scaleProblem, unscale } from "./splitting.js";
+import { disposeOnFailure, requireMask } from "./layer.js";
+import { invert, iterate, scaledGram, solveScaled } from "./splitting.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -30,27 +30,18 @@ export const admmUpdate = {
    * @throws NumericalError E_NOT_POSITIVE_DEFINITE, E_NON_FINITE
    */
   solve(problem, { damping, iterations, rho }, { device }) {
-    return disposeOnFailure(problem.weight, async () => {
-      const { name, weight, inFeatures, outFeatures } = problem;
-      const mask = requireMask(problem);
-      const scaling = await scaleProblem(problem, { fraction: damping, when: "after" }, device);
-      if (problem.dense !== undefined) overwrite(device, weight, problem.dense, mask);
-      using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
-      device.scaleColumns(weight, norms);
-      using dense = copyMatrix(device, weight, `${name}: scaled dense weight`);
-      {
-        const damped = scaling.diagonal.map((value) => value + rho);
-        using inverse = await invert(problem, scaledGram(problem, scaling, damped, device), device);
+    return disposeOnFailure(problem.weight, () => {
+      const { name, inFeatures, outFeatures } = problem;
+      const keepMask = requireMask(problem);
+      const scheme = { damping: { fraction: damping, when: "after" }, keepMask } as const;
+      return solveScaled(problem, scheme, device, async ({ scaling, dense, weight }) => {
+        if (problem.dense !== undefined) device.copy(dense, weight);
+        using inverse = scaledGram(problem, scaling, rho, device);
+        await invert(problem, inverse, device);
         using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
-        for (let t = 0; t < iterations; t++) iterate({ dense, state: weight, scratch, mask, inverse, rho }, device);
-      }
-      device.applyMask(weight, mask);
-      using gram = scaledGram(problem, scaling, scaling.undamped, device);
-      const { sequenceCount } = problem.statistics;
-      const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
-      unscale(problem, weight, scaling, mask, device);
-      await device.synchronize();
-      return { weight, keepMask: mask, loss };
+        const state = { dense, state: weight, scratch, mask: keepMask, inverse, rho };
+        for (let t = 0; t < iterations; t++) iterate(state, device);
+      });
     });
   },
 } satisfies LayerSolver<AdmmUpdateOptions>;

@@ -16,8 +16,8 @@
 import { z } from "zod";
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { pruneCount } from "../sparsity/target.js";
-import { copyMatrix, disposeOnFailure, expectGroupsFit, reconstructionLoss } from "./layer.js";
-import { invert, iterate, scaledGram, scaleProblem, unscale } from "./splitting.js";
+import { disposeOnFailure, expectGroupsFit } from "./layer.js";
+import { invert, iterate, scaledGram, solveScaled } from "./splitting.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const SCHEDULES = ["released", "cubic"] as const;
@@ -51,34 +51,24 @@ export const admm = {
    * @throws ConfigError E_PATTERN_WIDTH when inFeatures is not a multiple of the pattern's group
    */
   solve(problem, options, { device }) {
-    return disposeOnFailure(problem.weight, async (owned) => {
+    return disposeOnFailure(problem.weight, (owned) => {
       expectGroupsFit(problem);
-      const { name, weight, inFeatures, outFeatures } = problem;
-      const { rho } = options;
-      const scaling = await scaleProblem(problem, { fraction: options.damping, when: "after" }, device);
-      using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
-      device.scaleColumns(weight, norms);
-      using dense = copyMatrix(device, weight, `${name}: scaled dense weight`);
+      const { name, inFeatures, outFeatures } = problem;
+      const { rho, iterations, maskIterations } = options;
       const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
-      {
-        const damped = scaling.diagonal.map((value) => value + rho);
-        using inverse = await invert(problem, scaledGram(problem, scaling, damped, device), device);
+      const damping = { fraction: options.damping, when: "after" } as const;
+      return solveScaled(problem, { damping, keepMask }, device, async ({ scaling, dense, weight }) => {
+        using inverse = scaledGram(problem, scaling, rho, device);
+        await invert(problem, inverse, device);
         using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
         using ones = device.uploadMatrix(new Float32Array(inFeatures).fill(1), 1, inFeatures, `${name}: ones`);
         const state = { dense, state: weight, scratch, mask: keepMask, inverse, rho };
-        for (let t = 0; t < options.iterations; t++) {
-          if (t < Math.max(1, options.maskIterations))
+        for (let t = 0; t < iterations; t++) {
+          if (t < Math.max(1, maskIterations))
             chooseMask(problem, shareOf(t, problem, options), { state: weight, scratch, ones, keepMask }, device);
           iterate(state, device);
         }
-      }
-      device.applyMask(weight, keepMask);
-      using gram = scaledGram(problem, scaling, scaling.undamped, device);
-      const { sequenceCount } = problem.statistics;
-      const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
-      unscale(problem, weight, scaling, keepMask, device);
-      await device.synchronize();
-      return { weight, keepMask, loss };
+      });
     });
   },
 } satisfies LayerSolver<AdmmOptions>;

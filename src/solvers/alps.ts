@@ -13,8 +13,8 @@
 import { z } from "zod";
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { pruneCount } from "../sparsity/target.js";
-import { copyMatrix, disposeOnFailure, expectGroupsFit, overwrite, reconstructionLoss } from "./layer.js";
-import { invert, refine, scaledGram, scaleProblem, unscale, type Scaling } from "./splitting.js";
+import { disposeOnFailure, expectGroupsFit } from "./layer.js";
+import { invert, iterate as advance, refine, scaledGram, setPenalty, solveScaled, type Scaling } from "./splitting.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -48,27 +48,21 @@ export const alps = {
    * @throws ConfigError E_PATTERN_WIDTH when inFeatures is not a multiple of the pattern's group
    */
   solve(problem, options, { device }) {
-    return disposeOnFailure(problem.weight, async (owned) => {
+    return disposeOnFailure(problem.weight, (owned) => {
       expectGroupsFit(problem);
-      const { name, weight, inFeatures, outFeatures } = problem;
-      const scaling = await scaleProblem(problem, { fraction: options.damping, when: "before" }, device);
-      using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
-      device.scaleColumns(weight, norms);
-      using dense = copyMatrix(device, weight, `${name}: scaled dense weight`);
-      using gram = scaledGram(problem, scaling, scaling.diagonal, device);
-      device.mirrorLower(gram);
+      const { name, inFeatures, outFeatures } = problem;
       const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
-      using solution = device.createMatrix(outFeatures, inFeatures, `${name}: iterate`);
-      await findSupport({ problem, options, scaling, gram, dense, state: weight, iterate: solution, keepMask }, device);
-      device.applyMask(solution, keepMask);
-      refine({ problem, gram, dense, solution, residual: weight, keepMask, steps: options.refinements }, device);
-      overwrite(device, weight, solution, keepMask);
-      device.setDiagonal(gram, Float32Array.from(scaling.undamped));
-      const { sequenceCount } = problem.statistics;
-      const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
-      unscale(problem, weight, scaling, keepMask, device);
-      await device.synchronize();
-      return { weight, keepMask, loss };
+      const damping = { fraction: options.damping, when: "before" } as const;
+      return solveScaled(problem, { damping, keepMask }, device, async ({ scaling, dense, weight }) => {
+        using gram = scaledGram(problem, scaling, 0, device);
+        device.mirrorLower(gram);
+        using solution = device.createMatrix(outFeatures, inFeatures, `${name}: iterate`);
+        const search = { problem, options, scaling, gram, dense, state: weight, iterate: solution, keepMask };
+        await findSupport(search, device);
+        device.applyMask(solution, keepMask);
+        refine({ problem, gram, dense, solution, residual: weight, keepMask, steps: options.refinements }, device);
+        device.copy(solution, weight);
+      });
     });
   },
 } satisfies LayerSolver<AlpsOptions>;
@@ -99,7 +93,7 @@ async function findSupport(search: Search, device: Device): Promise<void> {
   /** P = D = the dense weight's largest entries, U = 0. */
   const start = (mask: KeepMask): void => {
     select(dense, mask);
-    overwrite(device, state, dense, mask);
+    device.copy(dense, state);
     device.applyMask(state, mask);
   };
 
@@ -107,54 +101,44 @@ async function findSupport(search: Search, device: Device): Promise<void> {
   let seen: KeepMask = keepMask; // the support at the last look
   start(mask);
   let { rho } = options;
+  let shrink = 1;
   let started = false;
-  let inverse = await inversePenalised(search, rho, device);
-  try {
-    for (let i = 0; i < options.iterations; i++) {
-      advance(search, { scratch, mask, inverse, rho }, device);
-      if (mask === seen) mask = mask === keepMask ? otherMask : keepMask;
-      select(state, mask);
-      if ((i + 1) % LOOK_EVERY !== 0) continue;
+  using inverse = device.createMatrix(inFeatures, inFeatures, `${name}: inverse`);
+  await invertPenalised(search, rho, inverse, device);
+  for (let i = 0; i < options.iterations; i++) {
+    const last = i === options.iterations - 1;
+    const looks = (i + 1) % LOOK_EVERY === 0;
+    const change = looks || last ? iterate : undefined;
+    advance({ dense, state, scratch, mask, inverse, rho }, device, { shrink, change });
+    shrink = 1;
+    if (mask === seen) mask = mask === keepMask ? otherMask : keepMask;
+    select(state, mask);
+    if (!looks || last) continue;
 
-      const moved = await device.countDifferences(mask, seen);
-      seen = mask;
-      const next = nextPenalty(rho, moved, moved / keptCount(problem), started);
-      if (next === undefined || (i >= EARLIEST_END && moved < SETTLED * keptCount(problem))) break;
-      started ||= next.rho > rho;
-      if (next.restart) start(mask);
-      // V = ρU stays, so U shrinks as ρ grows.
-      else device.combine({ a: state, b: dense, out: state, mask, kept: [1, 0], pruned: [rho / next.rho, 0] });
-      rho = next.rho;
-      inverse[Symbol.dispose]();
-      inverse = await inversePenalised(search, rho, device);
-    }
-  } finally {
-    inverse[Symbol.dispose]();
+    const moved = await device.countDifferences(mask, seen);
+    seen = mask;
+    const next = nextPenalty(rho, moved, moved / keptCount(problem), started);
+    if (next === undefined || (i >= EARLIEST_END && moved < SETTLED * keptCount(problem))) break;
+    started ||= next.rho > rho;
+    if (next.restart) start(mask);
+    else shrink = rho / next.rho; // V = ρU stays, so U shrinks as ρ grows
+    rho = next.rho;
+    await invertPenalised(search, rho, inverse, device);
   }
+  device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
   select(iterate, keepMask);
 }
 
-/** B = W₀ + ρ(±P - W₀)·K into `iterate`, then P ← (1-M)∘P + B. */
-function advance(
-  { dense, state, iterate }: Search,
-  step: { readonly scratch: Matrix; readonly mask: KeepMask; readonly inverse: Matrix; readonly rho: number },
+/** inverse = K(ρ) = (A + ρI)⁻¹. */
+async function invertPenalised(
+  { problem, scaling, gram }: Search,
+  rho: number,
+  inverse: Matrix,
   device: Device,
-): void {
-  const { scratch, mask, inverse, rho } = step;
-  device.combine({ a: state, b: dense, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
-  device.matmul({ a: { matrix: scratch }, b: { matrix: inverse }, out: { matrix: iterate }, alpha: rho });
-  device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
-  device.combine({ a: state, b: iterate, out: state, mask, kept: [0, 1], pruned: [1, 1] });
-}
-
-/** K(ρ) = (A + ρI)⁻¹. */
-function inversePenalised({ problem, scaling, gram }: Search, rho: number, device: Device): Promise<Matrix> {
-  const penalised = copyMatrix(device, gram, `${problem.name}: penalised Gram matrix`);
-  device.setDiagonal(
-    penalised,
-    Float32Array.from(scaling.diagonal, (value) => value + rho),
-  );
-  return invert(problem, penalised, device);
+): Promise<void> {
+  device.copy(gram, inverse);
+  setPenalty(inverse, scaling, rho, device);
+  await invert(problem, inverse, device);
 }
 
 /** The penalty after a look at the support; undefined where the support has settled. */

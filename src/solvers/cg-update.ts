@@ -6,8 +6,8 @@
  * It starts from the weights as the step before left them, so it can also finish what another update began.
  */
 import { z } from "zod";
-import { copyMatrix, disposeOnFailure, reconstructionLoss, requireMask } from "./layer.js";
-import { refine, scaledGram, scaleProblem, unscale } from "./splitting.js";
+import { disposeOnFailure, requireMask } from "./layer.js";
+import { refine, scaledGram, solveScaled } from "./splitting.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -30,27 +30,16 @@ export const cgUpdate = {
    * @throws NumericalError E_NON_FINITE
    */
   solve(problem, { damping, steps }, { device }) {
-    return disposeOnFailure(problem.weight, async () => {
-      const { name, weight, inFeatures } = problem;
+    return disposeOnFailure(problem.weight, () => {
       const keepMask = requireMask(problem);
-      const scaling = await scaleProblem(problem, { fraction: damping, when: "before" }, device);
-      using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
-      using dense = copyMatrix(device, problem.dense ?? weight, `${name}: scaled dense weight`);
-      device.scaleColumns(dense, norms);
-      device.applyMask(weight, keepMask);
-      device.scaleColumns(weight, norms);
-      using gram = scaledGram(problem, scaling, scaling.diagonal, device);
-      device.mirrorLower(gram);
-      {
-        using residual = device.createMatrix(problem.outFeatures, inFeatures, `${name}: residual`);
+      const scheme = { damping: { fraction: damping, when: "before" }, keepMask } as const;
+      return solveScaled(problem, scheme, device, ({ scaling, dense, weight }) => {
+        device.applyMask(weight, keepMask);
+        using gram = scaledGram(problem, scaling, 0, device);
+        device.mirrorLower(gram);
+        using residual = device.createMatrix(problem.outFeatures, problem.inFeatures, `${problem.name}: residual`);
         refine({ problem, gram, dense, solution: weight, residual, keepMask, steps }, device);
-      }
-      device.setDiagonal(gram, Float32Array.from(scaling.undamped));
-      const { sequenceCount } = problem.statistics;
-      const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
-      unscale(problem, weight, scaling, keepMask, device);
-      await device.synchronize();
-      return { weight, keepMask, loss };
+      });
     });
   },
 } satisfies LayerSolver<CgUpdateOptions>;

@@ -50,13 +50,8 @@ export function requireMask({ name, keepMask }: LayerProblem): KeepMask {
 /** A copy on the device, owned by the caller. */
 export function copyMatrix(device: Device, matrix: Matrix, label: string): Matrix {
   const copy = device.createMatrix(matrix.rows, matrix.columns, label);
-  device.subtract({ matrix }, { matrix: copy }, { matrix: copy }); // minus the zeros it was created with
+  device.copy(matrix, copy);
   return copy;
-}
-
-/** target = source, whole matrices of one shape; the values of `target` must be finite. `mask` is any mask of that shape. */
-export function overwrite(device: Device, target: Matrix, source: Matrix, mask: KeepMask): void {
-  device.combine({ a: source, b: target, out: target, mask, kept: [1, 0], pruned: [1, 0] });
 }
 
 /**

@@ -6,7 +6,7 @@
  * not the optimum for that mask (columns to the left are never revisited): admm-update comes closer and costs more.
  */
 import { z } from "zod";
-import { disposeOnFailure, overwrite, requireMask } from "./layer.js";
+import { disposeOnFailure, requireMask } from "./layer.js";
 import { dropDeadInputs, factorize, prepareHessian, walkPanels } from "./obs.js";
 import type { LayerSolver } from "./solver.js";
 
@@ -33,7 +33,7 @@ export const obsUpdate = {
   solve(problem, options, { device }) {
     return disposeOnFailure(problem.weight, async () => {
       const keepMask = requireMask(problem);
-      if (problem.dense !== undefined) overwrite(device, problem.weight, problem.dense, keepMask);
+      if (problem.dense !== undefined) device.copy(problem.dense, problem.weight);
       const hessian = await prepareHessian(problem, device);
       dropDeadInputs(problem, hessian, device);
       const ladder = [options.damping, ...(options.dampingLadder ?? [])];

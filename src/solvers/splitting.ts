@@ -16,15 +16,22 @@
  *
  *     P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K
  */
-import { isCholeskyFailure, LARGEST_PANEL, type Device, type KeepMask, type Matrix } from "../device/device.js";
+import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { NumericalError } from "../errors.js";
-import { copyMatrix, expectFiniteStatistics, requireStatistic } from "./layer.js";
-import type { LayerProblem } from "./solver.js";
+import { copyMatrix, expectFiniteStatistics, reconstructionLoss, requireStatistic } from "./layer.js";
+import type { LayerProblem, LayerSolution } from "./solver.js";
 
 /** Added to every norm by the papers' code; inputs that were never seen have no other norm. */
 const SMALLEST_NORM = 1e-8;
-/** Columns of a block of UᵀU: fewer waste less on zeros, more keep the product fast. */
-const INVERSE_BLOCK = 512;
+
+/**
+ * Damping is a fraction of the mean diagonal that is added to the diagonal, of the preconditioned matrix ("after", each
+ * channel relative to its own energy: Boža) or of G itself ("before": ALPS, SparseGPT).
+ */
+export interface Damping {
+  readonly fraction: number;
+  readonly when: "before" | "after";
+}
 
 /** The preconditioner, and the diagonal of A. */
 export interface Scaling {
@@ -34,19 +41,47 @@ export interface Scaling {
   readonly reciprocals: Float32Array;
   /** Diagonal of A, damping included. */
   readonly diagonal: Float64Array;
-  /** Diagonal of diag(1/ν)·G·diag(1/ν) without damping. */
-  readonly undamped: Float64Array;
+}
+
+/** What a method works on; all [R, C]. */
+export interface ScaledProblem {
+  readonly scaling: Scaling;
+  /** W₀; kept. */
+  readonly dense: Matrix;
+  /** The problem's weight times diag(ν). The method leaves its solution here; what it prunes need not be zero. */
+  readonly weight: Matrix;
 }
 
 /**
- * @param damping fraction of the mean diagonal that is added to the diagonal, of the preconditioned matrix ("after", each
- *   channel relative to its own energy: Boža) or of G itself ("before": ALPS, SparseGPT)
+ * Scale the problem, let `work` solve it, scale back and measure.
+ *
+ * @param keepMask the mask of the solution by the time `work` is done; returned
+ * @returns `loss` is tr(D·G·Dᵀ) / sequences with D the change of the dense weight: the squared output error, undamped
  */
-export async function scaleProblem(
+export async function solveScaled(
   problem: LayerProblem,
-  damping: { readonly fraction: number; readonly when: "before" | "after" },
+  { damping, keepMask }: { readonly damping: Damping; readonly keepMask: KeepMask },
   device: Device,
-): Promise<Scaling> {
+  work: (scaled: ScaledProblem) => void | Promise<void>,
+): Promise<LayerSolution> {
+  const { name, weight, inFeatures } = problem;
+  const scaling = await scaleProblem(problem, damping, device);
+  using norms = device.uploadMatrix(scaling.norms, 1, inFeatures, `${name}: input norms`);
+  using reciprocals = device.uploadMatrix(scaling.reciprocals, 1, inFeatures, `${name}: reciprocals`);
+  device.scaleColumns(weight, norms);
+  using dense = copyMatrix(device, problem.dense ?? weight, `${name}: scaled dense weight`);
+  if (problem.dense !== undefined) device.scaleColumns(dense, norms);
+  await work({ scaling, dense, weight });
+  device.applyMask(weight, keepMask);
+  device.scaleColumns(weight, reciprocals);
+  device.scaleColumns(dense, reciprocals);
+  const gram = requireStatistic(problem, "gram");
+  const { sequenceCount } = problem.statistics;
+  const loss = await reconstructionLoss(device, { dense, pruned: weight, gram, sequenceCount });
+  return { weight, keepMask, loss };
+}
+
+async function scaleProblem(problem: LayerProblem, damping: Damping, device: Device): Promise<Scaling> {
   const sums = await device.downloadDiagonal(requireStatistic(problem, "gram"));
   expectFiniteStatistics(problem.name, sums);
   const mean = (values: ArrayLike<number>): number =>
@@ -59,62 +94,43 @@ export async function scaleProblem(
     damping.when === "before"
       ? Float64Array.from(sums, (sum, c) => (sum === 0 ? 1 : (sum + added) / norms[c] ** 2))
       : undamped.map((value) => value + addedAfter);
-  return { norms, reciprocals: norms.map((norm) => 1 / norm), diagonal, undamped };
+  return { norms, reciprocals: norms.map((norm) => 1 / norm), diagonal };
 }
 
-/** diag(1/ν)·G·diag(1/ν) with the given diagonal, lower triangle; owned by the caller. */
-export function scaledGram(
-  problem: LayerProblem,
-  scaling: Scaling,
-  diagonal: ArrayLike<number>,
-  device: Device,
-): Matrix {
+/** A, lower triangle, with `added` on its diagonal; owned by the caller. */
+export function scaledGram(problem: LayerProblem, scaling: Scaling, added: number, device: Device): Matrix {
   const matrix = copyMatrix(device, requireStatistic(problem, "gram"), `${problem.name}: scaled Gram matrix`);
   using factors = device.uploadMatrix(scaling.reciprocals, 1, problem.inFeatures, `${problem.name}: reciprocals`);
   device.scaleColumns(matrix, factors);
   device.scaleRows(matrix, factors);
-  device.setDiagonal(matrix, Float32Array.from(diagonal));
+  setPenalty(matrix, scaling, added, device);
   return matrix;
 }
 
+/** Make the diagonal of a matrix that is A elsewhere that of A + ρI. */
+export function setPenalty(matrix: Matrix, scaling: Scaling, rho: number, device: Device): void {
+  device.setDiagonal(
+    matrix,
+    Float32Array.from(scaling.diagonal, (value) => value + rho),
+  );
+}
+
 /**
- * The full symmetric inverse of a matrix given by its lower triangle, which is used up and disposed.
+ * Replace a matrix given by its lower triangle by its full symmetric inverse.
  *
  * @throws NumericalError E_NOT_POSITIVE_DEFINITE
  */
-export async function invert(problem: LayerProblem, matrix: Matrix, device: Device): Promise<Matrix> {
-  using h = matrix;
-  const n = problem.inFeatures;
-  const cholesky = await device.choleskyReversed(h, LARGEST_PANEL);
-  if (isCholeskyFailure(cholesky)) {
-    throw new NumericalError(
-      "E_NOT_POSITIVE_DEFINITE",
-      `${problem.name}: the damped Gram matrix is not positive definite (pivot ${cholesky.column} is ${cholesky.pivot}).`,
-      {
-        hint: "Raise the method's damping or use more calibration sequences.",
-        details: { layer: problem.name, column: cholesky.column, pivot: cholesky.pivot },
-      },
-    );
-  }
-  using _inverses = cholesky.panelInverses;
-  using _diagonal = cholesky.diagonal;
-  using u = device.createMatrix(n, n, `${problem.name}: triangular inverse`);
-  device.triangularInverse(cholesky, u);
-  const inverse = device.createMatrix(n, n, `${problem.name}: inverse`);
-  // H⁻¹ = UᵀU, block by block of the lower triangle. U is upper triangular: rows below the end of a block of columns
-  // are zero there, which saves half the work of a Gram matrix.
-  for (let column = 0; column < n; column += INVERSE_BLOCK) {
-    const columns = Math.min(INVERSE_BLOCK, n - column);
-    const depth = column + columns;
-    device.matmul({
-      a: { matrix: u, rows: depth, firstColumn: column },
-      b: { matrix: u, rows: depth, firstColumn: column, columns },
-      out: { matrix: inverse, firstRow: column, firstColumn: column, columns },
-      transposeA: true,
-    });
-  }
-  device.mirrorLower(inverse);
-  return inverse;
+export async function invert(problem: LayerProblem, matrix: Matrix, device: Device): Promise<void> {
+  const failure = await device.invertPositiveDefinite(matrix);
+  if (failure === undefined) return;
+  throw new NumericalError(
+    "E_NOT_POSITIVE_DEFINITE",
+    `${problem.name}: the damped Gram matrix is not positive definite (pivot ${failure.column} is ${failure.pivot}).`,
+    {
+      hint: "Raise the method's damping or use more calibration sequences.",
+      details: { layer: problem.name, column: failure.column, pivot: failure.pivot },
+    },
+  );
 }
 
 /** What an iteration works on; all [R, C] but `inverse` [C, C]. */
@@ -131,17 +147,27 @@ export interface Splitting {
   readonly rho: number;
 }
 
-/** P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K. */
-export function iterate({ dense, state, scratch, mask, inverse, rho }: Splitting, device: Device): void {
-  device.combine({ a: state, b: dense, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
-  device.combine({ a: state, b: dense, out: state, mask, kept: [0, 1], pruned: [1, 1] });
-  device.matmul({
-    a: { matrix: scratch },
-    b: { matrix: inverse },
-    out: { matrix: state },
-    alpha: rho,
-    beta: 1,
-  });
+/**
+ * P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K.
+ *
+ * @param how.shrink factor of U before the iteration, default 1
+ * @param how.change receives ρ·(±P - W₀)·K, which is B - W₀ with B the dense iterate; costs one pass more
+ */
+export function iterate(
+  { dense, state, scratch, mask, inverse, rho }: Splitting,
+  device: Device,
+  { shrink = 1, change }: { readonly shrink?: number; readonly change?: Matrix | undefined } = {},
+): void {
+  const toOut = { kept: [rho, -rho], pruned: [-rho * shrink, -rho] } as const;
+  const toA = { kept: [0, 1], pruned: [shrink, 1] } as const;
+  device.combinePair({ a: state, b: dense, out: scratch, mask, toOut, toA });
+  const factors = { a: { matrix: scratch }, b: { matrix: inverse } };
+  if (change === undefined) {
+    device.matmul({ ...factors, out: { matrix: state }, beta: 1 });
+  } else {
+    device.matmul({ ...factors, out: { matrix: change } });
+    device.combine({ a: state, b: change, out: state, mask, kept: [1, 1], pruned: [1, 1] });
+  }
 }
 
 /** Conjugate gradients on a fixed support; all [R, C] but `gram`. */
@@ -173,11 +199,4 @@ export function refine(
     device.matmul({ a: { matrix: direction }, b: { matrix: gram }, out: { matrix: product } });
     device.conjugateStep({ solution, residual, direction, product, keepMask });
   }
-}
-
-/** Leave the preconditioned space: pruned entries +0, columns times 1/ν. */
-export function unscale(problem: LayerProblem, weight: Matrix, scaling: Scaling, mask: KeepMask, device: Device): void {
-  using factors = device.uploadMatrix(scaling.reciprocals, 1, problem.inFeatures, `${problem.name}: reciprocals`);
-  device.applyMask(weight, mask);
-  device.scaleColumns(weight, factors);
 }

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import assert from "node:assert/strict";
 import { promisify } from "node:util";
 import { assertSameBits } from "../helpers/compare.js";
+import { gramOfTokens } from "../helpers/layer-problem.js";
 import { correlatedTokens, normals, positives, quantized } from "../reference/random.js";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
 import { isCholeskyFailure, type Device } from "../../src/device/device.js";
@@ -55,8 +56,10 @@ test("products do not depend on the number of threads, also with few columns and
         using a = device.uploadMatrix(normals(m * k, m), transposeA ? k : m, transposeA ? m : k, "a");
         using b = device.uploadMatrix(normals(k * n, n), transposeB ? n : k, transposeB ? k : n, "b");
         using out = device.createMatrix(m, n, "out");
-        device.matmul({ a: { matrix: a }, b: { matrix: b }, out: { matrix: out }, transposeA, transposeB });
-        results.push(await device.download({ matrix: out }));
+        for (const beta of [0, 1]) {
+          device.matmul({ a: { matrix: a }, b: { matrix: b }, out: { matrix: out }, transposeA, transposeB, beta });
+          results.push(await device.download({ matrix: out }));
+        }
       }
     }
     return results;
@@ -100,6 +103,9 @@ test("statistics, factorisation and sweep do not depend on the number of threads
   const [tokens, n, rows] = [700, 300, 1000];
   const x = correlatedTokens(tokens, n, 4);
   const weight = normals(128 * rows, 5);
+  const wide = 700; // several blocks of the inverse
+  const dampedGram = Float32Array.from(gramOfTokens(correlatedTokens(800, wide, 6), 800, wide));
+  for (let i = 0; i < wide; i++) dampedGram[i * (wide + 1)] *= 1.1;
   await assertSameForAllThreads(async (device) => {
     using batch = device.uploadMatrix(x, tokens, n, "x");
     using h = device.createMatrix(n, n, "h");
@@ -131,7 +137,10 @@ test("statistics, factorisation and sweep do not depend on the number of threads
       losses,
     });
     const l = await device.download({ matrix: h });
+    using gram = device.uploadMatrix(dampedGram, wide, wide, "gram");
+    assert.equal(await device.invertPositiveDefinite(gram), undefined);
     return [
+      await device.download({ matrix: gram }),
       await device.download({ matrix: sums }),
       l.map((value, i) => (i % n <= Math.floor(i / n) ? value : 0)),
       await device.download({ matrix: inverse }),

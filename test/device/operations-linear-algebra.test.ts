@@ -1,4 +1,4 @@
-/** Products, the reversed Cholesky and the triangular inverse, on every device, against identities in float64. */
+/** Products, the reversed Cholesky, triangular and symmetric inverses, on every device, against identities in float64. */
 import { test } from "node:test";
 import assert from "node:assert/strict";
 import { describeOnDevices } from "../helpers/devices.js";
@@ -76,6 +76,33 @@ await describeOnDevices((device) => {
         const bound = (i: number): number => (k + 3) * F32_ROUNDOFF * (0.5 * magnitude[i] + 2 * Math.abs(start[i]));
         const what = `${m}x${n}x${k}${transposeA ? " Aᵀ" : ""}${transposeB ? " Bᵀ" : ""}`;
         assertWithin(await device().download({ matrix: out }), expected, bound, what);
+      }
+    }
+  });
+
+  test("matmul adds to and subtracts from whole rows of a matrix, also from one of its own factors", async () => {
+    const { m, n, k } = { m: 40, n: 70, k: 40 };
+    const [a, b, start] = [normals(m * k, 1), normals(k * n, 2), normals(60 * n, 3)];
+    using left = device().uploadMatrix(a, m, k, "a");
+    for (const [alpha, beta] of [
+      [1, 0],
+      [1, 1],
+      [-1, 0],
+      [-1, 1],
+    ]) {
+      for (const own of [false, true]) {
+        using right = device().uploadMatrix(b, k, n, "b");
+        using third = device().uploadMatrix(start, 60, n, "out");
+        const before = own ? b : start.subarray(9 * n, (9 + m) * n);
+        const out = own ? { matrix: right } : { matrix: third, firstRow: 9, rows: m };
+        device().matmul({ a: { matrix: left }, b: { matrix: right }, out, alpha, beta });
+        const magnitude = referenceMatmul(a.map(Math.abs), b.map(Math.abs), { m, n, k });
+        const expected = referenceMatmul(a, b, { m, n, k }).map((value, i) => alpha * value + beta * before[i]);
+        const bound = (i: number): number => (k + 3) * F32_ROUNDOFF * (magnitude[i] + Math.abs(before[i]));
+        assertWithin(await device().download(out), expected, bound, `alpha ${alpha}, beta ${beta}, own ${own}`);
+        if (own) continue;
+        const above = await device().download({ matrix: third, rows: 9 });
+        assertSameBits(above, start.subarray(0, 9 * n), "rows above are left alone");
       }
     }
   });
@@ -322,6 +349,42 @@ await describeOnDevices((device) => {
       );
       assertWithin(u, expected, (i) => 4 * (n + 1) * F32_ROUNDOFF * bounds[i], `n ${n}, panels of ${panelWidth}`);
       disposeFactor(result);
+    }
+  });
+
+  test("invertPositiveDefinite gives both triangles of the inverse from the lower one", async () => {
+    for (const n of [1, 2, 63, 128, 130, 257, 400, 530]) {
+      const h = dampedGram(n, n + 2);
+      const lower = h.map((value, i) => (i % n <= Math.floor(i / n) ? value : 1e30));
+      using matrix = device().uploadMatrix(lower, n, n, "h");
+      assert.equal(await device().invertPositiveDefinite(matrix), undefined);
+      const actual = await device().download({ matrix });
+      const r = referenceCholeskyReversed(h, n);
+      assert.ok(r instanceof Float64Array);
+      const u = referenceUpperInverse(r, n);
+      const shape = { m: n, n, k: n };
+      const expected = referenceMatmul(u, u, shape, true); // R⁻ᵀ·R⁻¹
+      const magnitude = expected.map(Math.abs);
+      const bounds = referenceMatmul(referenceMatmul(magnitude, h.map(Math.abs), shape), magnitude, shape);
+      // Componentwise |K - H⁻¹| <= c·n·u·|K||H||K|, as for the triangular inverse.
+      assertWithin(actual, expected, (i) => 4 * (n + 1) * F32_ROUNDOFF * bounds[i], `n ${n}`);
+      const mirrored = actual.map((_, i) => actual[(i % n) * n + Math.floor(i / n)]);
+      assertSameBits(actual, mirrored, `n ${n}: symmetric`);
+    }
+  });
+
+  test("invertPositiveDefinite names the column of the first pivot that is not positive", async () => {
+    for (const [n, column] of [
+      [5, 3],
+      [200, 131],
+      [300, 17],
+      [600, 0],
+      [600, 300],
+    ]) {
+      const h = new Float32Array(n * n);
+      for (let i = 0; i < n; i++) h[i * n + i] = i === column ? -0.25 : 2;
+      using matrix = device().uploadMatrix(h, n, n, "h");
+      assert.deepEqual(await device().invertPositiveDefinite(matrix), { column, pivot: -0.25 }, `n ${n}`);
     }
   });
 });

@@ -67,6 +67,39 @@ await describeOnDevices((device) => {
     assertWithin(await device().download({ matrix: b }), expected, bound, "combine");
   });
 
+  test("combinePair gives the two combinations of the values before it", async () => {
+    for (const [rows, columns] of SHAPES) {
+      const [x, y] = [normals(rows * columns, 12), normals(rows * columns, 13)];
+      const keep = randomMask(rows * columns, 14);
+      using mask = device().uploadMask(packMask(keep, rows, columns), rows, columns, "mask");
+      using a = device().uploadMatrix(x, rows, columns, "a");
+      using b = device().uploadMatrix(y, rows, columns, "b");
+      using out = device().uploadMatrix(new Float32Array(rows * columns).fill(NaN), rows, columns, "out");
+      const toOut = { kept: [1, -1], pruned: [-1, -1] } as const;
+      const toA = { kept: [0.25, 3], pruned: [-0.7, 1.1] } as const;
+      device().combinePair({ a, b, out, mask, toOut, toA });
+      const what = `[${rows}, ${columns}]`;
+      const first = Float32Array.from(referenceCombine(x, y, keep, toOut.kept, toOut.pruned));
+      assertSameBits(await device().download({ matrix: out }), first, `${what}: out`);
+      const second = referenceCombine(x, y, keep, toA.kept, toA.pruned);
+      const bound = (i: number): number => 4 * F32_ROUNDOFF * 3 * (Math.abs(x[i]) + Math.abs(y[i]));
+      assertWithin(await device().download({ matrix: a }), second, bound, `${what}: a`);
+      assertSameBits(await device().download({ matrix: b }), y, `${what}: b is left alone`);
+    }
+  });
+
+  test("copy takes over every bit", async () => {
+    for (const [rows, columns] of SHAPES) {
+      const values = normals(rows * columns, 15);
+      values[0] = -0;
+      using source = device().uploadMatrix(values, rows, columns, "source");
+      using target = device().uploadMatrix(normals(rows * columns, 16), rows, columns, "target");
+      device().copy(source, target);
+      device().scale(source, 2);
+      assertSameBits(await device().download({ matrix: target }), values, `[${rows}, ${columns}]`);
+    }
+  });
+
   test("rowDots sums every row, also of a matrix with itself", async () => {
     for (const [rows, columns] of SHAPES) {
       const [x, y] = [normals(rows * columns, 7), normals(rows * columns, 8)];

@@ -121,6 +121,27 @@ await describeOnDevices((device) => {
     }
   });
 
+  test("selectMatrix is exact on matrices that are large enough to be sampled, however their scores lie", async () => {
+    const [rows, columns] = [401, 333];
+    const total = rows * columns;
+    const spread = problem(rows, columns, 1);
+    const ties = problem(rows, columns, 2, 1 / 3);
+    const equal = { ...ties, weight: new Float32Array(total).fill(0.5) };
+    // Most scores 0, the others in one corner; and magnitudes over many binades along the rows.
+    const sparse = { ...spread, weight: spread.weight.map((value, i) => (i < 0.9 * total ? 0 : value)) };
+    const steep = {
+      ...spread,
+      weight: spread.weight.map((value, i) => value * 2 ** (Math.floor(i / columns) / 8 - 25)),
+    };
+    for (const [name, p] of Object.entries({ spread, ties, equal, sparse, steep })) {
+      const scores = scoresOf(p);
+      for (const k of [1, 20, Math.floor(total / 2), Math.floor(0.9 * total), Math.floor(0.95 * total), total - 3]) {
+        const keep = await select(device(), p, (w, s, mask) => device().selectMatrix(w, s, k, mask));
+        assertSameMask(keep, referenceSelectMatrix(scores, rows, columns, k), columns, `${name}, k ${k}`);
+      }
+    }
+  });
+
   test("selectGroups keeps exactly the largest of every group", async () => {
     for (const group of [2, 3, 4, 5, 6, 8, 16, 32, 64]) {
       for (const keepCount of new Set([1, Math.floor(group / 2), group - 1])) {

@@ -167,6 +167,8 @@ async function masked(device: Device, { w, product, u, sums, mask }: MaskedOpera
   using scratch = device.createMatrix(rows, columns, "scratch");
   device.combine({ a: w, b: product, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
   device.combine({ a: w, b: product, out: w, mask: other, kept: [0, 1], pruned: [1, 1] });
+  const toOut = { kept: [0.5, -0.5], pruned: [-0.5, -0.5] } as const;
+  device.combinePair({ a: w, b: product, out: scratch, mask, toOut, toA: { kept: [0, 1], pruned: [0.9, 1] } });
   using dots = device.createMatrix(1, rows, "dots");
   device.rowDots(scratch, w, dots);
   using direction = device.uploadMatrix(values(rows * columns, 3), rows, columns, "direction");

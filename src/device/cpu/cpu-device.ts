@@ -15,6 +15,7 @@ import {
   maskWordsPerRow,
   type CholeskyFailure,
   type CombineOptions,
+  type CombinePairOptions,
   type ConjugateState,
   type Device,
   type GatherIndices,
@@ -37,6 +38,7 @@ import {
   transpose,
 } from "./elementwise.js";
 import { choleskyReversed, triangularInverse } from "./factorization.js";
+import { invertPositiveDefinite } from "./inverse.js";
 import { KernelPool } from "./kernel-pool.js";
 import {
   compactValues,
@@ -51,7 +53,7 @@ import {
 } from "./matrix.js";
 import { combine, conjugateStep, countDifferences, rowDots } from "./masked.js";
 import { countPruned } from "./panel-mask.js";
-import { multiply, writeProduct, type ProductEngine } from "./products.js";
+import { multiplyInto, type ProductEngine } from "./products.js";
 import { solveRowSystems } from "./row-systems.js";
 import { selectGroups, selectMatrix, selectPanel, selectRows } from "./selection.js";
 import { accumulateGram, accumulateSquareSums } from "./statistics.js";
@@ -146,6 +148,16 @@ class CpuDevice implements Device {
     const { values } = cpuMask(mask);
     await this.synchronize();
     return values.slice();
+  }
+
+  copy(source: Matrix, target: Matrix): void {
+    const { rows, columns } = target;
+    expectShapes(source.rows === rows && source.columns === columns, "copy", {
+      source: [source.rows, source.columns],
+      target: [rows, columns],
+    });
+    const [from, to] = [cpuMatrix(source).values, cpuMatrix(target).values];
+    this.#enqueue(() => to.set(from));
   }
 
   // --- statistics
@@ -254,7 +266,26 @@ class CpuDevice implements Device {
     });
     const [x, y, z] = [cpuMatrix(a).values, cpuMatrix(b).values, cpuMatrix(out).values];
     const words = cpuMask(mask).values;
-    this.#enqueue(() => combine({ a: x, b: y, out: z, words, rows, columns, kept, pruned }));
+    const targets = [{ out: z, kept, pruned }] as const;
+    this.#enqueue(() => combine(this.#pool, { a: x, b: y, words, rows, columns, targets }));
+  }
+
+  combinePair({ a, b, out, mask, toOut, toA }: CombinePairOptions): void {
+    const { rows, columns } = out;
+    const fits = [a, b, mask].every((x) => x.rows === rows && x.columns === columns) && new Set([a, b, out]).size === 3;
+    expectShapes(fits, "combinePair", {
+      a: [a.rows, a.columns],
+      b: [b.rows, b.columns],
+      out: [rows, columns],
+      mask: [mask.rows, mask.columns],
+    });
+    const [x, y, z] = [cpuMatrix(a).values, cpuMatrix(b).values, cpuMatrix(out).values];
+    const words = cpuMask(mask).values;
+    const targets = [
+      { out: z, ...toOut },
+      { out: x, ...toA },
+    ] as const;
+    this.#enqueue(() => combine(this.#pool, { a: x, b: y, words, rows, columns, targets }));
   }
 
   async countDifferences(a: KeepMask, b: KeepMask): Promise<number> {
@@ -361,9 +392,7 @@ class CpuDevice implements Device {
       b: [inner, n],
       out: [out.rows, out.columns],
     });
-    this.#enqueue(async () => {
-      writeProduct(await multiply(this.#engine, { a, b, transposeA, transposeB }), out, alpha, beta);
-    });
+    this.#enqueue(() => multiplyInto(this.#engine, { a, b, transposeA, transposeB }, out, alpha, beta));
   }
 
   rowDots(a: Matrix, b: Matrix, dots: Matrix): void {
@@ -420,6 +449,17 @@ class CpuDevice implements Device {
       out: [out.rows, out.columns],
     });
     this.#enqueue(() => triangularInverse(this.#engine, l, inverses, cholesky.panelWidth, target));
+  }
+
+  async invertPositiveDefinite(h: Matrix): Promise<CholeskyFailure | undefined> {
+    const target = resolveView({ matrix: h });
+    expectShapes(h.rows === h.columns, "invertPositiveDefinite", { h: [h.rows, h.columns] });
+    let failure: CholeskyFailure | undefined;
+    this.#enqueue(async () => {
+      failure = await invertPositiveDefinite({ engine: this.#engine, pool: this.#pool }, target);
+    });
+    await this.synchronize();
+    return failure;
   }
 
   sweepPanel(options: SweepOptions): void {

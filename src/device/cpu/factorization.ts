@@ -9,7 +9,7 @@ import type { CholeskyFailure } from "../device.js";
 import { transpose } from "./elementwise.js";
 import type { KernelPool } from "./kernel-pool.js";
 import { copyRectangle, subRectangle, wholeMatrix, type Rectangle } from "./matrix.js";
-import { addSymmetricProduct, multiply, writeProduct, type ProductEngine } from "./products.js";
+import { addSymmetricProduct, multiplyInto, type ProductEngine } from "./products.js";
 
 /** Rows of a strip: the inner dimension of the products that carry nearly all the work. */
 const STRIP_ROWS = 512;
@@ -64,13 +64,13 @@ async function updatePanel(
   stripEnd: number,
 ): Promise<void> {
   if (end === stripEnd) return;
-  const product = await multiply(engine, {
+  const product = {
     a: subRectangle(h, end, stripEnd - end, start, end - start),
     b: subRectangle(h, end, stripEnd - end, 0, end),
     transposeA: true,
     transposeB: false,
-  });
-  writeProduct(product, subRectangle(h, start, end - start, 0, end), -1, 1);
+  };
+  await multiplyInto(engine, product, subRectangle(h, start, end - start, 0, end), -1, 1);
 }
 
 /** L[J, 0:start] = V·A[J, 0:start]. */
@@ -84,13 +84,8 @@ async function solvePanel(
   if (start === 0) return;
   const width = end - start;
   const rest = subRectangle(h, start, width, 0, start);
-  const product = await multiply(engine, {
-    a: subRectangle(inverse, 0, width, 0, width),
-    b: rest,
-    transposeA: false,
-    transposeB: false,
-  });
-  writeProduct(product, rest, 1, 0);
+  const product = { a: subRectangle(inverse, 0, width, 0, width), b: rest, transposeA: false, transposeB: false };
+  await multiplyInto(engine, product, rest, 1, 0);
 }
 
 /** Lower triangle of A[0:start, 0:start] -= L[S, 0:start]ᵀ·L[S, 0:start] for the strip S. */
@@ -102,7 +97,7 @@ async function updateAbove(engine: ProductEngine, h: Rectangle, start: number, e
 }
 
 /** Factor one diagonal block in place and write its inverse; returns the failing column inside the block. */
-function factorBlock(pool: KernelPool, block: Rectangle, inverse: Rectangle): CholeskyFailure | undefined {
+export function factorBlock(pool: KernelPool, block: Rectangle, inverse: Rectangle): CholeskyFailure | undefined {
   const width = block.rows;
   pool.reset(2 * 8 * width * (width + 1));
   const staged = pool.allocate(4 * width * width);
@@ -139,18 +134,10 @@ export async function triangularInverse(
     const v = subRectangle(all, start, width, 0, width);
     copyRectangle(v, subRectangle(out, start, width, start, width));
     if (start === 0) continue;
-    const above = await multiply(engine, {
-      a: subRectangle(l, start, width, 0, start),
-      b: v,
-      transposeA: true,
-      transposeB: false,
-    });
-    const product = await multiply(engine, {
-      a: subRectangle(out, 0, start, 0, start),
-      b: wholeMatrix(above, start, width),
-      transposeA: false,
-      transposeB: false,
-    });
-    writeProduct(product, subRectangle(out, 0, start, start, width), -1, 0);
+    const above = wholeMatrix(new Float32Array(start * width), start, width);
+    const rows = subRectangle(l, start, width, 0, start);
+    await multiplyInto(engine, { a: rows, b: v, transposeA: true, transposeB: false }, above, 1, 0);
+    const product = { a: subRectangle(out, 0, start, 0, start), b: above, transposeA: false, transposeB: false };
+    await multiplyInto(engine, product, subRectangle(out, 0, start, start, width), -1, 0);
   }
 }

@@ -18,6 +18,7 @@ export type Kernel = (first: number, end: number, args: number, scratch: number)
 export type KernelName =
   | "selectRows"
   | "selectGroups"
+  | "bracketRows"
   | "histogramRows"
   | "countTiesRows"
   | "markRows"
@@ -28,7 +29,8 @@ export type KernelName =
   | "markPanelTies"
   | "sweepTiles"
   | "choleskyBlock"
-  | "solveRows";
+  | "solveRows"
+  | "combineRows";
 
 /** Indices into the control words. */
 export const CONTROL = {

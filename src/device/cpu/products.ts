@@ -1,5 +1,5 @@
 /** Matrix products of the CPU device: views are packed where needed, ONNX Runtime multiplies, alpha and beta follow. */
-import type { MatmulEngine } from "../../onnx/matmul.js";
+import type { MatmulEngine, ProductTarget } from "../../onnx/matmul.js";
 import { addArray, subtractArrays } from "./elementwise.js";
 import { compactValues, copyRectangle, subRectangle, wholeMatrix, type Rectangle } from "./matrix.js";
 
@@ -25,27 +25,65 @@ export interface Product {
 const SUMMATION_STRETCH = 128;
 const COLUMNS_PER_THREAD = 80; // columns are dealt in 16s and the last share may be short: 80 leaves more than 64
 
-/** op(a)·op(b), fresh, compact [m, n]. The same bits for any number of threads. */
-export async function multiply(
+/** Whether a product must be padded so that its bits do not depend on the number of threads. */
+function needsPadding(m: number, n: number, k: number, threads: number): boolean {
+  return m > 1 && n > m && k > SUMMATION_STRETCH && n < COLUMNS_PER_THREAD * threads;
+}
+
+/** op(a)·op(b), fresh or added to `into`, compact [m, n]. The same bits for any number of threads. */
+async function multiply(
   { engine, threads }: ProductEngine,
-  { a, b, transposeA, transposeB }: Product,
+  product: Product,
+  into?: ProductTarget,
 ): Promise<Float32Array> {
-  const m = transposeA ? a.columns : a.rows;
-  const k = transposeA ? a.rows : a.columns;
-  const n = transposeB ? b.rows : b.columns;
+  const { a, b, transposeA, transposeB } = product;
+  const [m, n, k] = shapeOf(product);
   if (m === 0 || n === 0 || k === 0) return new Float32Array(m * n);
+  if (!needsPadding(m, n, k, threads))
+    return engine.multiply(compactValues(a), compactValues(b), m, n, k, transposeA, transposeB, into);
   const columns = COLUMNS_PER_THREAD * threads;
-  if (m === 1 || n <= m || k <= SUMMATION_STRETCH || n >= columns) {
-    return engine.multiply(compactValues(a), compactValues(b), m, n, k, transposeA, transposeB);
-  }
   const padded = wholeMatrix(new Float32Array(columns * k), transposeB ? columns : k, transposeB ? k : columns);
   copyRectangle(b, padded);
-  const product = await engine.multiply(compactValues(a), padded.values, m, columns, k, transposeA, transposeB);
-  return compactValues(subRectangle(wholeMatrix(product, m, columns), 0, m, 0, n));
+  const wide = wholeMatrix(new Float32Array(m * columns), m, columns);
+  const target = { values: wide.values, sign: into?.sign ?? 1, add: into?.add ?? false };
+  if (into?.add === true) copyRectangle(wholeMatrix(into.values, m, n), wide);
+  await engine.multiply(compactValues(a), padded.values, m, columns, k, transposeA, transposeB, target);
+  const out = into?.values ?? new Float32Array(m * n);
+  copyRectangle(subRectangle(wide, 0, m, 0, n), wholeMatrix(out, m, n));
+  return out;
+}
+
+function shapeOf({ a, b, transposeA, transposeB }: Product): readonly [m: number, n: number, k: number] {
+  const [m, k] = transposeA ? [a.columns, a.rows] : [a.rows, a.columns];
+  return [m, transposeB ? b.rows : b.columns, k];
+}
+
+/**
+ * out = alpha·op(a)·op(b) + beta·out; `out` is not read where beta is 0, and may overlap the factors. ONNX Runtime
+ * writes straight into `out` where that is contiguous and the factors are ±1 and 0 or 1.
+ */
+export async function multiplyInto(
+  engine: ProductEngine,
+  product: Product,
+  out: Rectangle,
+  alpha: number,
+  beta: number,
+): Promise<void> {
+  const { a, b } = product;
+  const [m, n, k] = shapeOf(product);
+  const direct =
+    (out.columns === out.stride || out.rows === 1) &&
+    (alpha === 1 || alpha === -1) &&
+    (beta === 0 || beta === 1) &&
+    out.values.buffer !== a.values.buffer &&
+    out.values.buffer !== b.values.buffer &&
+    m * n * k > 0;
+  if (direct) await multiply(engine, product, { values: compactValues(out), sign: alpha, add: beta === 1 });
+  else writeProduct(await multiply(engine, product), out, alpha, beta);
 }
 
 /** out = alpha·product + beta·out; `out` is not read where beta is 0. */
-export function writeProduct(product: Float32Array, out: Rectangle, alpha: number, beta: number): void {
+function writeProduct(product: Float32Array, out: Rectangle, alpha: number, beta: number): void {
   const { values, stride, columns } = out;
   for (let r = 0; r < out.rows; r++) {
     const to = values.subarray(out.offset + r * stride, out.offset + r * stride + columns);
@@ -73,12 +111,12 @@ export async function addSymmetricProduct(
 ): Promise<void> {
   for (let first = 0; first < t.rows; first += TRIANGLE_ROWS) {
     const rows = Math.min(TRIANGLE_ROWS, t.rows - first);
-    const product = await multiply(engine, {
+    const product = {
       a: subRectangle(t, first, rows, 0, t.columns),
       b: subRectangle(t, 0, first + rows, 0, t.columns),
       transposeA: false,
       transposeB: true,
-    });
-    writeProduct(product, subRectangle(target, first, rows, 0, first + rows), alpha, 1);
+    };
+    await multiplyInto(engine, product, subRectangle(target, first, rows, 0, first + rows), alpha, 1);
   }
 }

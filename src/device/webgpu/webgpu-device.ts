@@ -19,6 +19,7 @@ import { InternalError } from "../../errors.js";
 import type {
   CholeskyFailure,
   CombineOptions,
+  CombinePairOptions,
   ConjugateState,
   Device,
   GatherIndices,
@@ -30,7 +31,7 @@ import type {
   RowSystemOptions,
   SweepOptions,
 } from "../device.js";
-import { indicesFit, LARGEST_PANEL, LARGEST_ROW_SYSTEM, maskWordsPerRow } from "../device.js";
+import { indicesFit, isCholeskyFailure, LARGEST_PANEL, LARGEST_ROW_SYSTEM, maskWordsPerRow } from "../device.js";
 import type { GpuView } from "./buffer.js";
 import { GpuMask, GpuMatrix, bindRows, ownMask, ownMatrix, requireShape, resolveView, rowPitch } from "./buffer.js";
 import type { Dispatcher } from "./dispatch.js";
@@ -48,7 +49,13 @@ import {
   encodeSubtract,
   encodeTranspose,
 } from "./kernels/elementwise.js";
-import { encodeCombine, encodeConjugateStep, encodeMaskDifferences, encodeRowDots } from "./kernels/masked.js";
+import {
+  encodeCombine,
+  encodeCombinePair,
+  encodeConjugateStep,
+  encodeMaskDifferences,
+  encodeRowDots,
+} from "./kernels/masked.js";
 import { encodeGram, encodeProduct } from "./kernels/matmul.js";
 import { encodeSweep } from "./kernels/obs-sweep.js";
 import { encodeRowSystems } from "./kernels/row-systems.js";
@@ -56,6 +63,8 @@ import { encodeSelectGroups, encodeSelectMatrix, encodeSelectPanel, encodeSelect
 
 const LARGEST_GROUP = 64;
 const STATUS_BYTES = 16;
+/** Columns of a block of UᵀU: fewer waste less on zeros, more keep the product fast. */
+const INVERSE_BLOCK = 512;
 
 export class WebGpuDevice implements Device {
   readonly kind = "webgpu";
@@ -148,6 +157,14 @@ export class WebGpuDevice implements Device {
 
   synchronize(): Promise<void> {
     return this.#dispatcher.synchronize();
+  }
+
+  copy(source: Matrix, target: Matrix): void {
+    const [from, to] = [this.#own(source), this.#own(target)];
+    const fits = from.rows === to.rows && from.columns === to.columns && from !== to;
+    requireShape(fits, "copy", `source ${shapeOf(from)}, target ${shapeOf(to)}`);
+    const bytes = to.rows * to.pitch * 4;
+    if (bytes > 0) this.#dispatcher.copy(from.buffer, 0, to.buffer, 0, bytes);
   }
 
   // --- statistics
@@ -260,6 +277,15 @@ export class WebGpuDevice implements Device {
     requireShape(left !== right, "combine", "a and b are the same matrix");
     const keep = this.#maskOf(mask, out, "combine");
     encodeCombine(this.#dispatcher, { a: left, b: right, out: target, mask: keep, kept, pruned });
+  }
+
+  combinePair({ a, b, out, mask, toOut, toA }: CombinePairOptions): void {
+    const [left, right, target] = [this.#own(a), this.#own(b), this.#own(out)];
+    const same = [left, right].every((matrix) => matrix.rows === target.rows && matrix.columns === target.columns);
+    requireShape(same, "combinePair", `matrices of ${shapeOf(left)}, ${shapeOf(right)} and ${shapeOf(target)}`);
+    requireShape(new Set([left, right, target]).size === 3, "combinePair", "the matrices are not three different ones");
+    const keep = this.#maskOf(mask, out, "combinePair");
+    encodeCombinePair(this.#dispatcher, { a: left, b: right, out: target, mask: keep, toOut, toA });
   }
 
   async countDifferences(a: KeepMask, b: KeepMask): Promise<number> {
@@ -429,6 +455,30 @@ export class WebGpuDevice implements Device {
     using scratch = this.createMatrix(Math.min(width, n), Math.min(width, n), "triangular inverse scratch");
     this.#dispatcher.clear(target.buffer);
     encodeTriangularInverse(this.#dispatcher, factor, panelInverses, cholesky.panelWidth, target, scratch);
+  }
+
+  async invertPositiveDefinite(h: Matrix): Promise<CholeskyFailure | undefined> {
+    const n = this.#own(h).rows;
+    const cholesky = await this.choleskyReversed(h, LARGEST_PANEL);
+    if (isCholeskyFailure(cholesky)) return cholesky;
+    using _inverses = cholesky.panelInverses;
+    using _diagonal = cholesky.diagonal;
+    using u = this.createMatrix(n, n, `${h.label}: triangular inverse`);
+    this.triangularInverse(cholesky, u);
+    // H⁻¹ = UᵀU, block by block of the lower triangle. U is upper triangular: rows below the end of a block of columns
+    // are zero there, which saves half the work of a Gram matrix.
+    for (let column = 0; column < n; column += INVERSE_BLOCK) {
+      const columns = Math.min(INVERSE_BLOCK, n - column);
+      const rows = column + columns;
+      this.matmul({
+        a: { matrix: u, rows, firstColumn: column },
+        b: { matrix: u, rows, firstColumn: column, columns },
+        out: { matrix: h, firstRow: column, firstColumn: column, columns },
+        transposeA: true,
+      });
+    }
+    this.mirrorLower(h);
+    return undefined;
   }
 
   sweepPanel(options: SweepOptions): void {

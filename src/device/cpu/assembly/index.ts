@@ -6,8 +6,9 @@
 // Nothing here allocates: all addresses come from the host (kernel-pool.ts), which stages data in one shared memory.
 
 export { selectRows, selectGroups } from "./select-rows";
-export { histogramRows, countTiesRows, markRows } from "./select-matrix";
+export { bracketRows, histogramRows, countTiesRows, markRows } from "./select-matrix";
 export { panelKeys, histogramKeys, countTiesPanel, markPanel, markPanelTies } from "./select-panel";
 export { sweepTiles } from "./sweep";
 export { choleskyBlock } from "./cholesky";
 export { solveRows } from "./row-systems";
+export { combineRows } from "./combine";

@@ -45,6 +45,27 @@ const COMBINE_IN_PLACE = defineKernel({
   },
   constantSets: [{}],
 });
+const COMBINE_PAIR = defineKernel({
+  name: "combine_pair",
+  files: [GRID, "combine_pair.wgsl"],
+  bindings: ["read", "read", "read_write", "read_write"],
+  params: {
+    vectors: "u32",
+    row_pitch: "u32",
+    count: "u32",
+    first_row: "u32",
+    words: "u32",
+    out_kept_a: "f32",
+    out_kept_b: "f32",
+    out_pruned_a: "f32",
+    out_pruned_b: "f32",
+    a_kept_a: "f32",
+    a_kept_b: "f32",
+    a_pruned_a: "f32",
+    a_pruned_b: "f32",
+  },
+  constantSets: [{}],
+});
 const ROW_DOTS = defineKernel({
   name: "row_dots",
   files: [GRID, SUM, "row_dots.wgsl"],
@@ -103,6 +124,49 @@ export function encodeCombine(dispatcher: Dispatcher, { a, b, out, mask, kept, p
     const coefficients = { kept_a: kept[0], kept_b: kept[1], pruned_a: pruned[0], pruned_b: pruned[1] };
     const bindings = [bits, bindRows(a, first, rows), second, target];
     dispatcher.dispatch(COMBINE, bindings, { ...place, ...coefficients }, groups, work);
+  });
+}
+
+interface GpuCoefficients {
+  readonly kept: Coefficients;
+  readonly pruned: Coefficients;
+}
+
+export interface GpuCombinationPair {
+  readonly a: GpuMatrix;
+  readonly b: GpuMatrix;
+  readonly out: GpuMatrix;
+  readonly mask: GpuMask;
+  readonly toOut: GpuCoefficients;
+  readonly toA: GpuCoefficients;
+}
+
+/** Two combinations of the same matrices; the second replaces `a`. */
+export function encodeCombinePair(dispatcher: Dispatcher, { a, b, out, mask, toOut, toA }: GpuCombinationPair): void {
+  const vectors = Math.ceil(out.columns / 4);
+  forRowSlabs(dispatcher, out.rows, out.pitch, (first, rows) => {
+    const count = rows * vectors;
+    dispatcher.dispatch(
+      COMBINE_PAIR,
+      [bindMask(mask), bindRows(b, first, rows), bindRows(a, first, rows), bindRows(out, first, rows)],
+      {
+        vectors,
+        row_pitch: out.pitch / 4,
+        count,
+        first_row: first,
+        words: maskWordsPerRow(out.columns),
+        out_kept_a: toOut.kept[0],
+        out_kept_b: toOut.kept[1],
+        out_pruned_a: toOut.pruned[0],
+        out_pruned_b: toOut.pruned[1],
+        a_kept_a: toA.kept[0],
+        a_kept_b: toA.kept[1],
+        a_pruned_a: toA.pruned[0],
+        a_pruned_b: toA.pruned[1],
+      },
+      Math.ceil(count / THREADS),
+      count * 8 * WORK_PER_ELEMENT,
+    );
   });
 }
 

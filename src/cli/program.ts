@@ -131,7 +131,7 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
     )
     .option(
       "--allocation <rule>",
-      "how the sparsity is spread over layers: uniform, owl, dlp, atp or er; options after a colon, owl:M=5,lambda=0.08 (default: uniform)",
+      "how the sparsity is spread over layers: uniform, owl, dlp, alphapruning, atp, er (or erk), lamp or global; options after a colon, owl:M=5,lambda=0.08; see docs/allocation.md (default: uniform)",
     )
     .option("--propagation <mode>", "what later linears see of the pruning: block, group or dense (default: block)")
     .option(

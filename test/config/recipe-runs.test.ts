@@ -162,7 +162,7 @@ test("an allocation that looks at activations needs calibration even where the m
     (await refusal(directory, { ...flags, allocation: "owl" })).message,
     /the allocation owl looks at the inputs/,
   );
-  const { calibration } = await resolveIn(directory, { ...flags, allocation: "global:score=magnitude" });
+  const { calibration } = await resolveIn(directory, { ...flags, allocation: "global" });
   assert.equal(calibration, undefined);
 });
 
@@ -229,8 +229,8 @@ test("an allocation keeps the mean and spreads the blocks", async (t) => {
     { rule: "alphapruning", granularity: "projection" },
     { rule: "erk" },
     { rule: "lamp" },
-    { rule: "global" },
-    { rule: "global", score: "magnitude", smallest: 0.6, largest: 0.8 },
+    { rule: "global", score: "wanda" },
+    { rule: "global", smallest: 0.6, largest: 0.8 },
   ]) {
     const allocation = allocationSchema.parse(options);
     const needsTokens = needsActivations(allocation);

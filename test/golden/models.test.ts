@@ -46,6 +46,8 @@ interface GoldenResult {
   readonly allocation?: string;
   readonly ppl?: Readonly<Record<string, number>>;
   readonly released?: { readonly ppl: Readonly<Record<string, number>> };
+  /** Of the allocation: sparsity per block. */
+  readonly owl?: { readonly ratios: readonly number[] };
 }
 
 interface GoldenModel {
@@ -110,6 +112,14 @@ async function assertMatchesReleasedCode(
       for (const { name, zeros, elements } of report.layers) {
         const share = zeros / elements;
         assert.ok(share > result.sparsity - 0.02 && share < result.sparsity + 1e-3, `${name}: ${zeros} of ${elements}`);
+      }
+    }
+    const narrowest = 64; // inputs: rounding down per row loses up to one weight of each
+    for (const [block, ratio] of result.owl?.ratios.entries() ?? []) {
+      for (const { name, zeros, elements } of report.layers.filter((layer) => layer.name.includes(`.${block}.`))) {
+        const short = ratio - zeros / elements;
+        const surplus = counting === "released" ? 1 / narrowest : 1e-6;
+        assert.ok(short > -surplus && short < 1 / narrowest, `${name}: ${zeros} of ${elements}, asked ${ratio}`);
       }
     }
     const text = { file: golden.ids, tensor: golden.split };

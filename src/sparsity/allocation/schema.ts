@@ -58,7 +58,7 @@ export const allocationSchema = z.discriminatedUnion("rule", [
   z.strictObject({
     rule: z.literal("global"),
     /** What one threshold is put on: |w|, or Wanda's |w|·‖x‖. */
-    score: z.enum(["magnitude", "wanda"]).default("wanda"),
+    score: z.enum(["magnitude", "wanda"]).default("magnitude"),
     ...bounds,
   }),
   z.strictObject({

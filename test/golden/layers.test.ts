@@ -275,7 +275,7 @@ function assertPublishedError(
   assert.ok(releasedPrunesMore || actual >= 0.99 * published, what);
 }
 
-await describeOnDevices((device) => {
+await describeOnDevices((device, name) => {
   test("wanda's masks are identical to the released code's", present, async () => {
     for (const layer of LAYERS) {
       for (const suffix of suffixesOf(layer, "wanda")) {
@@ -391,20 +391,6 @@ await describeOnDevices((device) => {
     }
   });
 
-  test("on every layer the output errors are ordered: alps ≤ admm ≤ sparsegpt", present, async () => {
-    for (const layer of LAYERS) {
-      for (const suffix of ["50", "60", "70", "2of4"]) {
-        const errorOf = async (method: string): Promise<number> => {
-          const { weight } = await solveOn(device(), layer, method, suffix);
-          return relativeError(layer.weight, weight, layer.gram, layer.rows, layer.columns);
-        };
-        const [alps, admm, sparsegpt] = [await errorOf("alps"), await errorOf("admm"), await errorOf("sparsegpt")];
-        const what = `${layer.name} ${suffix}: alps ${alps}, admm ${admm}, sparsegpt ${sparsegpt}`;
-        assert.ok(alps <= admm && admm <= sparsegpt, what);
-      }
-    }
-  });
-
   test("sparsegpt's N:M results equal the released code's, which has no extra weight there", present, async () => {
     for (const layer of LAYERS) {
       for (const suffix of suffixesOf(layer, "sparsegpt")) {
@@ -438,4 +424,20 @@ await describeOnDevices((device) => {
       }
     },
   );
+
+  if (name === "webgpu") return; // what follows is true of the methods, whatever computes them, and takes long there
+
+  test("on every layer the output errors are ordered: alps ≤ admm ≤ sparsegpt", present, async () => {
+    for (const layer of LAYERS) {
+      for (const suffix of ["50", "60", "70", "2of4"]) {
+        const errorOf = async (method: string): Promise<number> => {
+          const { weight } = await solveOn(device(), layer, method, suffix);
+          return relativeError(layer.weight, weight, layer.gram, layer.rows, layer.columns);
+        };
+        const [alps, admm, sparsegpt] = [await errorOf("alps"), await errorOf("admm"), await errorOf("sparsegpt")];
+        const what = `${layer.name} ${suffix}: alps ${alps}, admm ${admm}, sparsegpt ${sparsegpt}`;
+        assert.ok(alps <= admm && admm <= sparsegpt, what);
+      }
+    }
+  });
 });

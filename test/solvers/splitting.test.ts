@@ -80,7 +80,7 @@ const bytes = (mask: string): Uint8Array => Uint8Array.from(mask.replaceAll(" ",
 /** f32 with a condition of at most columns / damping: 1e-4 of the largest weight. */
 const CLOSE = 1e-4;
 
-await describeOnDevices((device) => {
+await describeOnDevices((device, name) => {
   test("admm gives the published masks, weights and errors of problem V under both schedules", async () => {
     for (const [schedule, mask, error, first] of [
       ["released", "01001011 00100110 10011011", 0.06124, [0, 1.113089, 0, 0, -1.386231, 0, 0.549462, 0.981457]],
@@ -159,20 +159,6 @@ await describeOnDevices((device) => {
     }
   });
 
-  test("the methods' output errors are ordered: alps ≤ admm ≤ sparsegpt ≤ wanda ≤ magnitude", async () => {
-    const plain = layer(64, 128, 77);
-    for (const task of [{ sparsity: 0.6 }, { sparsity: 0.7 }, { pattern: parsePattern("2:4") }]) {
-      const errors: number[] = [];
-      for (const method of ["alps", "admm", "sparsegpt", "wanda", "magnitude"])
-        errors.push(errorOf(plain, (await solve(device(), method, plain, task)).weight));
-      assert.deepEqual(
-        errors,
-        [...errors].sort((x, y) => x - y),
-        JSON.stringify(task),
-      );
-    }
-  });
-
   test("obs-update is sparsegpt's sweep for the given mask, from the dense weight", async () => {
     const plain = layer(20, 300, 31);
     const keep = randomKeep(20 * 300, 32);
@@ -210,16 +196,6 @@ await describeOnDevices((device) => {
     assert.ok(Math.abs(errorOf(V, weight) - 0.128353) < 2e-6);
   });
 
-  test("updates of the same mask reach the optimum from above: none, obs, admm or cg", async () => {
-    const plain = layer(48, 128, 51);
-    const { weight: start, keep } = await solve(device(), "wanda", plain, { sparsity: 0.6 });
-    const after = async (method: string, options = {}): Promise<number> =>
-      errorOf(plain, (await solve(device(), method, plain, { keep, current: start, options })).weight);
-    const [obs, admm, cg] = [await after("obs-update"), await after("admm-update"), await after("cg-update")];
-    const optimum = await after("cg-update", { steps: 200, damping: 1e-6 });
-    assert.ok(optimum <= cg && optimum <= admm && admm < obs && cg < obs && obs < errorOf(plain, start));
-  });
-
   test("inputs that were never seen are pruned first and leave no trace in the others", async () => {
     const plain = layer(12, 64, 61);
     const dead = [3, 17, 40];
@@ -232,6 +208,32 @@ await describeOnDevices((device) => {
       assert.ok(weight.every(Number.isFinite));
       assert.equal(keep.filter((bit) => bit === 0).length, 12 * 32);
     }
+  });
+
+  if (name === "webgpu") return; // what follows is true of the methods, whatever computes them, and takes long there
+
+  test("the methods' output errors are ordered: alps ≤ admm ≤ sparsegpt ≤ wanda ≤ magnitude", async () => {
+    const plain = layer(64, 128, 77);
+    for (const task of [{ sparsity: 0.6 }, { sparsity: 0.7 }, { pattern: parsePattern("2:4") }]) {
+      const errors: number[] = [];
+      for (const method of ["alps", "admm", "sparsegpt", "wanda", "magnitude"])
+        errors.push(errorOf(plain, (await solve(device(), method, plain, task)).weight));
+      assert.deepEqual(
+        errors,
+        [...errors].sort((x, y) => x - y),
+        JSON.stringify(task),
+      );
+    }
+  });
+
+  test("updates of the same mask reach the optimum from above: none, obs, admm or cg", async () => {
+    const plain = layer(48, 128, 51);
+    const { weight: start, keep } = await solve(device(), "wanda", plain, { sparsity: 0.6 });
+    const after = async (method: string, options = {}): Promise<number> =>
+      errorOf(plain, (await solve(device(), method, plain, { keep, current: start, options })).weight);
+    const [obs, admm, cg] = [await after("obs-update"), await after("admm-update"), await after("cg-update")];
+    const optimum = await after("cg-update", { steps: 200, damping: 1e-6 });
+    assert.ok(optimum <= cg && optimum <= admm && admm < obs && cg < obs && obs < errorOf(plain, start));
   });
 });
 

@@ -3,17 +3,12 @@
  * streaming it block by block, like everything else: its weights, or its weights and their inputs. The rules themselves
  * are in sparsity/allocation/.
  */
-import { collectStatistics } from "../calibration/statistics.js";
 import { SpectrumEngine } from "../device/cpu/eigenvalues.js";
-import type { Device } from "../device/device.js";
 import { ConfigError, InternalError, type PruneError } from "../errors.js";
+import { selectedBlocks, visitInputs, visitWeights, type DensePass, type SelectedBlock } from "./dense-pass.js";
 import { evolveSparsities, type EvolutionInput } from "./evolve.js";
 import type { BlockSpec, LinearSpec } from "../model/architecture.js";
-import { readBlockWeights } from "../model/block-weights.js";
-import { lookUp, type BlockRunner } from "../model/forward.js";
-import type { HiddenStates } from "../model/hidden-states.js";
-import { takeMatrix } from "../model/logical-matrix.js";
-import type { Model } from "../model/open-model.js";
+import { lookUp } from "../model/forward.js";
 import { allocationProblems } from "../sparsity/allocation/check.js";
 import { distribute, type Unit } from "../sparsity/allocation/distribute.js";
 import { tailExponent } from "../sparsity/allocation/heavy-tail.js";
@@ -42,18 +37,11 @@ import {
   type BinCounts,
 } from "../sparsity/allocation/threshold.js";
 
-export interface AllocationInput {
+export interface AllocationInput extends DensePass {
   readonly allocation: Allocation;
   readonly target: number;
-  readonly model: Model;
   /** Linears to prune, by name. */
   readonly selected: ReadonlySet<string>;
-  readonly device: Device;
-  readonly runner: BlockRunner;
-  /** Filled with embeddings; left behind the last block. undefined where no rule needs a forward. */
-  readonly states: HiddenStates | undefined;
-  readonly batch: number;
-  readonly onBatch: (block: BlockSpec, done: number, total: number) => void;
   /** What only the evolutionary rule takes; undefined where there are no tokens. */
   readonly search: Omit<EvolutionInput, "options" | "target" | "model" | "linears" | "device" | "runner"> | undefined;
 }
@@ -123,21 +111,6 @@ export function allocationProblem(
     hint: "docs/allocation.md says what each rule can spread.",
     details: { problems, allocation },
   });
-}
-
-interface SelectedBlock {
-  readonly block: BlockSpec;
-  readonly linears: readonly LinearSpec[];
-}
-
-/** Blocks that have something to prune. */
-function selectedBlocks(blocks: readonly BlockSpec[], selected: ReadonlySet<string>): SelectedBlock[] {
-  return blocks
-    .map((block) => ({
-      block,
-      linears: block.groups.flatMap((group) => group.linears.filter((linear) => selected.has(linear.name))),
-    }))
-    .filter(({ linears }) => linears.length > 0);
 }
 
 /** What shares one sparsity, with the linears it consists of. */
@@ -226,63 +199,4 @@ async function sparsitiesByThreshold(input: AllocationInput, blocks: readonly Se
     counts.push(countAround(scoresOf(values, linear), bin));
   });
   return thresholdSparsities(counts, target);
-}
-
-/** Hand out the weights of each selected linear, [outFeatures, inFeatures], borrowed; no tokens are needed. */
-async function visitWeights(
-  { model, onBatch }: AllocationInput,
-  blocks: readonly SelectedBlock[],
-  visit: (values: Float32Array, linear: LinearSpec) => void | Promise<void>,
-): Promise<void> {
-  let weights = new Map<string, Float32Array>();
-  for (const { block, linears } of blocks) {
-    const roles = new Set(linears.map((linear) => linear.role));
-    const tensors = new Map([...block.tensors].filter(([role]) => roles.has(role)));
-    weights = await readBlockWeights(model.checkpoint, { ...block, tensors }, weights);
-    for (const [i, linear] of linears.entries()) {
-      const { shape } = lookUp(block.tensors, linear.role);
-      await visit(takeMatrix(lookUp(weights, linear.role), shape, linear), linear);
-      onBatch(block, i + 1, linears.length);
-    }
-  }
-}
-
-/** Hand out the weights of each block's selected linears with the norms of their inputs in the dense model. */
-async function visitInputs(
-  input: AllocationInput,
-  blocks: readonly SelectedBlock[],
-  visit: (matrices: readonly ScoredMatrix[], linears: readonly LinearSpec[]) => void,
-): Promise<void> {
-  const { model, runner, states, device, batch } = input;
-  if (states === undefined)
-    throw new InternalError("E_ALLOCATION", "the allocation rule needs activations, and there are none");
-  let weights = new Map<string, Float32Array>();
-  for (const block of model.architecture.blocks) {
-    weights = await readBlockWeights(model.checkpoint, block, weights);
-    const linears = blocks.find((entry) => entry.block === block)?.linears ?? [];
-    const groups = block.groups.filter((group) => group.linears.some((linear) => linears.includes(linear)));
-    const statistics = await collectStatistics({
-      runner,
-      block,
-      weights,
-      states,
-      groups,
-      needs: ["column-norms"],
-      device,
-      batch,
-      onHidden: (first, hidden) => states.write(first, hidden),
-      onBatch: (done, total) => input.onBatch(block, done, total),
-    });
-    const matrices: ScoredMatrix[] = [];
-    for (const group of groups) {
-      using grown = lookUp(statistics, group.name);
-      const { squareSums } = await grown.finish();
-      const norms = Float64Array.from(squareSums ?? [], Math.sqrt);
-      for (const linear of group.linears.filter((candidate) => linears.includes(candidate))) {
-        const { shape } = lookUp(block.tensors, linear.role);
-        matrices.push({ values: takeMatrix(lookUp(weights, linear.role), shape, linear), norms });
-      }
-    }
-    if (linears.length > 0) visit(matrices, linears);
-  }
 }

@@ -8,7 +8,6 @@
  * sparsity/allocation/evolution.ts.
  */
 import { join } from "node:path";
-import { collectStatistics } from "../calibration/statistics.js";
 import { MersenneTwister } from "../calibration/random.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { Device } from "../device/device.js";
@@ -24,6 +23,7 @@ import type { Model } from "../model/open-model.js";
 import { evolve, type EvolutionOptions } from "../sparsity/allocation/evolution.js";
 import type { Unit } from "../sparsity/allocation/distribute.js";
 import { pruneCount } from "../sparsity/target.js";
+import { selectedBlocks, visitInputs } from "./dense-pass.js";
 
 /** Files in `EvolutionInput.directory` that hold what does not fit the memory; gone when the search ends. */
 export const SEARCH_SCRATCH = {
@@ -89,31 +89,19 @@ async function inputNorms(
 ): Promise<ReadonlyMap<string, Float32Array>> {
   await using states = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.norms));
   await embedTokens(model, sequences, states);
-  const batch = sequencesPerRun(states.tokens);
   const norms = new Map<string, Float32Array>();
-  let weights = new Map<string, Float32Array>();
-  for (const block of model.architecture.blocks) {
-    weights = await readBlockWeights(model.checkpoint, block, weights);
-    const groups = block.groups.filter((group) => group.linears.some((linear) => linears.includes(linear)));
-    const statistics = await collectStatistics({
-      runner,
-      block,
-      weights,
-      states,
-      groups,
-      needs: ["column-norms"],
-      device,
-      batch,
-      onHidden: (first, hidden) => states.write(first, hidden),
-      onBatch: () => throwIfStopped(context, true),
-    });
-    for (const group of groups) {
-      using grown = lookUp(statistics, group.name);
-      const { squareSums } = await grown.finish();
-      const ofGroup = Float32Array.from(squareSums ?? [], Math.sqrt);
-      for (const { name } of group.linears) norms.set(name, ofGroup);
-    }
-  }
+  const pass = {
+    model,
+    device,
+    runner,
+    states,
+    batch: sequencesPerRun(states.tokens),
+    onBatch: () => throwIfStopped(context, true),
+  };
+  const blocks = selectedBlocks(model.architecture.blocks, new Set(linears.map(({ name }) => name)));
+  await visitInputs(pass, blocks, (matrices, visited) => {
+    visited.forEach(({ name }, i) => norms.set(name, Float32Array.from(matrices[i].norms)));
+  });
   return norms;
 }
 

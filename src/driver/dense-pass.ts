@@ -1,0 +1,100 @@
+/**
+ * Streaming the dense model for an allocation: block after block, its weights, or its weights and the norms of their inputs.
+ * What is made of them is the visitor's business. Memory: one block.
+ */
+import { collectStatistics } from "../calibration/statistics.js";
+import type { Device } from "../device/device.js";
+import { InternalError } from "../errors.js";
+import type { BlockSpec, LinearSpec } from "../model/architecture.js";
+import { readBlockWeights } from "../model/block-weights.js";
+import { lookUp, type BlockRunner } from "../model/forward.js";
+import type { HiddenStates } from "../model/hidden-states.js";
+import { takeMatrix } from "../model/logical-matrix.js";
+import type { Model } from "../model/open-model.js";
+import type { ScoredMatrix } from "../sparsity/allocation/scores.js";
+
+export interface DensePass {
+  readonly model: Model;
+  readonly device: Device;
+  readonly runner: BlockRunner;
+  /** Filled with embeddings; left behind the last block. undefined where nothing is forwarded. */
+  readonly states: HiddenStates | undefined;
+  /** Sequences per run. */
+  readonly batch: number;
+  readonly onBatch: (block: BlockSpec, done: number, total: number) => void;
+}
+
+/** A block with the linears of it that are pruned. */
+export interface SelectedBlock {
+  readonly block: BlockSpec;
+  readonly linears: readonly LinearSpec[];
+}
+
+/** Blocks that have something to prune. */
+export function selectedBlocks(blocks: readonly BlockSpec[], selected: ReadonlySet<string>): SelectedBlock[] {
+  return blocks
+    .map((block) => ({
+      block,
+      linears: block.groups.flatMap((group) => group.linears.filter((linear) => selected.has(linear.name))),
+    }))
+    .filter(({ linears }) => linears.length > 0);
+}
+
+/** Hand out the weights of each selected linear, [outFeatures, inFeatures], borrowed; no tokens are needed. */
+export async function visitWeights(
+  { model, onBatch }: Pick<DensePass, "model" | "onBatch">,
+  blocks: readonly SelectedBlock[],
+  visit: (values: Float32Array, linear: LinearSpec) => void | Promise<void>,
+): Promise<void> {
+  let weights = new Map<string, Float32Array>();
+  for (const { block, linears } of blocks) {
+    const roles = new Set(linears.map((linear) => linear.role));
+    const tensors = new Map([...block.tensors].filter(([role]) => roles.has(role)));
+    weights = await readBlockWeights(model.checkpoint, { ...block, tensors }, weights);
+    for (const [i, linear] of linears.entries()) {
+      const { shape } = lookUp(block.tensors, linear.role);
+      await visit(takeMatrix(lookUp(weights, linear.role), shape, linear), linear);
+      onBatch(block, i + 1, linears.length);
+    }
+  }
+}
+
+/** Hand out the weights of each block's selected linears with the norms of their inputs in the dense model. */
+export async function visitInputs(
+  pass: DensePass,
+  blocks: readonly SelectedBlock[],
+  visit: (matrices: readonly ScoredMatrix[], linears: readonly LinearSpec[]) => void,
+): Promise<void> {
+  const { model, runner, states, device, batch } = pass;
+  if (states === undefined)
+    throw new InternalError("E_ALLOCATION", "the allocation rule needs activations, and there are none");
+  let weights = new Map<string, Float32Array>();
+  for (const block of model.architecture.blocks) {
+    weights = await readBlockWeights(model.checkpoint, block, weights);
+    const linears = blocks.find((entry) => entry.block === block)?.linears ?? [];
+    const groups = block.groups.filter((group) => group.linears.some((linear) => linears.includes(linear)));
+    const statistics = await collectStatistics({
+      runner,
+      block,
+      weights,
+      states,
+      groups,
+      needs: ["column-norms"],
+      device,
+      batch,
+      onHidden: (first, hidden) => states.write(first, hidden),
+      onBatch: (done, total) => pass.onBatch(block, done, total),
+    });
+    const matrices: ScoredMatrix[] = [];
+    for (const group of groups) {
+      using grown = lookUp(statistics, group.name);
+      const { squareSums } = await grown.finish();
+      const norms = Float64Array.from(squareSums ?? [], Math.sqrt);
+      for (const linear of group.linears.filter((candidate) => linears.includes(candidate))) {
+        const { shape } = lookUp(block.tensors, linear.role);
+        matrices.push({ values: takeMatrix(lookUp(weights, linear.role), shape, linear), norms });
+      }
+    }
+    if (linears.length > 0) visit(matrices, linears);
+  }
+}

@@ -117,7 +117,10 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
     )
     .optionsGroup("How to prune:")
     .option("--recipe <file>", "take what is not given as a flag from a YAML file; see configs/ and docs/recipes.md")
-    .option("--method <name>", "what chooses the weights to remove; `prune methods` lists them (default: wanda)")
+    .option(
+      "--method <name>",
+      "what chooses the weights to remove, or auto for the best combination known; `prune methods` lists them (default: wanda)",
+    )
     .option("--then <method...>", "steps that refine the choice or update the kept weights, in order")
     .option("--option <key=value...>", "options of the method, see docs/methods/")
     .option("--sparsity <fraction>", "fraction of zeros: 0.7 or 70%; an N:M pattern has its own")
@@ -131,7 +134,7 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
     )
     .option(
       "--allocation <rule>",
-      "how the sparsity is spread over layers: uniform, owl, dlp, alphapruning, atp, er (or erk), lamp or global; options after a colon, owl:M=5,lambda=0.08; see docs/allocation.md (default: uniform)",
+      "how the sparsity is spread over layers: uniform, owl, dlp, alphapruning, atp, er (or erk), lamp, global or evolutionary; options after a colon, owl:M=5,lambda=0.08; see docs/allocation.md (default: uniform)",
     )
     .option("--propagation <mode>", "what later linears see of the pruning: block, group or dense (default: block)")
     .option(
@@ -140,9 +143,9 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
     )
     .option(
       "--damping <fractions>",
-      "sparsegpt: fraction of the mean diagonal added to the Gram matrix's diagonal; further ones after commas are tried in turn where it is not enough (default: 0.01)",
+      "fraction of the mean diagonal added to a Gram matrix's diagonal, for methods that have one; sparsegpt and thanos try further ones after commas in turn where it is not enough (default: the method's)",
     )
-    .option("--block-size <columns>", "sparsegpt: columns over which a mask is chosen at once (default: 128)")
+    .option("--block-size <columns>", "sparsegpt, thanos: columns over which a mask is chosen at once (default: 128)")
     .optionsGroup("Calibration:")
     .option(
       "--calibration <file>",
@@ -192,7 +195,7 @@ function addCompare(program: CommandType, handlers: Handlers): void {
     .optionsGroup("What to compare:")
     .option("--model <dir>", "checkpoint directory (default: the embedded demo model)")
     .option("--family <name>", FAMILY_HELP)
-    .option("--methods <list>", "methods, steps joined by + (default: magnitude,wanda,sparsegpt)")
+    .option("--methods <list>", "methods, steps joined by +, or auto (default: magnitude,wanda,sparsegpt)")
     .option("--sparsities <list>", "targets of unstructured cells (default: 0.5,0.6,0.7)")
     .option("--patterns <list>", "unstructured and N:M (default: unstructured,2:4)")
     .option(

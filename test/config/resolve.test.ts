@@ -300,3 +300,47 @@ test("a channel permutation without an N:M pattern is refused, together with oth
   );
   await assert.rejects(() => resolveRun({ ...BASE, pattern: "2:4", permutation: "rows" }), /none, channels/);
 });
+
+test("auto stands for the best combination of its pattern, and what the user says comes before it", async () => {
+  const { config, notes } = await resolveRun({ ...BASE, method: "auto" });
+  assert.equal(config.method, "alps");
+  assert.equal(config.allocation.rule, "evolutionary");
+  assert.equal(config.permutation, "none");
+  assert.equal(config.out, join(folder, "llama-auto-0.5"));
+  assert.match(notes, /info: --method auto: alps, allocation evolutionary/);
+
+  const structured = await resolveRun({
+    model: "llama",
+    method: "auto",
+    pattern: "2:4",
+    calibration: "ids.safetensors",
+  });
+  assert.deepEqual(
+    [structured.config.method, structured.config.allocation.rule, structured.config.permutation],
+    ["alps", "uniform", "channels"],
+  );
+  assert.match(structured.notes, /auto: alps, permutation channels/);
+
+  const own = await resolveRun({
+    ...BASE,
+    method: "auto",
+    allocation: "atp",
+    option: ["rho=0.2"],
+    then: ["cg-update"],
+  });
+  assert.equal(own.config.allocation.rule, "atp");
+  assert.equal(own.config.methodOptions["rho"], 0.2);
+  assert.deepEqual(
+    own.config.then.map((step) => step.method),
+    ["cg-update"],
+  );
+
+  writeFileSync(
+    join(folder, "auto.yaml"),
+    "version: 1\nmethod: { name: auto, options: { damping: 0.02 } }\npattern: 4:8\n",
+  );
+  const fromRecipe = await resolveRun({ calibration: "ids.safetensors", model: "llama", recipe: "auto.yaml" });
+  assert.equal(fromRecipe.config.methodOptions["damping"], 0.02);
+  assert.equal(fromRecipe.config.permutation, "channels");
+  await assert.rejects(resolveRun({ ...BASE, method: "auto", option: ["cycles=3"] }), /alps has no such option/);
+});

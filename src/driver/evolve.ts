@@ -137,7 +137,9 @@ async function evaluateDense(input: EvolutionInput, sequences: readonly Int32Arr
     weights = await readBlockWeights(model.checkpoint, block, weights);
     await advance(input, block, weights, states, 0, states.sequences);
   }
-  const logPartitions = await finishStates(model, states, sequences);
+  const batch = sequencesPerRun(states.tokens);
+  await applyFinalNorm(model, states, batch);
+  const { logPartitions } = await nextTokenStatistics(model, states, sequences, batch);
   return {
     model,
     states,
@@ -178,17 +180,6 @@ async function advance(
   }
 }
 
-/** The final norm in place, and the logarithms of the partition functions. */
-async function finishStates(
-  model: Model,
-  states: HiddenStates,
-  sequences: readonly Int32Array[],
-): Promise<Float64Array> {
-  const batch = sequencesPerRun(states.tokens);
-  await applyFinalNorm(model, states, batch);
-  return (await nextTokenStatistics(model, states, sequences, batch)).logPartitions;
-}
-
 interface Measurement {
   readonly norms: ReadonlyMap<string, Float32Array>;
   readonly reference: DenseReference;
@@ -216,12 +207,10 @@ async function measureCandidates(input: EvolutionInput, measurement: Measurement
       await advance(input, block, masked.weights, states, index * chosen.length, (index + 1) * chosen.length);
     }
   }
-  const logPartitions = await finishStates(model, states, sequences);
-  const { klDivergences } = await measureDivergence(
-    repeatReference(reference, chosen, candidates.length),
-    { model, states, logPartitions },
-    sequencesPerRun(states.tokens),
-  );
+  const batch = sequencesPerRun(states.tokens);
+  await applyFinalNorm(model, states, batch);
+  const repeated = repeatReference(reference, chosen, candidates.length);
+  const { klDivergences } = await measureDivergence(repeated, { model, states }, batch);
   return candidates.map((_, index) => {
     const own = klDivergences.subarray(index * chosen.length, (index + 1) * chosen.length);
     return own.reduce((sum, value) => sum + value, 0) / chosen.length;

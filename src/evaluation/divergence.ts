@@ -3,21 +3,26 @@
  * and agreement of the most likely token, tile by tile over the vocabulary.
  *
  * KL(p ‖ q) = Σ_v p_v (log p_v - log q_v) with p the reference. With the logits l and log partition functions Z of
- * both, a tile contributes Σ_v exp(l_p - Z_p) ((l_p - Z_p) - (l_q - Z_q)).
+ * both, a tile contributes Σ_v exp(l_p - Z_p) ((l_p - Z_p) - (l_q - Z_q)). Since Σ p = 1, Z_q may also be added at the end:
+ * then one pass over the logits gives it, too.
  */
 import type { Estimate } from "../contract.js";
 import { ConfigError } from "../errors.js";
 import type { Architecture } from "../model/architecture.js";
-import { addTileLogits, tileFeeds, vocabularyTiles } from "../model/head.js";
+import { addLogSumExp, addTileLogits, createLogSum, tileFeeds, vocabularyTiles } from "../model/head.js";
 import type { HiddenStates } from "../model/hidden-states.js";
 import type { Model } from "../model/open-model.js";
-import { GraphBuilder, type BuiltGraph } from "../onnx/graph.js";
+import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
 import { createSession } from "../onnx/session.js";
 
-/** One model's normed hidden states and log partition functions [sequences * tokens]. */
-export interface EvaluatedModel {
+/** A model's normed hidden states on some sequences. */
+export interface ForwardedModel {
   readonly model: Model;
   readonly states: Pick<HiddenStates, "sequences" | "tokens" | "read">;
+}
+
+/** And its log partition functions [sequences * tokens]. */
+export interface EvaluatedModel extends ForwardedModel {
   readonly logPartitions: Float64Array;
 }
 
@@ -28,29 +33,34 @@ export interface Divergence {
   readonly agreements: Float64Array;
 }
 
-function buildDivergenceGraph(reference: Architecture, candidate: Architecture): BuiltGraph {
+/** @param hasPartition whether the candidate's partition functions are known and fed, or an output instead */
+function buildDivergenceGraph(reference: Architecture, candidate: Architecture, hasPartition: boolean): BuiltGraph {
   const graph = new GraphBuilder("divergence");
-  const side = (architecture: Architecture, prefix: string): { logits: string; logProbabilities: string } => {
+  const side = (architecture: Architecture, prefix: string): { logits: Value; logProbabilities: Value } => {
     const logits = addTileLogits(graph, architecture, prefix);
     const partition = graph.input(`${prefix}logPartition`, ["tokens", 1]);
     const logProbabilities = graph.node("Sub", [logits, partition]);
     graph.output(graph.node("ReduceMax", [logits, graph.integers([1])], { keepdims: 0 }), `${prefix}top`, ["tokens"]);
     const index = graph.node("Cast", [graph.node("ArgMax", [logits], { axis: 1, keepdims: 0 })], { to: 1 });
     graph.output(index, `${prefix}topIndex`, ["tokens"]);
-    return { logits: logits.name, logProbabilities: logProbabilities.name };
+    return { logits, logProbabilities };
   };
   const p = side(reference, "p.");
   const q = side(candidate, "q.");
-  const difference = graph.node("Sub", [{ name: p.logProbabilities }, { name: q.logProbabilities }]);
-  const weighted = graph.node("Mul", [graph.node("Exp", [{ name: p.logProbabilities }]), difference]);
+  if (!hasPartition) graph.output(addLogSumExp(graph, q.logits), "q.logSumExp", ["tokens"]);
+  const difference = graph.node("Sub", [p.logProbabilities, q.logProbabilities]);
+  const weighted = graph.node("Mul", [graph.node("Exp", [p.logProbabilities]), difference]);
   graph.output(graph.node("ReduceSum", [weighted, graph.integers([1])], { keepdims: 0 }), "divergence", ["tokens"]);
   return graph.build();
 }
 
-/** @throws ConfigError E_VOCABULARY when the two models do not share a vocabulary size */
+/**
+ * @param candidate its partition functions are computed on the way where they are not known
+ * @throws ConfigError E_VOCABULARY when the two models do not share a vocabulary size
+ */
 export async function measureDivergence(
   reference: EvaluatedModel,
-  candidate: EvaluatedModel,
+  candidate: ForwardedModel & Partial<EvaluatedModel>,
   batch: number,
 ): Promise<Divergence> {
   const [p, q] = [reference.model.architecture, candidate.model.architecture];
@@ -66,8 +76,11 @@ export async function measureDivergence(
   }
   const { sequences, tokens } = reference.states;
   const divergence = new Float64Array(sequences * tokens);
+  // What stands for Z_q until it is known: the reference's, because the closer it is, the less the rounding of Σ p counts.
+  const offsets = candidate.logPartitions ?? reference.logPartitions;
+  const partitions = candidate.logPartitions === undefined ? createLogSum(sequences * tokens) : undefined;
   const best = { p: createBest(sequences * tokens), q: createBest(sequences * tokens) };
-  await using session = await createSession(buildDivergenceGraph(p, q));
+  await using session = await createSession(buildDivergenceGraph(p, q, partitions === undefined));
   for (const tile of vocabularyTiles(p.vocabularySize)) {
     const weights = {
       ...(await tileFeeds(reference.model, tile, "p.")),
@@ -76,26 +89,25 @@ export async function measureDivergence(
     for (let first = 0; first < sequences; first += batch) {
       const count = Math.min(batch, sequences - first);
       const [from, to] = [first * tokens, (first + count) * tokens];
-      const feedsOf = async ({ model, states, logPartitions }: EvaluatedModel, prefix: string) => ({
+      const feedsOf = async ({ model, states }: ForwardedModel, offsets: Float64Array, prefix: string) => ({
         [`${prefix}hidden`]: {
           values: await states.read(first, count),
           shape: [to - from, model.architecture.hiddenSize],
         },
-        [`${prefix}logPartition`]: {
-          values: Float32Array.from(logPartitions.subarray(from, to)),
-          shape: [to - from, 1],
-        },
+        [`${prefix}logPartition`]: { values: Float32Array.from(offsets.subarray(from, to)), shape: [to - from, 1] },
       });
       const results = await session.run({
         ...weights,
-        ...(await feedsOf(reference, "p.")),
-        ...(await feedsOf(candidate, "q.")),
+        ...(await feedsOf(reference, reference.logPartitions, "p.")),
+        ...(await feedsOf(candidate, offsets, "q.")),
       });
       for (let i = 0; i < to - from; i++) divergence[from + i] += results["divergence"][i];
+      partitions?.add(results["q.logSumExp"], from);
       best.p.update(results["p.top"], results["p.topIndex"], from, tile.first);
       best.q.update(results["q.top"], results["q.topIndex"], from, tile.first);
     }
   }
+  partitions?.value().forEach((partition, at) => (divergence[at] += partition - offsets[at]));
   // The last position of a window predicts nothing that is counted.
   const perWindow = (valueAt: (at: number) => number): Float64Array =>
     Float64Array.from({ length: sequences }, (_, window) => {

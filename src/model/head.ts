@@ -60,6 +60,34 @@ export function addTileLogits(graph: GraphBuilder, { hiddenSize, head }: Archite
   return logits;
 }
 
+/** Log-sum-exp of a tile's logits, [tokens]. */
+export function addLogSumExp(graph: GraphBuilder, logits: Value): Value {
+  return graph.node("ReduceLogSumExp", [logits, graph.integers([1])], { keepdims: 0 });
+}
+
+interface LogSum {
+  add(values: Float32Array, from: number): void;
+  /** log Σ exp of what was added, per position. */
+  value(): Float64Array;
+}
+
+/** Log-sum-exp over tiles, without overflow. */
+export function createLogSum(positions: number): LogSum {
+  const largest = new Float64Array(positions).fill(-Infinity);
+  const sums = new Float64Array(positions); // Σ exp(value - largest)
+  return {
+    add(values, from) {
+      for (let i = 0; i < values.length; i++) {
+        const at = from + i;
+        const top = Math.max(largest[at], values[i]);
+        sums[at] = sums[at] * Math.exp(largest[at] - top) + Math.exp(values[i] - top);
+        largest[at] = top;
+      }
+    },
+    value: () => largest.map((top, at) => top + Math.log(sums[at])),
+  };
+}
+
 /** What feeds the projection's part of `addTileLogits`. */
 export async function tileFeeds(
   model: Model,
@@ -82,9 +110,7 @@ function buildTileGraph(architecture: Architecture, output: "losses" | "logits")
   if (output === "logits") graph.output(logits, "logits", ["tokens", "rows"]);
   else {
     const targets = graph.input("targets", ["tokens", 1], "int64");
-    graph.output(graph.node("ReduceLogSumExp", [logits, graph.integers([1])], { keepdims: 0 }), "logSumExp", [
-      "tokens",
-    ]);
+    graph.output(addLogSumExp(graph, logits), "logSumExp", ["tokens"]);
     graph.output(graph.node("GatherElements", [logits, targets], { axis: 1 }), "targetLogits", ["tokens", 1]);
   }
   return graph.build();
@@ -148,8 +174,7 @@ export async function nextTokenStatistics(
 ): Promise<{ readonly losses: Float64Array[]; readonly logPartitions: Float64Array }> {
   await using session = await createSession(buildTileGraph(model.architecture, "losses"));
   const { tokens } = states;
-  const largest = new Float64Array(sequences.length * tokens).fill(-Infinity); // running maximum of the tiles' log-sum-exps
-  const sums = new Float64Array(sequences.length * tokens); // Σ exp(logSumExp - largest)
+  const partitions = createLogSum(sequences.length * tokens);
   const targetLogits = new Float64Array(sequences.length * tokens);
   const targetOf = (sequence: number, token: number): number => sequences[sequence]?.[token + 1] ?? -1;
   await forEachTile(
@@ -163,18 +188,15 @@ export async function nextTokenStatistics(
     },
     (results, first, count, firstRow, rows) => {
       const { logSumExp, targetLogits: gathered } = results as { logSumExp: Float32Array; targetLogits: Float32Array };
+      partitions.add(logSumExp, first * tokens);
       for (let i = 0; i < count * tokens; i++) {
         const at = first * tokens + i;
-        const value = logSumExp[i];
-        const top = Math.max(largest[at], value);
-        sums[at] = sums[at] * Math.exp(largest[at] - top) + Math.exp(value - top);
-        largest[at] = top;
         const target = targetOf(first + Math.floor(i / tokens), i % tokens) - firstRow;
         if (target >= 0 && target < rows) targetLogits[at] = gathered[i];
       }
     },
   );
-  const logPartitions = largest.map((top, at) => top + Math.log(sums[at]));
+  const logPartitions = partitions.value();
   const losses = sequences.map((_, sequence) =>
     Float64Array.from({ length: tokens - 1 }, (_, token) => {
       const at = sequence * tokens + token;

@@ -63,7 +63,7 @@ export const allocationSchema = z.discriminatedUnion("rule", [
   }),
   z.strictObject({
     rule: z.literal("evolutionary"),
-    generations: z.number().int().min(0).default(50),
+    generations: z.number().int().min(0).default(40),
     /** Mutations tried in each generation. */
     offspring: z.number().int().min(1).default(16),
     /** Calibration sequences that measure candidates: the last ones, at most half of all. */

@@ -2,15 +2,16 @@
  * Streaming the dense model for an allocation: block after block, its weights, or its weights and the norms of their inputs.
  * What is made of them is the visitor's business. Memory: one block.
  */
-import { collectStatistics } from "../calibration/statistics.js";
+import { collectStatistics, type GroupStatistics } from "../calibration/statistics.js";
 import type { Device } from "../device/device.js";
 import { InternalError } from "../errors.js";
-import type { BlockSpec, LinearSpec } from "../model/architecture.js";
+import type { BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { readBlockWeights } from "../model/block-weights.js";
-import { lookUp, type BlockRunner } from "../model/forward.js";
+import { lookUp, type BlockRunner, type BlockWeights } from "../model/forward.js";
 import type { HiddenStates } from "../model/hidden-states.js";
 import { takeMatrix } from "../model/logical-matrix.js";
 import type { Model } from "../model/open-model.js";
+import type { StatisticName } from "../solvers/solver.js";
 import type { ScoredMatrix } from "../sparsity/allocation/scores.js";
 
 export interface DensePass {
@@ -59,11 +60,20 @@ export async function visitWeights(
   }
 }
 
-/** Hand out the weights of each block's selected linears with the norms of their inputs in the dense model. */
-export async function visitInputs(
+/** What a block's pass gives for one group of inputs. */
+export interface VisitedGroup {
+  readonly group: InputGroup;
+  /** Selected ones. */
+  readonly linears: readonly LinearSpec[];
+  readonly statistics: GroupStatistics;
+}
+
+/** Hand out, block after block, the statistics of the inputs of selected linears; they are disposed of after the visit. */
+export async function visitStatistics(
   pass: DensePass,
   blocks: readonly SelectedBlock[],
-  visit: (matrices: readonly ScoredMatrix[], linears: readonly LinearSpec[]) => void,
+  needs: readonly StatisticName[],
+  visit: (block: BlockSpec, groups: readonly VisitedGroup[], weights: BlockWeights) => Promise<void>,
 ): Promise<void> {
   const { model, runner, states, device, batch } = pass;
   if (states === undefined)
@@ -79,22 +89,42 @@ export async function visitInputs(
       weights,
       states,
       groups,
-      needs: ["column-norms"],
+      needs,
       device,
       batch,
       onHidden: (first, hidden) => states.write(first, hidden),
       onBatch: (done, total) => pass.onBatch(block, done, total),
     });
+    try {
+      const visited = groups.map((group) => ({
+        group,
+        linears: group.linears.filter((linear) => linears.includes(linear)),
+        statistics: lookUp(statistics, group.name),
+      }));
+      await visit(block, visited, weights);
+    } finally {
+      for (const group of statistics.values()) group[Symbol.dispose]();
+    }
+  }
+}
+
+/** Hand out the weights of each block's selected linears with the norms of their inputs in the dense model. */
+export async function visitInputs(
+  pass: DensePass,
+  blocks: readonly SelectedBlock[],
+  visit: (matrices: readonly ScoredMatrix[], linears: readonly LinearSpec[]) => void,
+): Promise<void> {
+  await visitStatistics(pass, blocks, ["column-norms"], async (block, groups, weights) => {
     const matrices: ScoredMatrix[] = [];
-    for (const group of groups) {
-      using grown = lookUp(statistics, group.name);
-      const { squareSums } = await grown.finish();
+    for (const { linears, statistics } of groups) {
+      const { squareSums } = await statistics.finish();
       const norms = Float64Array.from(squareSums ?? [], Math.sqrt);
-      for (const linear of group.linears.filter((candidate) => linears.includes(candidate))) {
+      for (const linear of linears) {
         const { shape } = lookUp(block.tensors, linear.role);
         matrices.push({ values: takeMatrix(lookUp(weights, linear.role), shape, linear), norms });
       }
     }
+    const linears = groups.flatMap((group) => group.linears);
     if (linears.length > 0) visit(matrices, linears);
-  }
+  });
 }

@@ -1,18 +1,16 @@
 /**
  * The fitness behind the evolutionary allocation: how far a candidate's model is from the dense one on held-out
- * calibration sequences (mean KL divergence of the next token). Candidates are made without a database of pruned copies:
- * their weights are the dense ones under Wanda's masks, chosen on the spot, because a solver that updates weights would
- * have to run for every linear and level. All candidates of a round pass a block together, so a round reads the model once.
- *
- * The input norms behind the masks come from the other calibration sequences. What the search itself does is
- * sparsity/allocation/evolution.ts.
+ * calibration sequences (mean KL divergence of the next token). A candidate's linears are pruned by the run's own method,
+ * given the dense model's statistics on the other calibration sequences, or by Wanda. All candidates of a round pass a block
+ * together, so a round reads the model once. What the search itself does is sparsity/allocation/evolution.ts.
  */
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { MersenneTwister } from "../calibration/random.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { Device } from "../device/device.js";
 import { measureDivergence, type EvaluatedModel } from "../evaluation/divergence.js";
-import type { BlockSpec, LinearSpec } from "../model/architecture.js";
+import type { BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { readBlockWeights, sequencesPerRun } from "../model/block-weights.js";
 import { embedTokens } from "../model/embedding.js";
 import { lookUp, type BlockRunner } from "../model/forward.js";
@@ -20,32 +18,30 @@ import { applyFinalNorm, nextTokenStatistics } from "../model/head.js";
 import { HiddenStates } from "../model/hidden-states.js";
 import { putMatrix, takeMatrix } from "../model/logical-matrix.js";
 import type { Model } from "../model/open-model.js";
+import { findSolver } from "../solvers/registry.js";
+import type { LayerSolver } from "../solvers/solver.js";
+import { composeSteps } from "../solvers/steps.js";
 import { evolve, type EvolutionOptions } from "../sparsity/allocation/evolution.js";
 import type { Unit } from "../sparsity/allocation/distribute.js";
-import { pruneCount } from "../sparsity/target.js";
-import { selectedBlocks, visitInputs } from "./dense-pass.js";
-
-/** Files in `EvolutionInput.directory` that hold what does not fit the memory; gone when the search ends. */
-export const SEARCH_SCRATCH = {
-  norms: "search-norms.bin",
-  embedded: "search-embedded.bin",
-  reference: "search-reference.bin",
-  candidates: "search-candidates.bin",
-} as const;
+import { selectedBlocks } from "./dense-pass.js";
+import { SolvedLinears } from "./solved-linears.js";
 
 export interface EvolutionInput {
-  readonly options: EvolutionOptions & { readonly heldOut: number };
+  readonly options: EvolutionOptions & { readonly heldOut: number; readonly proxy: "method" | "wanda" };
+  /** The run's method and further steps. */
+  readonly solver: LayerSolver<undefined>;
   readonly target: number;
   readonly model: Model;
   /** Linears to spread the sparsity over, in order. */
   readonly linears: readonly LinearSpec[];
   readonly device: Device;
   readonly runner: BlockRunner;
-  /** All calibration sequences; the last `heldOut` measure, the others give the masks. */
+  /** All calibration sequences; the last `heldOut` measure, the others give the statistics. */
   readonly sequences: readonly Int32Array[];
   readonly seed: number;
   /** Budget for each of the search's sets of hidden states; beyond it they go to scratch files in `directory`. */
   readonly memoryBytes: number;
+  /** For the search alone: created, and removed with all its files when the search ends. */
   readonly directory: string;
   readonly context: EngineContext;
   readonly onGeneration: (generation: number, fitness: number) => void;
@@ -63,7 +59,9 @@ export async function evolveSparsities(input: EvolutionInput): Promise<EvolvedSp
   const { options, target, linears, sequences } = input;
   const heldOut = Math.max(1, Math.min(options.heldOut, Math.floor(sequences.length / 2)));
   const measured = sequences.slice(sequences.length - heldOut);
-  const norms = await inputNorms(input, sequences.slice(0, Math.max(1, sequences.length - heldOut)));
+  await mkdir(input.directory, { recursive: true });
+  await using _files = { [Symbol.asyncDispose]: () => rm(input.directory, { recursive: true, force: true }) };
+  await using solved = await solveLinears(input, sequences.slice(0, Math.max(1, sequences.length - heldOut)));
   const units: Unit[] = linears.map(({ name, inFeatures, outFeatures }) => ({
     name,
     elements: inFeatures * outFeatures,
@@ -77,33 +75,25 @@ export async function evolveSparsities(input: EvolutionInput): Promise<EvolvedSp
     sequences: heldOut,
     randomInteger: (first, last) => random.randomInteger(first, last),
     onGeneration: input.onGeneration,
-    measure: (candidates, chosen) => measureCandidates(input, { norms, reference, measured, candidates, chosen }),
+    measure: (candidates, chosen) => measureCandidates(input, { solved, reference, measured, candidates, chosen }),
   });
   return { sparsities: new Map(units.map(({ name }, i) => [name, sparsities[i]])), ...fitness };
 }
 
-/** Norms of the inputs of every linear, by name, on the dense model. */
-async function inputNorms(
-  { model, linears, device, runner, context, directory, memoryBytes }: EvolutionInput,
+async function solveLinears(
+  { options, solver, model, linears, device, runner, context, directory, memoryBytes }: EvolutionInput,
   sequences: readonly Int32Array[],
-): Promise<ReadonlyMap<string, Float32Array>> {
-  await using states = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.norms));
-  await embedTokens(model, sequences, states);
-  const norms = new Map<string, Float32Array>();
-  const pass = {
-    model,
-    device,
-    runner,
-    states,
-    batch: sequencesPerRun(states.tokens),
-    onBatch: () => throwIfStopped(context, true),
-  };
+): Promise<SolvedLinears> {
+  const proxy = options.proxy === "method" ? solver : WANDA;
   const blocks = selectedBlocks(model.architecture.blocks, new Set(linears.map(({ name }) => name)));
-  await visitInputs(pass, blocks, (matrices, visited) => {
-    visited.forEach(({ name }, i) => norms.set(name, Float32Array.from(matrices[i].norms)));
-  });
-  return norms;
+  await using states = await createStates(model, sequences, memoryBytes, join(directory, "statistics-states.bin"));
+  await embedTokens(model, sequences, states);
+  const batch = sequencesPerRun(states.tokens);
+  const pass = { model, device, runner, states, batch, onBatch: () => throwIfStopped(context, true) };
+  return await SolvedLinears.collect(pass, blocks, proxy, join(directory, "solved"));
 }
+
+const WANDA = composeSteps([{ solver: findSolver("wanda"), options: findSolver("wanda").schema.parse({}) }]);
 
 function createStates(
   { architecture: { hiddenSize } }: Model,
@@ -123,8 +113,8 @@ interface DenseReference extends EvaluatedModel, AsyncDisposable {
 
 async function evaluateDense(input: EvolutionInput, sequences: readonly Int32Array[]): Promise<DenseReference> {
   const { model, memoryBytes, directory } = input;
-  const embedded = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.embedded));
-  const states = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.reference));
+  const embedded = await createStates(model, sequences, memoryBytes, join(directory, "embedded.bin"));
+  const states = await createStates(model, sequences, memoryBytes, join(directory, "reference.bin"));
   await embedTokens(model, sequences, embedded);
   await copySequences(
     embedded,
@@ -181,7 +171,7 @@ async function advance(
 }
 
 interface Measurement {
-  readonly norms: ReadonlyMap<string, Float32Array>;
+  readonly solved: SolvedLinears;
   readonly reference: DenseReference;
   /** Held-out sequences. */
   readonly measured: readonly Int32Array[];
@@ -196,15 +186,15 @@ async function measureCandidates(input: EvolutionInput, measurement: Measurement
   const { model, memoryBytes, directory } = input;
   const { reference, measured, candidates, chosen } = measurement;
   const sequences = candidates.flatMap(() => chosen.map((i) => measured[i]));
-  await using states = await createStates(model, sequences, memoryBytes, join(directory, SEARCH_SCRATCH.candidates));
+  await using states = await createStates(model, sequences, memoryBytes, join(directory, "candidates.bin"));
   for (const index of candidates.keys()) await copySequences(reference.embedded, states, chosen, index * chosen.length);
   let dense = new Map<string, Float32Array>();
   for (const block of model.architecture.blocks) {
     dense = await readBlockWeights(model.checkpoint, block, dense);
-    const masked = new MaskedBlock(input, block, dense, measurement.norms);
+    const candidate = new CandidateBlock(input.linears, block, dense, measurement.solved);
     for (const [index, sparsities] of candidates.entries()) {
-      await masked.prune(sparsities);
-      await advance(input, block, masked.weights, states, index * chosen.length, (index + 1) * chosen.length);
+      await candidate.prune(sparsities);
+      await advance(input, block, candidate.weights, states, index * chosen.length, (index + 1) * chosen.length);
     }
   }
   const batch = sequencesPerRun(states.tokens);
@@ -242,50 +232,44 @@ function repeatReference(reference: DenseReference, chosen: readonly number[], t
   };
 }
 
-/** A block's weights under Wanda's masks. Going from one candidate to the next touches only linears that differ. */
-class MaskedBlock {
+/** A block's weights as a candidate has them. Going from one candidate to the next touches only linears that differ. */
+class CandidateBlock {
   readonly weights: ReadonlyMap<string, Float32Array>;
-  readonly #input: EvolutionInput;
   readonly #block: BlockSpec;
   readonly #dense: ReadonlyMap<string, Float32Array>;
-  readonly #norms: ReadonlyMap<string, Float32Array>;
-  /** This block's linears and their places in the input's. */
-  readonly #linears: readonly { readonly linear: LinearSpec; readonly index: number }[];
-  /** Zeros per row that a linear has at the moment. */
-  readonly #counts = new Map<string, number>();
+  readonly #solved: SolvedLinears;
+  /** This block's linears, their groups, and their places in the input's. */
+  readonly #linears: readonly { readonly linear: LinearSpec; readonly group: InputGroup; readonly index: number }[];
+  /** Sparsity that a linear has at the moment. */
+  readonly #sparsities = new Map<string, number>();
 
   constructor(
-    input: EvolutionInput,
+    linears: readonly LinearSpec[],
     block: BlockSpec,
     dense: ReadonlyMap<string, Float32Array>,
-    norms: ReadonlyMap<string, Float32Array>,
+    solved: SolvedLinears,
   ) {
-    this.#input = input;
     this.#block = block;
     this.#dense = dense;
-    this.#norms = norms;
-    const own = new Set(block.groups.flatMap((group) => group.linears));
-    this.#linears = input.linears.flatMap((linear, index) => (own.has(linear) ? [{ linear, index }] : []));
+    this.#solved = solved;
+    this.#linears = linears.flatMap((linear, index) => {
+      const group = block.groups.find((candidate) => candidate.linears.includes(linear));
+      return group === undefined ? [] : [{ linear, group, index }];
+    });
     const changing = new Set(this.#linears.map(({ linear }) => linear.role));
     this.weights = new Map([...dense].map(([role, values]) => [role, changing.has(role) ? values.slice() : values]));
   }
 
   /** @param sparsities of the input's linears, in order */
   async prune(sparsities: readonly number[]): Promise<void> {
-    const { device } = this.#input;
-    for (const { linear, index } of this.#linears) {
-      const { name, role, inFeatures, outFeatures } = linear;
-      const count = pruneCount(inFeatures, sparsities[index]);
-      if (this.#counts.get(name) === count) continue;
-      const { shape } = lookUp(this.#block.tensors, role);
-      const values = takeMatrix(lookUp(this.#dense, role), shape, linear);
-      using weight = device.uploadMatrix(values, outFeatures, inFeatures, `${name}: candidate`);
-      using scale = device.uploadMatrix(lookUp(this.#norms, name), 1, inFeatures, `${name}: input norms`);
-      using mask = device.createMask(outFeatures, inFeatures, `${name}: candidate mask`);
-      device.selectRows(weight, scale, count, mask);
-      device.applyMask(weight, mask);
-      putMatrix(await device.download({ matrix: weight }), lookUp(this.weights, role), shape, linear);
-      this.#counts.set(name, count);
+    for (const { linear, group, index } of this.#linears) {
+      const sparsity = sparsities[index];
+      if (this.#sparsities.get(linear.name) === sparsity) continue;
+      const { shape } = lookUp(this.#block.tensors, linear.role);
+      const dense = takeMatrix(lookUp(this.#dense, linear.role), shape, linear);
+      const pruned = await this.#solved.solve(this.#block, group, linear, dense, sparsity);
+      putMatrix(pruned, lookUp(this.weights, linear.role), shape, linear);
+      this.#sparsities.set(linear.name, sparsity);
     }
   }
 }

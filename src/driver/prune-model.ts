@@ -23,7 +23,6 @@ import { formatRecipe } from "../report/run-recipe.js";
 import { needsActivations } from "../sparsity/allocation/schema.js";
 import { allocateSparsity } from "./allocate.js";
 import { openDevice } from "./devices.js";
-import { SEARCH_SCRATCH } from "./evolve.js";
 import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
@@ -32,9 +31,10 @@ import { aside, processBlock, replayBlock, stage, type Run } from "./prune-block
 import { VERSION } from "../version.js";
 
 const SCRATCH_NAME = "hidden-states.bin";
+const SEARCH_NAME = "search";
 const RECIPE_NAME = "recipe.yaml";
 /** What a run leaves in OUT.partial while it works, and only then. */
-const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, ...Object.values(SEARCH_SCRATCH)];
+const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, SEARCH_NAME];
 
 /**
  * Prune a checkpoint as configured; the result is in `config.out` when this resolves.
@@ -157,8 +157,9 @@ export interface SharedAllocation {
 
 const NOTHING_SHARED: SharedWork = {};
 
-function allocationKey({ allocation, sparsity }: RunConfig): string {
-  return JSON.stringify([allocation, sparsity]);
+function allocationKey({ allocation, sparsity, method, methodOptions, then }: RunConfig): string {
+  const isMethodAsked = allocation.rule === "evolutionary" && allocation.proxy === "method";
+  return JSON.stringify([allocation, sparsity, ...(isMethodAsked ? [method, methodOptions, then] : [])]);
 }
 
 /** The method and what follows it, with their options parsed. */
@@ -191,7 +192,8 @@ async function allocateRun(
       sequences: calibration.sequences,
       seed: config.seed,
       memoryBytes: config.memoryBytes,
-      directory: run.output.partialDirectory,
+      directory: join(run.output.partialDirectory, SEARCH_NAME),
+      solver: run.solver,
       context,
       onGeneration: (generation, fitness) => {
         const [first] = run.model.architecture.blocks;

@@ -1,5 +1,6 @@
 /** The evolutionary allocation on the demo model: its fitness is what `prune eval` measures of a model really pruned so. */
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
@@ -11,6 +12,8 @@ import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
 import { prunableLinears } from "../../src/model/architecture.js";
 import { BlockRunner } from "../../src/model/forward.js";
 import { openModel } from "../../src/model/open-model.js";
+import { findSolver } from "../../src/solvers/registry.js";
+import { composeSteps } from "../../src/solvers/steps.js";
 import { encodeSafetensors, temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
@@ -27,12 +30,15 @@ async function firstSequences(count: number): Promise<readonly Int32Array[]> {
   return (await loadCalibration(IDS, options)).sequences;
 }
 
-async function search(t: TestContext, generations: number): Promise<EvolvedSparsities> {
+async function search(t: TestContext, generations: number, method: string): Promise<EvolvedSparsities> {
+  const directory = join(temporaryDirectory(t), "search");
+  const solver = findSolver(method);
   await using model = await openModel(MODEL);
   await using device = await createCpuDevice();
   await using runner = new BlockRunner(model.architecture);
-  return await evolveSparsities({
-    options: { generations, offspring: 6, step: 0.1, smallest: 0, largest: 0.95, heldOut: HELD_OUT },
+  const evolved = await evolveSparsities({
+    solver: composeSteps([{ solver, options: solver.schema.parse({}) }]),
+    options: { proxy: "method", generations, offspring: 6, step: 0.1, smallest: 0, largest: 0.95, heldOut: HELD_OUT },
     target: SPARSITY,
     model,
     linears: prunableLinears(model.architecture),
@@ -41,14 +47,16 @@ async function search(t: TestContext, generations: number): Promise<EvolvedSpars
     sequences: await firstSequences(6),
     seed: 0,
     memoryBytes: 2 ** 17, // a part goes through the scratch files
-    directory: temporaryDirectory(t),
+    directory,
     context: createTestContext(),
     onGeneration: () => undefined,
   });
+  assert.ok(!existsSync(directory), "the search leaves nothing behind");
+  return evolved;
 }
 
-test("a candidate's fitness is the KL divergence of the model pruned so, on sequences the masks have not seen", async (t) => {
-  const { fitness, uniformFitness, sparsities } = await search(t, 0);
+test("a candidate's fitness is the KL divergence of the model pruned so, on sequences its statistics have not seen", async (t) => {
+  const { fitness, uniformFitness, sparsities } = await search(t, 0, "wanda");
   assert.equal(fitness, uniformFitness);
   assert.ok([...sparsities.values()].every((sparsity) => sparsity === SPARSITY));
 
@@ -72,7 +80,7 @@ test("a candidate's fitness is the KL divergence of the model pruned so, on sequ
 });
 
 test("the search finds a fitter allocation with the same number of zeros", async (t) => {
-  const { fitness, uniformFitness, sparsities } = await search(t, 4);
+  const { fitness, uniformFitness, sparsities } = await search(t, 4, "sparsegpt");
   assert.ok(fitness < 0.95 * uniformFitness, `${fitness}, uniform ${uniformFitness}`);
   await using model = await openModel(MODEL);
   let [zeros, elements] = [0, 0];

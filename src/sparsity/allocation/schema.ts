@@ -66,6 +66,8 @@ export const allocationSchema = z.discriminatedUnion("rule", [
     generations: z.number().int().min(0).default(40),
     /** Mutations tried in each generation. */
     offspring: z.number().int().min(1).default(16),
+    /** What prunes the linears of candidates: the run's own method, or Wanda, which needs no room on the disk. */
+    proxy: z.enum(["method", "wanda"]).default("method"),
     /** Calibration sequences that measure candidates: the last ones, at most half of all. */
     heldOut: z.number().int().min(1).default(16),
     /** Weights that a swap moves from one linear to another, as a fraction of an average linear's. */

@@ -29,7 +29,8 @@ export type KernelName =
   | "markPanelTies"
   | "sweepTiles"
   | "choleskyBlock"
-  | "combineRows";
+  | "combineRows"
+  | "conjugateRows";
 
 /** Indices into the control words. */
 export const CONTROL = {

@@ -11,3 +11,4 @@ export { panelKeys, histogramKeys, countTiesPanel, markPanel, markPanelTies } fr
 export { sweepTiles } from "./sweep";
 export { choleskyBlock } from "./cholesky";
 export { combineRows } from "./combine";
+export { conjugateRows } from "./conjugate";

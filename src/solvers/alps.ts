@@ -108,8 +108,8 @@ async function findSupport(search: Search, device: Device): Promise<void> {
   for (let i = 0; i < options.iterations; i++) {
     const last = i === options.iterations - 1;
     const looks = (i + 1) % LOOK_EVERY === 0;
-    const change = looks || last ? iterate : undefined;
-    advance({ dense, state, scratch, mask, inverse, rho }, device, { shrink, change });
+    const constant = looks || last ? iterate : undefined;
+    advance({ dense, state, scratch, mask, inverse, rho }, device, { shrink, constant });
     shrink = 1;
     if (mask === seen) mask = mask === keepMask ? otherMask : keepMask;
     select(state, mask);
@@ -125,6 +125,7 @@ async function findSupport(search: Search, device: Device): Promise<void> {
     rho = next.rho;
     await invertPenalised(search, rho, inverse, device);
   }
+  device.combine({ a: state, b: iterate, out: iterate, mask, kept: [1, -1], pruned: [1, -1] });
   device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
   select(iterate, keepMask);
 }

@@ -151,23 +151,18 @@ export interface Splitting {
  * P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K.
  *
  * @param how.shrink factor of U before the iteration, default 1
- * @param how.change receives ρ·(±P - W₀)·K, which is B - W₀ with B the dense iterate; costs one pass more
+ * @param how.constant receives (1-M)∘P + W₀, from which B, the dense iterate, follows as (new P) - (this - W₀)
  */
 export function iterate(
   { dense, state, scratch, mask, inverse, rho }: Splitting,
   device: Device,
-  { shrink = 1, change }: { readonly shrink?: number; readonly change?: Matrix | undefined } = {},
+  { shrink = 1, constant }: { readonly shrink?: number; readonly constant?: Matrix | undefined } = {},
 ): void {
   const toOut = { kept: [rho, -rho], pruned: [-rho * shrink, -rho] } as const;
   const toA = { kept: [0, 1], pruned: [shrink, 1] } as const;
   device.combinePair({ a: state, b: dense, out: scratch, mask, toOut, toA });
-  const factors = { a: { matrix: scratch }, b: { matrix: inverse } };
-  if (change === undefined) {
-    device.matmul({ ...factors, out: { matrix: state }, beta: 1 });
-  } else {
-    device.matmul({ ...factors, out: { matrix: change } });
-    device.combine({ a: state, b: change, out: state, mask, kept: [1, 1], pruned: [1, 1] });
-  }
+  if (constant !== undefined) device.copy(state, constant);
+  device.matmul({ a: { matrix: scratch }, b: { matrix: inverse }, out: { matrix: state }, beta: 1 });
 }
 
 /** Conjugate gradients on a fixed support; all [R, C] but `gram`. */

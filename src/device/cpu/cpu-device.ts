@@ -416,7 +416,7 @@ class CpuDevice implements Device {
       rows,
       columns,
     };
-    this.#enqueue(() => conjugateStep(state));
+    this.#enqueue(() => conjugateStep(this.#pool, state));
   }
 
   async choleskyReversed(h: Matrix, panelWidth: number): Promise<ReversedCholesky | CholeskyFailure> {

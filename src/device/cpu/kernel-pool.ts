@@ -30,7 +30,8 @@ export type KernelName =
   | "sweepTiles"
   | "choleskyBlock"
   | "solveRows"
-  | "combineRows";
+  | "combineRows"
+  | "conjugateRows";
 
 /** Indices into the control words. */
 export const CONTROL = {

@@ -1,6 +1,6 @@
 /**
  * Steps of the CPU device that follow a mask entry by entry: masked linear combinations, conjugate gradients, mask
- * differences. Combinations are staged for a WebAssembly kernel, the rest are plain loops over typed arrays.
+ * differences. The first two are staged for WebAssembly kernels, the rest are plain loops over typed arrays.
  */
 import { maskWordsPerRow, type Coefficients } from "../device.js";
 import type { KernelPool } from "./kernel-pool.js";
@@ -25,10 +25,14 @@ export interface CombinationTarget {
 /** Staged of each matrix at a time: small enough for the second-level cache. */
 const CHUNK_BYTES = 1 << 18;
 
+function chunkRows(rows: number, columns: number): number {
+  return Math.max(1, Math.min(rows, Math.floor(CHUNK_BYTES / (4 * columns))));
+}
+
 /** out = a·coefficient + b·coefficient, for one or two targets. */
 export function combine(pool: KernelPool, { a, b, words, rows, columns, targets }: Combination): void {
   const wordsPerRow = maskWordsPerRow(columns);
-  const rowsPerChunk = Math.max(1, Math.min(rows, Math.floor(CHUNK_BYTES / (4 * columns))));
+  const rowsPerChunk = chunkRows(rows, columns);
   pool.reset(0);
   const [stagedA, stagedB] = [pool.allocate(4 * rowsPerChunk * columns), pool.allocate(4 * rowsPerChunk * columns)];
   const stagedWords = pool.allocate(4 * rowsPerChunk * wordsPerRow);
@@ -88,25 +92,26 @@ export interface ConjugateArrays {
 }
 
 /** One step of conjugate gradients in every row; see `Device.conjugateStep`. */
-export function conjugateStep(state: ConjugateArrays): void {
+export function conjugateStep(pool: KernelPool, state: ConjugateArrays): void {
   const { solution, residual, direction, product, words, rows, columns } = state;
   const wordsPerRow = maskWordsPerRow(columns);
-  for (let r = 0; r < rows; r++) {
-    const start = r * columns;
-    const square = dot(residual, residual, start, columns);
-    const curvature = dot(direction, product, start, columns);
-    if (!(square > 0 && curvature > 0)) continue;
-    const alpha = square / curvature;
-    for (let w = 0; w < wordsPerRow; w++) {
-      let word = words[r * wordsPerRow + w];
-      const end = Math.min(start + 32 * w + 32, start + columns);
-      for (let i = start + 32 * w; i < end; i++, word >>>= 1) {
-        solution[i] += alpha * direction[i];
-        residual[i] = (residual[i] - alpha * product[i]) * (word & 1);
-      }
-    }
-    const beta = dot(residual, residual, start, columns) / square;
-    for (let i = start; i < start + columns; i++) direction[i] = residual[i] + beta * direction[i];
+  const rowsPerChunk = chunkRows(rows, columns);
+  pool.reset(0);
+  const matrices = [solution, residual, direction, product].map((values) => ({
+    values,
+    address: pool.allocate(4 * rowsPerChunk * columns),
+  }));
+  const stagedWords = pool.allocate(4 * rowsPerChunk * wordsPerRow);
+  const args = [...matrices.map(({ address }) => address), stagedWords, columns];
+  for (let first = 0; first < rows; first += rowsPerChunk) {
+    const count = Math.min(rowsPerChunk, rows - first);
+    const [start, end] = [first * columns, (first + count) * columns];
+    for (const { values, address } of matrices) pool.floats(address, count * columns).set(values.subarray(start, end));
+    pool
+      .words(stagedWords, count * wordsPerRow)
+      .set(words.subarray(first * wordsPerRow, (first + count) * wordsPerRow));
+    pool.run({ kernel: "conjugateRows", items: count, grain: Math.ceil(count / 4), args });
+    for (const { values, address } of matrices.slice(0, 3)) values.set(pool.floats(address, count * columns), start);
   }
 }
 

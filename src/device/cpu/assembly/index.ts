@@ -12,3 +12,4 @@ export { sweepTiles } from "./sweep";
 export { choleskyBlock } from "./cholesky";
 export { solveRows } from "./row-systems";
 export { combineRows } from "./combine";
+export { conjugateRows } from "./conjugate";

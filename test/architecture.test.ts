@@ -80,7 +80,11 @@ test("each native addon is imported in one folder", () => {
 
 test("every room of the source has a rule here and a row in docs/architecture.md", () => {
   const document = readFileSync(repositoryPath("docs/architecture.md"), "utf8");
-  const rooms = new Set(sources().map(roomOf).filter((room) => !EVERYWHERE.includes(room) && room !== "index"));
+  const rooms = new Set(
+    sources()
+      .map(roomOf)
+      .filter((room) => !EVERYWHERE.includes(room) && room !== "index"),
+  );
   for (const room of rooms) {
     assert.ok(MAY_IMPORT[room] !== undefined, room);
     assert.match(document, new RegExp(`\`src/${room}/\``), room);

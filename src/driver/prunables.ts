@@ -13,7 +13,7 @@ import {
   selectLinears,
   type LinearSelection,
 } from "../model/selection.js";
-import { allocationProblem } from "./allocate.js";
+import { allocationProblem } from "./allocation/allocate.js";
 import { permutationProblem } from "./permute-channels.js";
 
 export interface Prunables {

@@ -21,7 +21,7 @@ import { throwIfStopped, type EngineContext } from "../context.js";
 import type { LayerReport, RunConfig, RunReport } from "../contract.js";
 import { formatRecipe } from "../report/run-recipe.js";
 import { needsActivations } from "../sparsity/allocation/schema.js";
-import { allocateSparsity } from "./allocate.js";
+import { allocateSparsity } from "./allocation/allocate.js";
 import { openDevice } from "./devices.js";
 import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";

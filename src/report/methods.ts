@@ -32,5 +32,6 @@ export function renderMethods({ methods }: MethodsReport): string {
     needs.join(", ") || "no calibration",
     summary,
   ]);
-  return formatTable(["name", "goes with", "looks at", "what it does"], rows, []);
+  const table = formatTable(["name", "goes with", "looks at", "what it does"], rows, []);
+  return `${table}\n\n--method auto takes the best combination known for the pattern; docs/methods/README.md says which.`;
 }

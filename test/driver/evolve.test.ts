@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { loadCalibration } from "../../src/calibration/corpus.js";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
-import { evolveSparsities, type EvolvedSparsities } from "../../src/driver/evolve.js";
+import { evolveSparsities, type EvolvedSparsities } from "../../src/driver/allocation/evolve.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
 import { prunableLinears } from "../../src/model/architecture.js";

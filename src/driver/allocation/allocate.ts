@@ -3,15 +3,15 @@
  * streaming it block by block, like everything else: its weights, or its weights and their inputs. The rules themselves
  * are in sparsity/allocation/.
  */
-import { SpectrumEngine } from "../device/cpu/eigenvalues.js";
-import { ConfigError, InternalError, type PruneError } from "../errors.js";
+import { SpectrumEngine } from "../../device/cpu/eigenvalues.js";
+import { ConfigError, InternalError, type PruneError } from "../../errors.js";
 import { selectedBlocks, visitInputs, visitWeights, type DensePass, type SelectedBlock } from "./dense-pass.js";
 import { evolveSparsities, type EvolutionInput } from "./evolve.js";
-import type { BlockSpec, LinearSpec } from "../model/architecture.js";
-import { lookUp } from "../model/forward.js";
-import { allocationProblems } from "../sparsity/allocation/check.js";
-import { distribute, type Unit } from "../sparsity/allocation/distribute.js";
-import { tailExponent } from "../sparsity/allocation/heavy-tail.js";
+import type { BlockSpec, LinearSpec } from "../../model/architecture.js";
+import { lookUp } from "../../model/forward.js";
+import { allocationProblems } from "../../sparsity/allocation/check.js";
+import { distribute, type Unit } from "../../sparsity/allocation/distribute.js";
+import { tailExponent } from "../../sparsity/allocation/heavy-tail.js";
 import {
   dlpSparsities,
   erdosRenyiSparsities,
@@ -19,15 +19,15 @@ import {
   meanOf,
   owlSparsities,
   progressionSparsities,
-} from "../sparsity/allocation/rules.js";
-import type { Allocation } from "../sparsity/allocation/schema.js";
+} from "../../sparsity/allocation/rules.js";
+import type { Allocation } from "../../sparsity/allocation/schema.js";
 import {
   lampScores,
   medianScore,
   outlierPercent,
   wandaScores,
   type ScoredMatrix,
-} from "../sparsity/allocation/scores.js";
+} from "../../sparsity/allocation/scores.js";
 import {
   countAround,
   countLeading,
@@ -35,7 +35,7 @@ import {
   leadingBin,
   thresholdSparsities,
   type BinCounts,
-} from "../sparsity/allocation/threshold.js";
+} from "../../sparsity/allocation/threshold.js";
 
 export interface AllocationInput extends DensePass {
   readonly allocation: Allocation;

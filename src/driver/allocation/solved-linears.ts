@@ -4,13 +4,13 @@
  */
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { Device } from "../device/device.js";
-import type { BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
-import { findSolver } from "../solvers/registry.js";
-import type { LayerSolver, LayerStatistics } from "../solvers/solver.js";
-import { UNSTRUCTURED } from "../sparsity/pattern.js";
+import type { Device } from "../../device/device.js";
+import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";
+import { findSolver } from "../../solvers/registry.js";
+import type { LayerSolver, LayerStatistics } from "../../solvers/solver.js";
+import { UNSTRUCTURED } from "../../sparsity/pattern.js";
 import { visitStatistics, type DensePass, type SelectedBlock } from "./dense-pass.js";
-import { StoredStatistics } from "./stored-statistics.js";
+import { StoredStatistics } from "../stored-statistics.js";
 
 const MAGNITUDE = findSolver("magnitude");
 const NO_STATISTICS: LayerStatistics = { tokenCount: 0, sequenceCount: 0 };

@@ -2,17 +2,17 @@
  * Streaming the dense model for an allocation: block after block, its weights, or its weights and the norms of their inputs.
  * What is made of them is the visitor's business. Memory: one block.
  */
-import { collectStatistics, type GroupStatistics } from "../calibration/statistics.js";
-import type { Device } from "../device/device.js";
-import { InternalError } from "../errors.js";
-import type { BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
-import { readBlockWeights } from "../model/block-weights.js";
-import { lookUp, type BlockRunner, type BlockWeights } from "../model/forward.js";
-import type { HiddenStates } from "../model/hidden-states.js";
-import { takeMatrix } from "../model/logical-matrix.js";
-import type { Model } from "../model/open-model.js";
-import type { StatisticName } from "../solvers/solver.js";
-import type { ScoredMatrix } from "../sparsity/allocation/scores.js";
+import { collectStatistics, type GroupStatistics } from "../../calibration/statistics.js";
+import type { Device } from "../../device/device.js";
+import { InternalError } from "../../errors.js";
+import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";
+import { readBlockWeights } from "../../model/block-weights.js";
+import { lookUp, type BlockRunner, type BlockWeights } from "../../model/forward.js";
+import type { HiddenStates } from "../../model/hidden-states.js";
+import { takeMatrix } from "../../model/logical-matrix.js";
+import type { Model } from "../../model/open-model.js";
+import type { StatisticName } from "../../solvers/solver.js";
+import type { ScoredMatrix } from "../../sparsity/allocation/scores.js";
 
 export interface DensePass {
   readonly model: Model;

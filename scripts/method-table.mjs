@@ -59,7 +59,9 @@ function byTarget(rows) {
   return targets.flatMap((target) => rows.filter((row) => amountOf(row) === target));
 }
 
-const amountOf = ({ pattern, sparsity }) => (pattern === "unstructured" ? String(sparsity.target) : pattern);
+function amountOf({ pattern, sparsity }) {
+  return pattern === "unstructured" ? String(sparsity.target) : pattern;
+}
 
 function targetOf(row) {
   return row.allocation === "uniform" ? amountOf(row) : `${amountOf(row)}, ${row.allocation}`;

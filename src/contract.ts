@@ -31,6 +31,12 @@ export interface MethodStep {
   readonly methodOptions: Readonly<Record<string, unknown>>;
 }
 
+/** What refines or updates the result of a method. */
+export interface FurtherStep extends MethodStep {
+  /** Glob or "re:" pattern of module paths: other linears are left as the steps before made them. Absent: all take part. */
+  readonly match?: string;
+}
+
 /** Another sparsity for the linears that a pattern matches. */
 export interface SparsityOverride {
   readonly match: string;
@@ -51,7 +57,7 @@ export interface RunConfig {
   /** Options of the method, already validated by its schema (for example damping and blockSize of sparsegpt). */
   readonly methodOptions: Readonly<Record<string, unknown>>;
   /** What refines or updates the result of `method`, in order. */
-  readonly then: readonly MethodStep[];
+  readonly then: readonly FurtherStep[];
   /** Fraction of zeros of the prunable linears, in [0, 1). For N:M it equals the pattern's. */
   readonly sparsity: number;
   readonly pattern: Pattern;
@@ -227,7 +233,7 @@ export interface TensorInspection {
 /** A method of a comparison, with options already validated. */
 export interface ComparedMethod extends MethodStep {
   readonly label: string;
-  readonly then: readonly MethodStep[];
+  readonly then: readonly FurtherStep[];
   /** Only for targets of this kind; absent: for all. */
   readonly kind?: Pattern["kind"];
   /** In place of what the other cells have. */

@@ -27,6 +27,15 @@ function readable(parse: (text: string) => unknown): (text: string, context: z.R
 
 const options = z.record(z.string(), z.unknown());
 const method = z.union([z.string(), z.strictObject({ name: z.string(), options: options.optional() })]);
+/** A further step may be for some linears only; the others stay as the steps before made them. */
+const further = z.union([
+  z.string(),
+  z.strictObject({
+    name: z.string(),
+    options: options.optional(),
+    match: z.string().optional().describe("glob or re: pattern of the module paths that take part"),
+  }),
+]);
 const sparsity = z.union([z.number().min(0).lt(1), z.string().superRefine(readable(parseSparsity))]);
 
 /** What a recipe file may say; everything is optional, and flags of the command line come before it. */
@@ -37,7 +46,7 @@ export const recipeSchema = z
     model: z.string().optional().describe("checkpoint directory, relative to the working directory"),
     out: z.string().optional().describe("output directory"),
     method: method.optional().describe("a method's name, or its name and options"),
-    then: z.array(method).optional().describe("steps that refine or update what the method chose, in order"),
+    then: z.array(further).optional().describe("steps that refine or update what the method chose, in order"),
     sparsity: sparsity.optional().describe("fraction of zeros, 0.7 or 70%"),
     pattern: z.string().optional().describe('"unstructured" or N:M (2:4 keeps 2 of every 4)'),
     permutation: z.enum(PERMUTATIONS).optional().describe("with N:M: whether input channels may change places"),
@@ -186,7 +195,8 @@ function knownKeys(path: readonly (string | number)[], document: Document): stri
   if (path.length === 0) return Object.keys(shape);
   if (path[0] === "calibration") return Object.keys(shape.calibration.unwrap().shape);
   if (path[0] === "overrides") return ["match", "sparsity"];
-  if (path[0] === "method" || path[0] === "then") return ["name", "options"];
+  if (path[0] === "method") return ["name", "options"];
+  if (path[0] === "then") return ["name", "options", "match"];
   if (path[0] === "allocation") {
     const rule: unknown = document.getIn(["allocation", "rule"]);
     return allocationSchema.options
@@ -222,9 +232,12 @@ export function flagsOfRecipe(recipe: Recipe): Record<string, unknown> {
 }
 
 /** A step of a recipe, whichever way it was written. */
-export function stepOf(step: z.infer<typeof method>): {
+export function stepOf(step: z.infer<typeof further>): {
   readonly name: string;
   readonly options: Record<string, unknown>;
+  readonly match?: string;
 } {
-  return typeof step === "string" ? { name: step, options: {} } : { name: step.name, options: step.options ?? {} };
+  if (typeof step === "string") return { name: step, options: {} };
+  const { name, options = {}, match } = step;
+  return { name, options, ...(match === undefined ? {} : { match }) };
 }

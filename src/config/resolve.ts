@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import type { EvaluationConfig, MethodStep, RunConfig, TokenSource } from "../contract.js";
+import type { EvaluationConfig, FurtherStep, RunConfig, TokenSource } from "../contract.js";
 import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
@@ -93,8 +93,11 @@ export async function resolveRunConfig(
   const sparsity = target ?? 0;
   const methodOptions = isUnread("method")
     ? {} // whose options they are is not known
-    : keep(resolveMethodOptions(solver, { ...recipeOptions(recipe, solver.name), ...methodFlags(parsed) }), {});
-  const then = resolveSteps(parsed.then, recipe).map((step) => keep(step, { method: "", methodOptions: {} }));
+    : keep(
+        resolveMethodOptions(solver, { ...recipeOptions(recipe, solver.name), ...methodFlags(parsed) }, parsed.pattern),
+        {},
+      );
+  const then = resolveSteps(parsed, recipe).map((step) => keep(step, { method: "", methodOptions: {} }));
   if (then.every((step) => step.method !== "") && !isUnread("method") && !isUnread("then")) {
     const orderProblem = checkSteps([solver.name, ...then.map((step) => step.method)]);
     if (orderProblem !== undefined) problems.push(orderProblem);
@@ -207,13 +210,16 @@ function recipeOptions(recipe: Recipe | undefined, method: string): Record<strin
 }
 
 /** Further steps: those of the command line, else those of the recipe. */
-function resolveSteps(names: readonly string[], recipe: Recipe | undefined): (MethodStep | PruneError)[] {
-  const steps = names.length > 0 ? names.map((name) => ({ name, options: {} })) : (recipe?.then ?? []).map(stepOf);
-  return steps.map(({ name, options }) => {
+function resolveSteps(
+  { then: names, pattern }: Pick<ParsedRunFlags, "then" | "pattern">,
+  recipe: Recipe | undefined,
+): (FurtherStep | PruneError)[] {
+  const steps = (names.length > 0 ? names : (recipe?.then ?? [])).map(stepOf);
+  return steps.map(({ name, options, ...rest }) => {
     try {
       const solver = findSolver(name);
-      const methodOptions = resolveMethodOptions(solver, options);
-      return methodOptions instanceof PruneError ? methodOptions : { method: solver.name, methodOptions };
+      const methodOptions = resolveMethodOptions(solver, options, pattern);
+      return methodOptions instanceof PruneError ? methodOptions : { method: solver.name, methodOptions, ...rest };
     } catch (error) {
       if (error instanceof PruneError) return error;
       throw error;

@@ -5,8 +5,9 @@
  */
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { CheckpointError, ConfigError, type PruneError, UsageError } from "../errors.js";
+import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
 import type { Permutation } from "../contract.js";
+import { expectFit } from "../solvers/layer.js";
 import { findSolver, SOLVERS } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
@@ -45,10 +46,14 @@ const FLAG_OF_OPTION: Readonly<Record<string, string>> = {
   blockSize: "--block-size",
 };
 
-/** Validate method options by the method's own schema; an option that it does not know is a problem. */
+/**
+ * Validate method options by the method's own schema; an option that it does not know is a problem, and so is one that
+ * has no meaning for the pattern.
+ */
 export function resolveMethodOptions(
   solver: LayerSolver<unknown>,
   given: Readonly<Record<string, unknown>>,
+  pattern: Pattern,
 ): Readonly<Record<string, unknown>> | PruneError {
   const unknownOption = (names: string): ConfigError =>
     new ConfigError("E_METHOD_OPTION", `${names}: the method ${solver.name} has no such option.`, {
@@ -75,7 +80,19 @@ export function resolveMethodOptions(
     });
   }
   const dropped = Object.keys(given).filter((key) => !(key in parsed));
-  return dropped.length === 0 ? parsed : unknownOption(flagsOf(dropped));
+  if (dropped.length > 0) return unknownOption(flagsOf(dropped));
+  return problemOf(() => expectFit(solver, parsed, pattern)) ?? parsed;
+}
+
+/** The problem that a check throws; undefined where it throws none. */
+function problemOf(check: () => unknown): PruneError | undefined {
+  try {
+    check();
+    return undefined;
+  } catch (error) {
+    if (error instanceof PruneError) return error;
+    throw error;
+  }
 }
 
 interface Issue {
@@ -120,13 +137,7 @@ export function calibrationProblem(consumer: string, model: string): PruneError 
 
 /** The order of a method and its further steps; undefined where it makes sense. */
 export function checkSteps(names: readonly string[]): PruneError | undefined {
-  try {
-    composeSteps(names.map((name) => ({ solver: findSolver(name), options: undefined })));
-    return undefined;
-  } catch (error) {
-    if (error instanceof UsageError) return error;
-    throw error;
-  }
+  return problemOf(() => composeSteps(names.map((name) => ({ solver: findSolver(name), options: undefined }))));
 }
 
 /**

@@ -32,8 +32,8 @@ const PROBE_SIZE = 768;
  */
 export async function planRun(config: RunConfig, context: EngineContext): Promise<PlanReport> {
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
-  const solver = composeSteps(stepsOf(config));
   const { selection, overrides, unmatchedPatterns } = decidePrunables(config, model.architecture, "listed");
+  const solver = composeSteps(stepsOf(config));
   await using device = await openDevice(config.device, context.logger);
   const { blocks } = model.architecture;
   const elements = sumOf(selection.selected, ({ inFeatures, outFeatures }) => inFeatures * outFeatures);

@@ -1,9 +1,9 @@
 /**
- * Which linears a run prunes and what is fixed about them before any work: everything about selection, overrides,
+ * Which linears a run prunes and what is fixed about them before any work: everything about selection, overrides, steps,
  * allocation and permutation that does not fit the model is found here, and reported at once.
  */
-import type { RunConfig } from "../contract.js";
-import { combineProblems, PruneError } from "../errors.js";
+import type { FurtherStep, RunConfig } from "../contract.js";
+import { combineProblems, ConfigError, PruneError } from "../errors.js";
 import type { Architecture } from "../model/architecture.js";
 import {
   compilePathPattern,
@@ -20,7 +20,7 @@ export interface Prunables {
   readonly selection: LinearSelection;
   /** Sparsity of the linears that an override matches. */
   readonly overrides: ReadonlyMap<string, number>;
-  /** Patterns that match nothing, of `--ignore` and of overrides. */
+  /** Patterns that match nothing, of `--ignore`, overrides and further steps. */
   readonly unmatchedPatterns: readonly string[];
 }
 
@@ -50,6 +50,10 @@ export function decidePrunables(
   );
   const usable = config.overrides.filter(({ match }) => compiles(match, "overrides"));
   const resolved = resolveOverrides({ ...config, overrides: usable }, selection.selected);
+  const idle = idleSteps(
+    config.then.filter(({ match }) => match !== undefined && compiles(match, "then")),
+    selection,
+  );
   const isListed = unmatched === "listed";
   const allocated = new Set(
     selection.selected.map(({ name }) => name).filter((name) => !resolved.sparsities.has(name)),
@@ -57,6 +61,7 @@ export function decidePrunables(
   const found = [
     selectionProblem(isListed ? { ...selection, unmatchedPatterns: [] } : selection, config.pattern),
     overrideProblem(isListed ? { ...resolved, unmatchedPatterns: [] } : resolved),
+    isListed ? undefined : stepProblem(idle),
     allocationProblem(config, architecture.blocks, allocated),
     permutationProblem(config, architecture, new Set(selection.selected.map(({ name }) => name))),
   ];
@@ -65,6 +70,25 @@ export function decidePrunables(
   return {
     selection,
     overrides: resolved.sparsities,
-    unmatchedPatterns: [...selection.unmatchedPatterns, ...resolved.unmatchedPatterns],
+    unmatchedPatterns: [...selection.unmatchedPatterns, ...resolved.unmatchedPatterns, ...idle],
   };
+}
+
+/** Patterns of further steps that no pruned linear matches. */
+function idleSteps(steps: readonly FurtherStep[], { selected }: LinearSelection): string[] {
+  return steps
+    .flatMap(({ match }) => match ?? [])
+    .filter((match) => {
+      const expression = compilePathPattern(match, "then");
+      return !selected.some(({ name }) => expression.test(name));
+    });
+}
+
+function stepProblem(idle: readonly string[]): PruneError | undefined {
+  if (idle.length === 0) return undefined;
+  const problems = idle.map((match) => `then: "${match}" matches no linear that is pruned`);
+  return new ConfigError("E_STEPS", `${problems.join("; ")}.`, {
+    hint: "Patterns must match the whole module path, for example *.self_attn.*.",
+    details: { problems },
+  });
 }

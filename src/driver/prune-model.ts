@@ -13,12 +13,14 @@ import { sequencesPerRun } from "../model/block-weights.js";
 import { embedTokens } from "../model/embedding.js";
 import { BlockRunner } from "../model/forward.js";
 import { HiddenStates } from "../model/hidden-states.js";
+import type { Logger } from "../logging.js";
 import { openModel, type Model } from "../model/open-model.js";
+import { compilePathPattern } from "../model/selection.js";
 import { findSolver } from "../solvers/registry.js";
 import { composeSteps, type Step } from "../solvers/steps.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { LayerReport, RunConfig, RunReport } from "../contract.js";
+import type { FurtherStep, LayerReport, RunConfig, RunReport } from "../contract.js";
 import { formatRecipe } from "../report/run-recipe.js";
 import { needsActivations } from "../sparsity/allocation/schema.js";
 import { allocateSparsity } from "./allocation/allocate.js";
@@ -49,8 +51,8 @@ export async function pruneModel(
 ): Promise<RunReport> {
   const started = performance.now();
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
-  const solver = composeSteps(stepsOf(config));
   const { selection, overrides } = decidePrunables(config, model.architecture, "refused");
+  const solver = composeSteps(stepsOf(config));
   const selected = new Set(selection.selected.map((linear) => linear.name));
   const collected = [solver.needs, ...(config.measureLoss ? [["gram"] as const] : [])];
   const stored = isRouted(model) || config.propagation !== "dense" ? undefined : shared.statistics;
@@ -164,9 +166,13 @@ function allocationKey({ allocation, sparsity, method, methodOptions, then }: Ru
 
 /** The method and what follows it, with their options parsed. */
 export function stepsOf(config: RunConfig): Step[] {
-  return [config, ...config.then].map(({ method, methodOptions }) => {
+  const steps: readonly FurtherStep[] = [config, ...config.then];
+  return steps.map(({ method, methodOptions, match }) => {
     const solver = findSolver(method);
-    return { solver, options: solver.schema.parse(methodOptions) };
+    const step = { solver, options: solver.schema.parse(methodOptions) };
+    if (match === undefined) return step;
+    const expression = compilePathPattern(match, `then ${method}`);
+    return { ...step, appliesTo: (name: string) => expression.test(name) };
   });
 }
 
@@ -202,7 +208,20 @@ async function allocateRun(
       },
     },
   });
+  warnOfCaps(context.logger, config, allocated);
   return new Map([...allocated, ...overrides]);
+}
+
+/** A linear at the rule's largest sparsity is all but gone: worth a look before the run has taken its hours. */
+function warnOfCaps(logger: Logger, { allocation, sparsity }: RunConfig, allocated: ReadonlyMap<string, number>): void {
+  if (allocation.rule === "uniform" || sparsity >= allocation.largest) return;
+  const { rule, largest } = allocation;
+  const capped = [...allocated].flatMap(([name, value]) => (value >= largest ? [name] : []));
+  if (capped.length === 0) return;
+  logger.warn(
+    `--allocation ${rule}: asked for more than ${largest} of ${capped.length} linears (${capped[0]}, …); they lose ${largest}, the others make up for it`,
+    { rule, largest, capped },
+  );
 }
 
 /** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */

@@ -1,13 +1,17 @@
 /** A resolved run as a recipe that repeats it: left in the output of every run. */
 import { stringify } from "yaml";
-import type { MethodStep, RunConfig } from "../contract.js";
+import type { FurtherStep, RunConfig } from "../contract.js";
 import { formatPattern } from "../sparsity/pattern.js";
 
 /** The text of recipe.yaml. Paths are absolute, all defaults are filled in; the output, which may be moved, is not named. */
 export function formatRecipe(config: RunConfig): string {
   const { calibration, nsamples, seqlen, seed } = config;
   const tensor = calibration?.tensor === undefined ? "" : `#${calibration.tensor}`;
-  const step = ({ method, methodOptions }: MethodStep): object => ({ name: method, options: methodOptions });
+  const step = ({ method, methodOptions, match }: FurtherStep): object => ({
+    name: method,
+    options: methodOptions,
+    ...(match === undefined ? {} : { match }),
+  });
   return stringify({
     version: 1,
     model: config.model,

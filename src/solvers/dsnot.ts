@@ -9,16 +9,19 @@
  * and prune the kept weight of negative c and smallest Wanda score; where ε < 0 the other way round. N:M: the weight to
  * prune is the least one of the regrown one's group, and a swap may not change the sign of ε.
  *
- * As zyxxmu/DSnoT 4c029df, but for its defects: a row stops where its lists are exhausted (that code goes on and regrows
- * weights that are kept, so that its number of zeros changes), and inputs of variance 0 are not regrown (there it divides
- * by 0). That code leaves MLP layers alone unless told otherwise; here that is the caller's choice.
+ * As zyxxmu/DSnoT 4c029df, but for its defects: a row stops where its lists are exhausted, and inputs of variance 0 are
+ * not regrown (there it divides by 0). In that code a row's pointers go on through its lists, and out of them, for as long
+ * as any row of the matrix is still at work, so that weights are regrown that were kept, kept ones are pruned in rows that
+ * have stopped, and the number of zeros changes: `lists: "released"` does the same. That code leaves MLP layers alone
+ * unless told otherwise; here that is the caller's choice.
  *
  * The walk runs on the host: per row it looks at a handful of extreme entries. The swapped weights take their dense
  * values, so whatever an earlier step changed is undone: follow with obs-update, admm-update or cg-update.
  */
 import { z } from "zod";
 import { maskWordsPerRow } from "../device/device.js";
-import { copyMatrix, disposeOnFailure, requireMask, requireStatistic } from "./layer.js";
+import { formatPattern } from "../sparsity/pattern.js";
+import { copyMatrix, disposeOnFailure, expectFit, requireMask, requireStatistic } from "./layer.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -30,28 +33,42 @@ const schema = z.strictObject({
   power: z.number().min(0).finite().default(1),
   /** Refuse swaps that change the sign of ε also where unstructured; the code's default is not to. */
   sameSign: z.boolean().default(false),
+  /** "released" walks beyond the ends of the lists as that code does, changing the number of zeros; unstructured only. */
+  lists: z.enum(["bounded", "released"]).default("bounded"),
 });
 export type DsnotOptions = z.infer<typeof schema>;
 
-export const dsnot = {
+export const dsnot: LayerSolver<DsnotOptions> = {
   name: "dsnot",
   summary: "swap weights of an earlier step's mask to shrink the expected output error; no weight update",
   needs: ["column-norms", "input-moments"],
   startsFromMask: true,
   schema,
+  misfit: ({ lists }, pattern) =>
+    lists === "released" && pattern.kind === "n-of-m"
+      ? `lists "released" would break ${formatPattern(pattern)}, because it changes the number of zeros`
+      : undefined,
   solve(problem, options, { device }) {
     return disposeOnFailure(problem.weight, async (owned) => {
       const { name, inFeatures, outFeatures, pattern } = problem;
+      expectFit(dsnot, options, pattern);
       const dense = problem.dense ?? problem.weight;
       const inputs = inputsOf(problem, options.power);
       const words = await device.downloadMask(requireMask(problem));
       const weights = await device.download({ matrix: dense });
       const group = pattern.kind === "n-of-m" ? pattern.group : undefined;
-      for (let r = 0; r < outFeatures; r++) {
-        const row = rowOf(weights, words, r, inputs);
-        if (group === undefined) swapAnywhere(row, options);
-        else swapInGroups(row, options, group);
-        storeRow(row.keep, words, r);
+      const store = ({ keep }: Row, r: number): void => storeRow(keep, words, r);
+      if (options.lists === "released") {
+        const rows = Array.from({ length: outFeatures }, (_, r) => rowOf(weights, words, r, inputs));
+        swapAsReleased(rows, options);
+        rows.forEach(store);
+      } else {
+        for (let r = 0; r < outFeatures; r++) {
+          const row = rowOf(weights, words, r, inputs);
+          if (group === undefined) swapAnywhere(row, options);
+          else swapInGroups(row, options, group);
+          store(row, r);
+        }
       }
       const weight = owned(copyMatrix(device, dense, `${name}: weight`));
       const keepMask = owned(device.uploadMask(words, outFeatures, inFeatures, `${name}: keep mask`));
@@ -61,7 +78,7 @@ export const dsnot = {
       return { weight, keepMask, loss: undefined };
     });
   },
-} satisfies LayerSolver<DsnotOptions>;
+};
 
 /** What is known of the inputs, per channel. */
 interface Inputs {
@@ -141,6 +158,62 @@ function swapAnywhere({ keep, scores, contributions, growth, error }: Row, optio
     keep[regrown] = 1;
     current = next;
   }
+}
+
+/** A row whose pointers move on, whether it is still at work or not. */
+interface Walk {
+  readonly row: Row;
+  /** All inputs in the order of regrowth. */
+  readonly grow: Uint32Array;
+  /** Kept inputs: those of negative c, and from the end those of positive c, each least score first. */
+  readonly prune: Uint32Array;
+  /** Next places in `grow` and `prune`, from the front and from the end. */
+  readonly growAt: [number, number];
+  readonly pruneAt: [number, number];
+  error: number;
+  isActive: boolean;
+}
+
+/** What the released code does, rows in step: see `lists`. */
+function swapAsReleased(rows: readonly Row[], { cycles, threshold, sameSign }: DsnotOptions): void {
+  const walks = rows.map(walkOf);
+  for (let cycle = 0; cycle < cycles && walks.some(({ isActive }) => isActive); cycle++) {
+    for (const walk of walks) {
+      const { row, grow, prune, growAt, pruneAt, error } = walk;
+      const growPlace = error > 0 ? growAt[1]-- : growAt[0]++;
+      const prunePlace = error < 0 ? pruneAt[1]-- : pruneAt[0]++;
+      if (!(growPlace in grow && prunePlace in prune)) continue; // more cycles than the row has weights: that code fails here
+      const [regrown, pruned] = [grow[growPlace], prune[prunePlace]];
+      const { contributions, keep } = row;
+      const next = error + contributions[pruned] - contributions[regrown];
+      const keepsSign = !sameSign || Math.sign(next) === Math.sign(row.error);
+      walk.isActive &&= Math.abs(error) > threshold && keepsSign;
+      keep[pruned] = walk.isActive ? 0 : 1;
+      keep[regrown] = walk.isActive ? 1 : 0;
+      if (walk.isActive) walk.error = next;
+    }
+  }
+}
+
+function walkOf(row: Row): Walk {
+  const { keep, scores, contributions, growth, error } = row;
+  const ascending = (keys: Float32Array) => (a: number, b: number) => keys[a] - keys[b] || a - b;
+  const kept = Uint32Array.from(keep.keys())
+    .filter((c) => keep[c] === 1)
+    .sort(ascending(scores));
+  const prune = new Uint32Array(kept.length).fill(kept[0]);
+  prune.set(kept.filter((c) => contributions[c] < 0));
+  const positive = kept.filter((c) => contributions[c] > 0).reverse();
+  prune.set(positive, kept.length - positive.length);
+  return {
+    row,
+    grow: Uint32Array.from(growth.keys()).sort(ascending(growth)),
+    prune,
+    growAt: [0, growth.length - 1],
+    pruneAt: [0, kept.length - 1],
+    error,
+    isActive: true,
+  };
 }
 
 /** Swaps inside the groups of an N:M pattern. */

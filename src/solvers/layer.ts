@@ -1,7 +1,8 @@
 /** What several solvers check about a layer's problem, and small steps they share. Nothing here knows a method. */
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { ConfigError, InternalError, NumericalError } from "../errors.js";
-import type { LayerProblem, LayerStatistics } from "./solver.js";
+import { formatPattern, type Pattern } from "../sparsity/pattern.js";
+import type { LayerProblem, LayerSolver, LayerStatistics } from "./solver.js";
 
 /** @throws ConfigError E_PATTERN_WIDTH when the input width is not a multiple of the pattern's group */
 export function expectGroupsFit({ name, inFeatures, pattern }: LayerProblem): void {
@@ -14,6 +15,20 @@ export function expectGroupsFit({ name, inFeatures, pattern }: LayerProblem): vo
       details: { layer: name, inFeatures, keep: pattern.keep, group: pattern.group },
     },
   );
+}
+
+/** @throws ConfigError E_MISFIT when the options have no meaning for the pattern */
+export function expectFit<Options>(
+  solver: Pick<LayerSolver<Options>, "name" | "misfit">,
+  options: Options,
+  pattern: Pattern,
+): void {
+  const problem = solver.misfit?.(options, pattern);
+  if (problem === undefined) return;
+  throw new ConfigError("E_MISFIT", `${solver.name}: ${problem}.`, {
+    hint: `Leave the option out, or choose another --pattern; docs/methods/${solver.name}.md says what it does.`,
+    details: { method: solver.name, options, pattern: formatPattern(pattern) },
+  });
 }
 
 /** @throws NumericalError E_NON_FINITE when a statistic holds NaN or infinity */

@@ -73,5 +73,8 @@ export interface LayerSolver<Options> {
    */
   readonly startsFromMask?: true;
   readonly schema: OptionsSchema<Options>;
+  /** What these options cannot do with this pattern, without a full stop; undefined where they can. Asked before any work. */
+  misfit?(options: Options, pattern: Pattern): string | undefined;
+  /** @throws ConfigError E_MISFIT where `misfit` has something to say */
   solve(problem: LayerProblem, options: Options, context: SolverContext): Promise<LayerSolution>;
 }

@@ -11,13 +11,15 @@ export interface Step {
   readonly solver: LayerSolver<unknown>;
   /** As parsed by the solver's schema. */
   readonly options: unknown;
+  /** Whether a linear of this name takes part; others keep what the steps before made of them. Absent: all do. */
+  readonly appliesTo?: (name: string) => boolean;
 }
 
 /** The options of the steps are bound already. */
 const NO_OPTIONS = { parse: () => undefined };
 
 /**
- * One solver that runs the steps in order. `needs` is the union of theirs, `loss` is the last step's.
+ * One solver that runs the steps in order. `needs` is the union of theirs, `loss` is that of the last step taken.
  *
  * @throws UsageError E_STEPS, naming every step that cannot be where it is
  */
@@ -55,11 +57,12 @@ async function solveInOrder(
   context: SolverContext,
 ): Promise<LayerSolution> {
   const { device } = context;
-  if (steps.length === 1) return steps[0].solver.solve(problem, steps[0].options, context);
+  const taken = steps.filter(({ appliesTo }) => appliesTo?.(problem.name) ?? true);
+  if (taken.length === 1) return taken[0].solver.solve(problem, taken[0].options, context);
   return disposeOnFailure(problem.weight, async () => {
     using dense = copyMatrix(device, problem.dense ?? problem.weight, `${problem.name}: dense weight`);
     let solution: LayerSolution | undefined;
-    for (const { solver, options } of steps) {
+    for (const { solver, options } of taken) {
       const current: LayerProblem =
         solution === undefined ? problem : { ...problem, dense, weight: solution.weight, keepMask: solution.keepMask };
       const before: LayerSolution | undefined = solution;

@@ -12,10 +12,10 @@
  */
 import { z } from "zod";
 import { pruneCount } from "../sparsity/target.js";
-import { ConfigError } from "../errors.js";
-import { disposeOnFailure, expectFiniteStatistics, expectGroupsFit, requireStatistic } from "./layer.js";
+import { formatPattern } from "../sparsity/pattern.js";
+import { disposeOnFailure, expectFiniteStatistics, expectFit, expectGroupsFit, requireStatistic } from "./layer.js";
 import { pruneByScores } from "./scores.js";
-import type { LayerProblem, LayerSolver } from "./solver.js";
+import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
   /** "alpha" lets the number of zeros differ between rows; unstructured only. */
@@ -28,10 +28,14 @@ export const wanda: LayerSolver<WandaOptions> = {
   summary: "remove the weights of smallest |w|·‖input‖ in each output row; fast, no weight update",
   needs: ["column-norms"],
   schema,
+  misfit: ({ variant }, pattern) =>
+    variant === "alpha" && pattern.kind === "n-of-m"
+      ? `the variant "alpha" has no meaning for ${formatPattern(pattern)}, where every group loses the same number`
+      : undefined,
   solve(problem, { variant }, { device }) {
     return disposeOnFailure(problem.weight, async (owned) => {
       expectGroupsFit(problem);
-      if (variant === "alpha") expectUnstructured(problem);
+      expectFit(wanda, { variant }, problem.pattern);
       const { weight, inFeatures, outFeatures, pattern, statistics } = problem;
       const squareSums = requireStatistic(problem, "squareSums");
       expectFiniteStatistics(problem.name, squareSums);
@@ -49,18 +53,6 @@ export const wanda: LayerSolver<WandaOptions> = {
     });
   },
 };
-
-function expectUnstructured({ name, pattern }: LayerProblem): void {
-  if (pattern.kind === "unstructured") return;
-  throw new ConfigError(
-    "E_VARIANT",
-    `${name}: wanda's variant "alpha" has no meaning for ${pattern.keep}:${pattern.group}.`,
-    {
-      hint: "Leave the variant away, or use --pattern unstructured.",
-      details: { layer: name },
-    },
-  );
-}
 
 /** For every weight the share of its row's scores that lie up to and including it, in ascending order. */
 function sharesOfRows(weights: Float32Array, norms: Float32Array): Float32Array {

@@ -10,6 +10,7 @@ import type { RunFlags } from "../../src/config/schema.js";
 import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { exitCodeOf, PruneError } from "../../src/errors.js";
+import { SILENT_LOGGER } from "../../src/logging.js";
 import { allocationSchema, needsActivations } from "../../src/sparsity/allocation/schema.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
@@ -108,6 +109,17 @@ test("step orders that make no sense, unknown rules and N:M allocations are refu
   assert.match((await refusal(directory, { allocation: "owll", sparsity: "0.5" })).hint ?? "", /"owl"/);
 });
 
+test("an option that has no meaning for the pattern is refused before any work, a step's too", async (t) => {
+  const directory = temporaryDirectory(t);
+  const alpha = await refusal(directory, { option: ["variant=alpha"], pattern: "2:4", device: "cuda" });
+  assert.match(alpha.message, /^2 problems:/);
+  assert.match(alpha.message, /wanda: the variant "alpha" has no meaning for 2:4/);
+  writeFileSync(join(directory, "r.yaml"), "version: 1\nthen: [{ name: dsnot, options: { lists: released } }]\n");
+  const lists = await refusal(directory, { recipe: "r.yaml", pattern: "4:8" });
+  assert.match(lists.message, /dsnot: lists "released" would break 4:8/);
+  assert.equal((await resolveIn(directory, { recipe: "r.yaml", sparsity: "0.5" })).then.length, 1);
+});
+
 test("the mistakes of a recipe and of the flags are reported together, each with its place", async (t) => {
   const directory = temporaryDirectory(t);
   writeFileSync(
@@ -187,12 +199,34 @@ test("a run leaves the recipe that repeats it to the same bytes", async (t) => {
   const allocation = allocationSchema.parse({ rule: "atp", beta: 0.02 });
   const overrides = [{ match: "*.o_proj", sparsity: 0.2 }];
   const methodOptions = { variant: "rows" }; // all defaults filled in, as the command line does
-  await pruneModel(demoRun(out, { methodOptions, allocation, overrides, ignore: ["*.k_proj"] }), createTestContext());
+  const then = [{ method: "cg-update", methodOptions: { damping: 0.02, steps: 3 }, match: "*.up_proj" }];
+  const config = { methodOptions, then, allocation, overrides, ignore: ["*.k_proj"] };
+  await pruneModel(demoRun(out, config), createTestContext());
   cpSync(join(out, "recipe.yaml"), join(directory, "again.yaml"));
   const again = await resolveIn(directory, { recipe: "again.yaml", out: "second" });
   await pruneModel(again, createTestContext());
   for (const name of ["model.safetensors", "recipe.yaml"]) {
     assert.ok(readFileSync(join(directory, "second", name)).equals(readFileSync(join(out, name))), name);
+  }
+});
+
+test("a further step for some linears changes those only", async (t) => {
+  const directory = temporaryDirectory(t);
+  writeFileSync(join(directory, "r.yaml"), 'version: 1\nthen: [{ name: cg-update, match: "*.down_proj" }]\n');
+  const shared = { method: "wanda", sparsity: "0.5", propagation: "dense", nsamples: "4", seqlen: "64" };
+  const run = async (flags: RunFlags) =>
+    (
+      await pruneModel(
+        { ...(await resolveIn(directory, { ...shared, ...flags })), measureLoss: true },
+        createTestContext(),
+      )
+    ).layers;
+  const plain = await run({ out: "plain" });
+  const updated = await run({ recipe: "r.yaml", out: "updated" });
+  for (const [i, { name, zeros, reconstruction }] of updated.entries()) {
+    assert.equal(zeros, plain[i].zeros, name);
+    const [before, after] = [plain[i].reconstruction?.error ?? NaN, reconstruction?.error ?? NaN];
+    assert.ok(name.endsWith(".down_proj") ? after < before : after === before, `${name}: ${before}, then ${after}`);
   }
 });
 
@@ -256,6 +290,21 @@ test("an allocation keeps the mean and spreads the blocks", async (t) => {
     const inFirst = layers.flatMap(({ name }, i) => (name.startsWith("model.layers.0.") ? [shares[i].toFixed(3)] : []));
     assert.equal(new Set(inFirst).size === 1, isPerBlock, `${JSON.stringify(options)}: ${inFirst.join(" ")}`);
   }
+});
+
+test("linears at an allocation's largest sparsity are named in a warning", async (t) => {
+  const warnings: string[] = [];
+  const logger = { ...SILENT_LOGGER, warn: (message: string) => void warnings.push(message) };
+  const run = async (rule: string): Promise<void> => {
+    const allocation = allocationSchema.parse({ rule });
+    const config = { method: "magnitude", sparsity: 0.7, allocation, calibration: undefined };
+    await pruneModel(demoRun(join(temporaryDirectory(t), "out"), config), createTestContext({ logger }));
+  };
+  await run("erk");
+  assert.deepEqual(warnings, []);
+  await run("alphapruning"); // takes nearly all of the demo model's first block
+  assert.equal(warnings.length, 1);
+  assert.match(warnings[0], /more than 0\.99 of 7 linears \(model\.layers\.0\./);
 });
 
 test("a comparison's methods, steps and targets are read from its lists", async (t) => {

@@ -48,9 +48,12 @@ test("JSON is taken as it is", () => {
 });
 
 test("unknown keys are named with their place and the nearest valid key, all at once", () => {
-  const { message } = refusal("version: 1\nsparsty: 0.7\ncalibration:\n  nsample: 4\n");
+  const { message } = refusal(
+    "version: 1\nsparsty: 0.7\ncalibration:\n  nsample: 4\nthen: [{ name: dsnot, mach: x }]\n",
+  );
   assert.match(message, /recipe\.yaml:2:1 sparsty: unknown key\. Did you mean "sparsity"\?/);
   assert.match(message, /recipe\.yaml:4:3 calibration\.nsample: unknown key\. Did you mean "nsamples"\?/);
+  assert.match(message, /recipe\.yaml:5:23 then\.0\.mach: unknown key\. Did you mean "match"\?/);
 });
 
 test("a value out of range is named with its place", () => {

@@ -105,17 +105,20 @@ test("everything that does not fit the model is said at once", async (t) => {
   ];
   const allocation = allocationSchema.parse({ rule: "atp", beta: 0.3 });
   const ignore = ["*.down_porj", "re:["];
+  const then = ["*.nowhere", "re:*"].map((match) => ({ method: "cg-update", methodOptions: {}, match }));
   const named = [
-    /5 problems/,
+    /7 problems/,
     /re:\[/,
     /re:\(/,
     /\*\.down_porj/,
     /\*\.gone/,
     /\*\.o_proj.*sparsity of 1/,
     /beta 0\.3 over 6/,
+    /then: "\*\.nowhere" matches no linear/,
+    /then: "re:\*" is not a regular expression/,
   ];
   await assert.rejects(
-    pruneModel(demoRun(join(directory, "out"), { overrides, allocation, ignore }), createTestContext()),
+    pruneModel(demoRun(join(directory, "out"), { overrides, allocation, ignore, then }), createTestContext()),
     (error) => error instanceof PruneError && named.every((name) => name.test(error.message)),
   );
   const pattern = { pattern: parsePattern("2:3"), sparsity: 1 / 3, overrides: overrides.slice(0, 1), ignore };

@@ -210,6 +210,7 @@ const zerosOf = (keep: Uint8Array): number => keep.filter((bit) => bit === 0).le
 interface DsnotChoice {
   readonly cycles: number;
   readonly sameSign: boolean;
+  readonly lists?: "released";
 }
 
 const DSNOT_RESULTS = [
@@ -386,6 +387,25 @@ await describeOnDevices((device, name) => {
             swapped += differences(released, start);
           }
           assert.ok(swapped > 0, `${what}: no swap was compared`);
+        }
+      }
+    }
+  });
+
+  test("dsnot with the released code's lists has its masks", present, async () => {
+    for (const layer of LAYERS) {
+      if (layer.name.endsWith("_dead")) continue;
+      for (const { method, sameSign } of DSNOT_RESULTS) {
+        for (const suffix of suffixesOf(layer, method)) {
+          if (targetOf(suffix).pattern.kind === "n-of-m") continue;
+          const cycles = layer.columns === 64 ? 20 : 50;
+          const { keep } = await refineWanda(device(), layer, suffix, { cycles, sameSign, lists: "released" });
+          const removed = tensorOf(layer.results, `${method}.${suffix}.mask`).values;
+          assert.deepEqual(
+            keep,
+            Uint8Array.from(removed, (value) => 1 - value),
+            `${layer.name} ${method}.${suffix}`,
+          );
         }
       }
     }

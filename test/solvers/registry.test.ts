@@ -50,7 +50,7 @@ test("options have the documented defaults", () => {
     ["thanos", { damping: 0.01, blockSize: 128 }],
     ["admm", { ...admm, maskIterations: 15, schedule: "released" }],
     ["alps", { damping: 0.01, rho: 0.1, iterations: 300, refinements: 10 }],
-    ["dsnot", { cycles: 50, threshold: 0.1, power: 1, sameSign: false }],
+    ["dsnot", { cycles: 50, threshold: 0.1, power: 1, sameSign: false, lists: "bounded" }],
     ["obs-update", { damping: 0.01 }],
     ["admm-update", admm],
     ["cg-update", { damping: 0.01, steps: 10 }],

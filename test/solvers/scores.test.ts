@@ -139,7 +139,7 @@ await describeOnDevices((device) => {
 
   test("wanda's alpha variant is refused for N:M", async () => {
     const refused = solve(device(), "wanda", { pattern: parsePattern("2:4") }, { variant: "alpha" });
-    await assert.rejects(refused, (error) => error instanceof ConfigError && error.code === "E_VARIANT");
+    await assert.rejects(refused, (error) => error instanceof ConfigError && error.code === "E_MISFIT");
   });
 
   test("dsnot equals its twin, unstructured and in groups, and keeps counts and groups", async () => {

@@ -104,6 +104,17 @@ await describeOnDevices((device) => {
     }
   });
 
+  test("a step that is for other linears leaves everything as it was", async () => {
+    const [wanda, update] = steps("wanda", "admm-update");
+    const before = await solve(device(), composeSteps([wanda]), { sparsity: 0.6 });
+    const others = { ...update, appliesTo: (name: string) => name.endsWith("another") };
+    const after = await solve(device(), composeSteps([wanda, others]), { sparsity: 0.6 });
+    assertSameBits(after.weight, before.weight, "weight");
+    const own = await solve(device(), composeSteps([wanda, others, update]), { sparsity: 0.6 });
+    const alone = await solve(device(), composeSteps([wanda, update]), { sparsity: 0.6 });
+    assertSameBits(own.weight, alone.weight, "the step after it");
+  });
+
   test("three steps: conjugate gradients finish what the update before began", async () => {
     const two = await solve(device(), composeSteps(steps("sparsegpt", "admm-update")), { sparsity: 0.6 });
     const three = await solve(device(), composeSteps(steps("sparsegpt", "admm-update", "cg-update")), {

@@ -8,6 +8,10 @@ import type { Pattern } from "./sparsity/pattern.js";
 /** When later linears see what pruning did to earlier ones. */
 export type Propagation = "block" | "group" | "dense";
 
+/** What solved linears are to reproduce: the dense weight's outputs for the inputs that they see, or the dense model's. */
+export const REPRODUCED = ["layer", "model"] as const;
+export type Reproduced = (typeof REPRODUCED)[number];
+
 /**
  * What becomes of a linear of an expert that the router sent fewer tokens than the linear has inputs: pruned with
  * statistics of all tokens, pruned by magnitude, or left dense.
@@ -76,6 +80,8 @@ export interface RunConfig {
   /** Globs (or "re:" regular expressions), matched in full against module paths; matching linears stay dense. */
   readonly ignore: readonly string[];
   readonly propagation: Propagation;
+  /** "layer" where the propagation is "dense". */
+  readonly reproduce: Reproduced;
   readonly starved: StarvedTreatment;
   /** Budget for hidden states in RAM, in bytes; beyond it they go to a scratch file in OUT.partial. */
   readonly memoryBytes: number;

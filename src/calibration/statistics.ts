@@ -8,7 +8,15 @@
 import { NumericalError } from "../errors.js";
 import type { Device, Matrix } from "../device/device.js";
 import type { InputGroup, BlockSpec } from "../model/architecture.js";
-import { gramPanels, lookUp, type BlockRunner, type BlockWeights, type Tap, type TapKind } from "../model/forward.js";
+import {
+  gramPanels,
+  lookUp,
+  type BlockResult,
+  type BlockRunner,
+  type BlockWeights,
+  type Tap,
+  type TapKind,
+} from "../model/forward.js";
 import type { HiddenStates } from "../model/hidden-states.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
 
@@ -24,22 +32,32 @@ export interface CollectOptions {
   readonly batch: number;
   /** Let every expert see every token. */
   readonly isRoutingBypassed?: boolean;
+  /** What "inherited-errors" compares with; absent: they are not known. */
+  readonly dense?: DenseBlock | undefined;
   /** Also compute the block's output in the same pass and hand it over, batch by batch. */
   readonly onHidden?: (first: number, hidden: Float32Array) => Promise<void>;
   /** Called after every batch; throws to stop. */
   readonly onBatch: (done: number, total: number) => void;
 }
 
+/** The block as it was, and what the dense model feeds into it: the same sequences. */
+export interface DenseBlock {
+  readonly weights: BlockWeights;
+  readonly states: HiddenStates;
+}
+
 /** Statistics of one group while they grow. */
 export interface GroupStatistics extends Disposable {
   /** Seen so far: all of the calibration set, or those routed to an expert. */
   readonly tokens: number;
-  add(tap: Tap, sequences: number): void;
+  /** @param dense the dense model's tap for the same tokens */
+  add(tap: Tap, sequences: number, dense?: Tap): void;
   finish(): Promise<LayerStatistics>;
 }
 
 /** Which statistics a run must tap, or undefined where the method needs none. */
 export function tapKindOf(needs: readonly StatisticName[], device: Device): TapKind | undefined {
+  if (needs.includes("inherited-errors")) return "inputs";
   if (needs.includes("gram")) return device.kind === "cpu" ? "gram" : "inputs";
   return needs.length > 0 ? "column-norms" : undefined;
 }
@@ -58,18 +76,38 @@ export async function collectStatistics(options: CollectOptions): Promise<Map<st
   const bypass = options.isRoutingBypassed === true ? { isRoutingBypassed: true } : {};
   const taps = hasTaps ? { kind, groups: names, ...moments, ...bypass } : undefined;
   const request = { hidden: options.onHidden !== undefined, taps };
+  const compared = groups.filter((group) => isCompared(options, group)).map((group) => group.name);
+  const denseRequest = { hidden: false, taps: { kind: "inputs", groups: compared } } as const;
+  const runDense = async (dense: DenseBlock, first: number, count: number): Promise<BlockResult> =>
+    runner.run(block, dense.weights, await dense.states.read(first, count), count, states.tokens, denseRequest);
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
     const result = await runner.run(block, weights, await states.read(first, count), count, states.tokens, request);
-    for (const [group, tap] of result.taps) lookUp(statistics, group).add(tap, count);
+    const truth =
+      options.dense === undefined || compared.length === 0 ? undefined : await runDense(options.dense, first, count);
+    for (const [group, tap] of result.taps) lookUp(statistics, group).add(tap, count, truth?.taps.get(group));
     if (options.onHidden !== undefined && result.hidden !== undefined) await options.onHidden(first, result.hidden);
     options.onBatch(first + count, states.sequences);
   }
   return statistics;
 }
 
-function createStatistics({ block, device, needs }: CollectOptions, kind: TapKind, group: InputGroup): GroupStatistics {
-  const statistics = createGroupStatistics(kind, `${block.name} ${group.name}`, group.inFeatures, device);
+/** Whether the dense model's inputs at this place are known. An expert's tokens are those that this model routed to it. */
+function isCompared({ dense, needs }: CollectOptions, group: InputGroup): boolean {
+  return dense !== undefined && needs.includes("inherited-errors") && group.isRouted !== true;
+}
+
+function createStatistics(options: CollectOptions, kind: TapKind, group: InputGroup): GroupStatistics {
+  const { block, device, needs } = options;
+  const label = `${block.name} ${group.name}`;
+  const statistics = isCompared(options, group)
+    ? new DeviceGram(
+        label,
+        group.inFeatures,
+        device,
+        device.createMatrix(group.inFeatures, group.inFeatures, `${label} errors`),
+      )
+    : createGroupStatistics(kind, label, group.inFeatures, device);
   return needs.includes("input-moments") ? new WithMoments(statistics, group.inFeatures) : statistics;
 }
 
@@ -89,8 +127,8 @@ class WithMoments implements GroupStatistics {
     return this.#inner.tokens;
   }
 
-  add(tap: Tap, sequences: number): void {
-    this.#inner.add(tap, sequences);
+  add(tap: Tap, sequences: number, dense?: Tap): void {
+    this.#inner.add(tap, sequences, dense);
     tap.moments?.sums.forEach((value, channel) => (this.#sums[channel] += value));
     tap.moments?.squaredDeviations.forEach((value, channel) => (this.#squaredDeviations[channel] += value));
   }
@@ -221,19 +259,21 @@ function addInto(sum: Float32Array, part: Float32Array): void {
   for (let i = 0; i < sum.length; i++) sum[i] = sum[i] + part[i];
 }
 
-/** Gram matrix accumulated on the device from the inputs themselves. */
+/** Gram matrix, and errors against the dense model's inputs where there is room for them, accumulated on the device. */
 class DeviceGram implements GroupStatistics {
   readonly #label: string;
   readonly #device: Device;
   readonly #gram: Matrix;
+  readonly #errors: Matrix | undefined;
   readonly #width: number;
   #tokens = 0;
   #sequences = 0;
 
-  constructor(label: string, width: number, device: Device) {
+  constructor(label: string, width: number, device: Device, errors?: Matrix) {
     this.#label = label;
     this.#width = width;
     this.#device = device;
+    this.#errors = errors;
     this.#gram = device.createMatrix(width, width, `${label} gram`);
   }
 
@@ -241,11 +281,12 @@ class DeviceGram implements GroupStatistics {
     return this.#tokens;
   }
 
-  add({ parts: [inputs], rows }: Tap, sequences: number): void {
+  add({ parts: [inputs], rows }: Tap, sequences: number, dense?: Tap): void {
     if (inputs === undefined) return;
     if (rows > 0) {
       using x = this.#device.uploadMatrix(inputs, rows, this.#width, `${this.#label} inputs`);
       this.#device.accumulateGram({ matrix: x }, this.#gram);
+      this.#addErrors(x, dense?.parts[0]);
     }
     this.#tokens += rows;
     this.#sequences += sequences;
@@ -254,10 +295,21 @@ class DeviceGram implements GroupStatistics {
   async finish(): Promise<LayerStatistics> {
     const squareSums = await this.#device.downloadDiagonal(this.#gram);
     requireFinite(this.#label, squareSums);
-    return { squareSums, gram: this.#gram, tokenCount: this.#tokens, sequenceCount: this.#sequences };
+    const statistics = { squareSums, gram: this.#gram, tokenCount: this.#tokens, sequenceCount: this.#sequences };
+    return this.#errors === undefined ? statistics : { ...statistics, errors: this.#errors };
   }
 
   [Symbol.dispose](): void {
     this.#gram[Symbol.dispose]();
+    this.#errors?.[Symbol.dispose]();
+  }
+
+  /** The difference is taken before the product: it is small beside both inputs. */
+  #addErrors(x: Matrix, dense: Float32Array | undefined): void {
+    if (this.#errors === undefined || dense === undefined) return;
+    using difference = this.#device.uploadMatrix(dense, x.rows, x.columns, `${this.#label} dense inputs`);
+    this.#device.subtract({ matrix: difference }, { matrix: x }, { matrix: difference });
+    const [a, b, out] = [{ matrix: difference }, { matrix: x }, { matrix: this.#errors }];
+    this.#device.matmul({ a, b, out, transposeA: true, beta: 1 });
   }
 }

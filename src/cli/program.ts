@@ -138,6 +138,10 @@ function addRun(program: CommandType, handlers: Handlers): CommandType {
     )
     .option("--propagation <mode>", "what later linears see of the pruning: block, group or dense (default: block)")
     .option(
+      "--reproduce <what>",
+      "what layers are to reproduce: layer (their own dense outputs) or model (the dense model's, making up for what pruning did before them; its propagation is group unless said otherwise) (default: layer)",
+    )
+    .option(
       "--starved <treatment>",
       "experts that saw fewer tokens than a linear has inputs: all-tokens (statistics of all tokens), magnitude or skip (default: all-tokens)",
     )
@@ -204,6 +208,7 @@ function addCompare(program: CommandType, handlers: Handlers): void {
     )
     .option("--ignore <pattern...>", "leave matching linears dense in every cell")
     .option("--propagation <mode>", "block, group or dense (default: block)")
+    .option("--reproduce <what>", "layer or model, as in `prune run` (default: layer)")
     .optionsGroup("Data:")
     .option("--text <file>", "what perplexity is measured on: as in `prune eval` (default: the model's evaluation.txt)")
     .option("--max-windows <count>", "evaluate only the first windows")

@@ -32,6 +32,7 @@ const comparisonFlagsSchema = z.strictObject({
   device: z.string().optional(),
   ignore: z.array(z.string()).optional(),
   propagation: z.string().optional(),
+  reproduce: z.string().optional(),
   memory: z.string().optional(),
 });
 

@@ -5,7 +5,7 @@
 import { readFile } from "node:fs/promises";
 import { isMap, LineCounter, parseDocument, type Document, type Node } from "yaml";
 import { z } from "zod";
-import { PERMUTATIONS, STARVED_TREATMENTS } from "../contract.js";
+import { PERMUTATIONS, REPRODUCED, STARVED_TREATMENTS } from "../contract.js";
 import { ConfigError, PruneError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
 import { allocationSchema } from "../sparsity/allocation/schema.js";
@@ -68,6 +68,10 @@ export const recipeSchema = z
       })
       .optional(),
     propagation: z.enum(["block", "group", "dense"]).optional(),
+    reproduce: z
+      .enum(REPRODUCED)
+      .optional()
+      .describe("what layers are to reproduce: their own dense outputs, or the dense model's"),
     starved: z.enum(STARVED_TREATMENTS).optional(),
     device: z.enum(["auto", "cpu", "webgpu"]).optional(),
     memory: z.string().optional().describe("RAM for hidden states, such as 4GB"),
@@ -224,6 +228,7 @@ export function flagsOfRecipe(recipe: Recipe): Record<string, unknown> {
     seed: text(calibration?.seed),
     ignore: ignore === undefined ? undefined : [...ignore],
     propagation: recipe.propagation,
+    reproduce: recipe.reproduce,
     starved: recipe.starved,
     device: recipe.device,
     memory: recipe.memory,

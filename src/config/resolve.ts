@@ -18,6 +18,7 @@ import {
   resolveAllocation,
   resolveMethodOptions,
   resolvePermutation,
+  resolveReproduced,
   resolveSparsity,
 } from "./rules.js";
 import {
@@ -107,6 +108,8 @@ export async function resolveRunConfig(
     UNIFORM,
   );
   const permutation = keep(resolvePermutation(parsed.permutation, parsed.pattern), "none");
+  const reproduce = keep(resolveReproduced(parsed.reproduce, parsed.propagation), "layer");
+  const propagation = parsed.propagation ?? (reproduce === "model" ? "group" : "block");
   const overrides = (recipe?.overrides ?? []).map(({ match, sparsity: asked }) => ({
     match,
     sparsity: parseSparsity(String(asked)),
@@ -138,6 +141,7 @@ export async function resolveRunConfig(
     [solver.name, ...then.map((step) => step.method)].find(
       (name) => name !== "" && findSolver(name).needs.length > 0,
     ) ??
+    (reproduce === "model" ? "--reproduce model" : undefined) ??
     (needsActivations(allocation) ? `the allocation ${allocation.rule}` : undefined) ??
     (parsed.measureLoss ? "measuring the loss" : undefined);
   const needsTokens = consumer !== undefined;
@@ -175,7 +179,8 @@ export async function resolveRunConfig(
       seed: parsed.seed,
       device: parsed.device,
       ignore: parsed.ignore,
-      propagation: parsed.propagation,
+      propagation,
+      reproduce,
       starved: parsed.starved,
       memoryBytes: parsed.memory ?? Math.floor(surroundings.freeMemoryBytes / 2),
       measureLoss: parsed.measureLoss,

@@ -6,7 +6,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
-import type { Permutation } from "../contract.js";
+import type { Permutation, Propagation, Reproduced } from "../contract.js";
 import { expectFit } from "../solvers/layer.js";
 import { findSolver, SOLVERS } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
@@ -167,6 +167,16 @@ export function resolveAllocation(
     hint: "Change the sparsity, or the allocation's smallest or largest.",
     details: { allocation: asked, sparsity, problems },
   });
+}
+
+/** Where every block sees the dense model's inputs, there are no errors to make up for. */
+export function resolveReproduced(asked: Reproduced, propagation: Propagation | undefined): Reproduced | PruneError {
+  if (asked === "layer" || propagation !== "dense") return asked;
+  return new ConfigError(
+    "E_REPRODUCE_PROPAGATION",
+    `--reproduce ${asked}: with --propagation dense every layer sees the dense model's inputs already.`,
+    { hint: "Leave --propagation out: it is then group.", details: { reproduce: asked, propagation } },
+  );
 }
 
 /** Where every zero may be anywhere in its row, places do not matter. */

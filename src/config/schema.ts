@@ -3,7 +3,7 @@
  * reported together. How flags fit each other, the method and the model is in rules.ts and resolve.ts.
  */
 import { z } from "zod";
-import { PERMUTATIONS, STARVED_TREATMENTS } from "../contract.js";
+import { PERMUTATIONS, REPRODUCED, STARVED_TREATMENTS } from "../contract.js";
 import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
 import { findSolver } from "../solvers/registry.js";
@@ -99,7 +99,8 @@ export const runFlagsSchema = z.strictObject({
   seed: flag((text) => parseCount("--seed", text, 0)).prefault("0"),
   device: choice("--device", ["auto", "cpu", "webgpu"]).prefault("auto"),
   ignore: z.array(z.string()).default([]),
-  propagation: choice("--propagation", ["block", "group", "dense"]).prefault("block"),
+  propagation: choice("--propagation", ["block", "group", "dense"]).optional(),
+  reproduce: choice("--reproduce", REPRODUCED).prefault("layer"),
   starved: choice("--starved", STARVED_TREATMENTS).prefault("all-tokens"),
   recipe: z.string().optional(),
   then: z.array(flag(parseMethod)).default([]),

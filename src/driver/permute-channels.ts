@@ -5,7 +5,7 @@
  */
 import { ConfigError, InternalError, type PruneError } from "../errors.js";
 import type { LayerReport, RunConfig } from "../contract.js";
-import type { Device } from "../device/device.js";
+import type { Device, Matrix } from "../device/device.js";
 import type { Architecture, BlockSpec, ChannelProducer, InputGroup } from "../model/architecture.js";
 import { lookUp } from "../model/forward.js";
 import { reorderChannels, reorderSymmetric } from "../model/channel-order.js";
@@ -87,7 +87,13 @@ export async function permuteGroup(
   const reorder = async (given: LayerStatistics): Promise<ReorderedStatistics> => {
     if (isSame) return { statistics: given, [Symbol.dispose]: () => undefined };
     const reordered = await reorderStatistics(given, order, device, `${block.name} ${group.name}`);
-    return { statistics: reordered, [Symbol.dispose]: () => reordered.gram?.[Symbol.dispose]() };
+    return {
+      statistics: reordered,
+      [Symbol.dispose]: () => {
+        reordered.gram?.[Symbol.dispose]();
+        reordered.errors?.[Symbol.dispose]();
+      },
+    };
   };
   const permuted = await reorder(statistics);
   return {
@@ -110,7 +116,7 @@ async function reorderStatistics(
   label: string,
 ): Promise<LayerStatistics> {
   const reorder = (values: Float32Array): Float32Array => Float32Array.from(order, (channel) => values[channel]);
-  const { squareSums, moments, gram } = statistics;
+  const { squareSums, moments, gram, errors } = statistics;
   return {
     ...statistics,
     ...(squareSums === undefined ? {} : { squareSums: reorder(squareSums) }),
@@ -118,6 +124,7 @@ async function reorderStatistics(
       ? {}
       : { moments: { sums: reorder(moments.sums), variances: reorder(moments.variances) } }),
     ...(gram === undefined ? {} : { gram: await reorderGram(gram, order, device, label) }),
+    ...(errors === undefined ? {} : { errors: reorderErrors(errors, order, device, label) }),
   };
 }
 
@@ -134,5 +141,15 @@ async function reorderGram(
   reorderSymmetric(values, order);
   const permuted = device.uploadMatrix(values, n, n, `${label} permuted gram`);
   await device.synchronize();
+  return permuted;
+}
+
+/** Both sides, on the device. */
+function reorderErrors(errors: Matrix, order: Int32Array, device: Device, label: string): Matrix {
+  const n = order.length;
+  const places = Uint32Array.from(order);
+  const permuted = device.createMatrix(n, n, `${label} permuted errors`);
+  device.gather(errors, permuted, { rows: places, columns: places });
+  errors[Symbol.dispose]();
   return permuted;
 }

@@ -6,8 +6,7 @@ import { sequencesPerRun } from "../model/block-weights.js";
 import { gramPanels } from "../model/forward.js";
 import { tensorOf, type BlockSpec, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
-import { composeSteps } from "../solvers/steps.js";
-import { stepsOf } from "./prune-model.js";
+import { solverOf } from "./prune-model.js";
 import type { StatisticName } from "../solvers/solver.js";
 import { needsActivations, weightPasses } from "../sparsity/allocation/schema.js";
 import { measuredSequences } from "../sparsity/allocation/evolution.js";
@@ -33,7 +32,7 @@ const PROBE_SIZE = 768;
 export async function planRun(config: RunConfig, context: EngineContext): Promise<PlanReport> {
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const { selection, overrides, unmatchedPatterns } = decidePrunables(config, model.architecture, "listed");
-  const solver = composeSteps(stepsOf(config));
+  const solver = solverOf(config);
   await using device = await openDevice(config.device, context.logger);
   const { blocks } = model.architecture;
   const elements = sumOf(selection.selected, ({ inFeatures, outFeatures }) => inFeatures * outFeatures);

@@ -8,7 +8,7 @@ import type { Device } from "../device/device.js";
 import { CheckpointError, InternalError } from "../errors.js";
 import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
 import { readBlockWeights } from "../model/block-weights.js";
-import { BlockRunner, lookUp } from "../model/forward.js";
+import { BlockRunner, lookUp, type BlockWeights } from "../model/forward.js";
 import { HiddenStates } from "../model/hidden-states.js";
 import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
 import type { Model } from "../model/open-model.js";
@@ -39,6 +39,8 @@ export interface Run {
   readonly runner: BlockRunner;
   /** undefined where neither the method nor measuring needs calibration: then nothing is forwarded. */
   readonly states: HiddenStates | undefined;
+  /** The dense model beside the pruned one, where that is what the run reproduces; its weights are the current block's. */
+  readonly dense: { readonly states: HiddenStates; weights: Map<string, Float32Array> } | undefined;
   readonly batch: number;
   /** Statistics that runs of one dense model share, where this is one of them. */
   readonly stored: StoredStatistics | undefined;
@@ -70,6 +72,8 @@ export async function processBlock(run: Run, journal: Journal, block: BlockSpec)
   const { context, model, output } = run;
   stage(run, block, "read", 0);
   run.weights = await readBlockWeights(model.checkpoint, block, run.weights);
+  if (run.dense !== undefined)
+    run.dense.weights = new Map([...run.weights].map(([role, values]) => [role, values.slice()]));
   const layers: LayerReport[] = [];
   if (run.config.propagation === "group") {
     for (const current of new Set(block.groups.map((group) => group.stage))) {
@@ -80,6 +84,7 @@ export async function processBlock(run: Run, journal: Journal, block: BlockSpec)
   await output.flush();
   await journal.append({ block: block.index, sha256: await hashBlock(run, block), layers });
   if (run.config.propagation !== "dense") await onActivations(run, () => forwardBlock(run, block));
+  await forwardDense(run, block);
 
   const losses = layers.flatMap((layer) => layer.loss ?? []);
   context.emit({
@@ -121,6 +126,9 @@ export async function replayBlock(run: Run, block: BlockSpec, entry: BlockEntry)
     run.weights = await readBlockWeights(seen, block, run.weights);
     await forwardBlock(run, block);
   }
+  if (run.dense === undefined) return;
+  run.dense.weights = await readBlockWeights(run.model.checkpoint, block, run.dense.weights);
+  await forwardDense(run, block);
 }
 
 /** Collect the statistics of some groups, solve their linears in the order of the block, and write what changed. */
@@ -250,6 +258,7 @@ async function collect(
     device,
     batch,
     isRoutingBypassed,
+    dense: run.dense,
     ...(isMoving ? { onHidden: (first, hidden) => states.write(first, hidden) } : {}),
     onBatch: (done, total) => {
       stage(run, block, "statistics", 0.5 * (done / total));
@@ -374,8 +383,17 @@ async function writeTensors(run: Run, block: BlockSpec, roles: ReadonlySet<strin
 
 /** Hidden states through a block whose weights are final. The last block's output is not needed. */
 async function forwardBlock(run: Run, block: BlockSpec): Promise<void> {
-  const { states, runner, batch, model, weights } = run;
-  if (states === undefined || block.index === model.architecture.blocks.length - 1) return;
+  if (run.states !== undefined) await forwardStates(run, block, run.weights, run.states);
+}
+
+/** The dense model's hidden states through a block. */
+async function forwardDense(run: Run, block: BlockSpec): Promise<void> {
+  if (run.dense !== undefined) await forwardStates(run, block, run.dense.weights, run.dense.states);
+}
+
+async function forwardStates(run: Run, block: BlockSpec, weights: BlockWeights, states: HiddenStates): Promise<void> {
+  const { runner, batch, model } = run;
+  if (block.index === model.architecture.blocks.length - 1) return;
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
     const input = await states.read(first, count);

@@ -17,6 +17,8 @@ import type { Logger } from "../logging.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { compilePathPattern } from "../model/selection.js";
 import { findSolver } from "../solvers/registry.js";
+import { reproduceModel } from "../solvers/reproduce-model.js";
+import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps, type Step } from "../solvers/steps.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
@@ -33,10 +35,11 @@ import { aside, processBlock, replayBlock, stage, type Run } from "./prune-block
 import { VERSION } from "../version.js";
 
 const SCRATCH_NAME = "hidden-states.bin";
+const DENSE_SCRATCH_NAME = "dense-states.bin";
 const SEARCH_NAME = "search";
 const RECIPE_NAME = "recipe.yaml";
 /** What a run leaves in OUT.partial while it works, and only then. */
-const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, SEARCH_NAME];
+const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, DENSE_SCRATCH_NAME, SEARCH_NAME];
 
 /**
  * Prune a checkpoint as configured; the result is in `config.out` when this resolves.
@@ -52,7 +55,7 @@ export async function pruneModel(
   const started = performance.now();
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const { selection, overrides } = decidePrunables(config, model.architecture, "refused");
-  const solver = composeSteps(stepsOf(config));
+  const solver = solverOf(config);
   const selected = new Set(selection.selected.map((linear) => linear.name));
   const collected = [solver.needs, ...(config.measureLoss ? [["gram"] as const] : [])];
   const stored = isRouted(model) || config.propagation !== "dense" ? undefined : shared.statistics;
@@ -81,7 +84,11 @@ export async function pruneModel(
   await using runner = new BlockRunner(model.architecture);
   await using states =
     calibration !== undefined && (needsStates || needsActivations(config.allocation))
-      ? await createStates(config, model, calibration, output.partialDirectory)
+      ? await createStates(config, model, calibration, join(output.partialDirectory, SCRATCH_NAME))
+      : undefined;
+  await using denseStates =
+    calibration !== undefined && config.reproduce === "model"
+      ? await createStates(config, model, calibration, join(output.partialDirectory, DENSE_SCRATCH_NAME))
       : undefined;
   const batch = sequencesPerRun(config.seqlen);
   const run: Run = {
@@ -95,6 +102,7 @@ export async function pruneModel(
     output,
     runner,
     states: needsStates ? states : undefined,
+    dense: denseStates && { states: denseStates, weights: new Map() },
     batch,
     stored,
     measuring: { seconds: 0 },
@@ -104,7 +112,9 @@ export async function pruneModel(
   const resumedBlocks = journal.finished.length;
   context.emit({ type: "start", blocks: model.architecture.blocks.length, device: device.kind, resumedBlocks });
   const embed = async (): Promise<void> => {
-    if (states !== undefined && calibration !== undefined) await embedTokens(model, calibration.sequences, states);
+    if (calibration === undefined) return;
+    if (states !== undefined) await embedTokens(model, calibration.sequences, states);
+    if (denseStates !== undefined) await embedTokens(model, calibration.sequences, denseStates);
   };
   const allocating = performance.now();
   const allocated = shared.allocations?.get(allocationKey(config));
@@ -164,8 +174,13 @@ function allocationKey({ allocation, sparsity, method, methodOptions, then }: Ru
   return JSON.stringify([allocation, sparsity, ...(isMethodAsked ? [method, methodOptions, then] : [])]);
 }
 
-/** The method and what follows it, with their options parsed. */
-export function stepsOf(config: RunConfig): Step[] {
+/** The method and what follows it as one solver, options parsed, asked for what the run is to reproduce. */
+export function solverOf(config: RunConfig): LayerSolver<undefined> {
+  const solver = composeSteps(stepsOf(config));
+  return config.reproduce === "model" ? reproduceModel(solver) : solver;
+}
+
+function stepsOf(config: RunConfig): Step[] {
   const steps: readonly FurtherStep[] = [config, ...config.then];
   return steps.map(({ method, methodOptions, match }) => {
     const solver = findSolver(method);
@@ -199,7 +214,7 @@ async function allocateRun(
       seed: config.seed,
       memoryBytes: config.memoryBytes,
       directory: join(run.output.partialDirectory, SEARCH_NAME),
-      solver: run.solver,
+      solver: composeSteps(stepsOf(config)), // candidates are put together from linears that no other one has touched
       context,
       onGeneration: (generation, fitness) => {
         const [first] = run.model.architecture.blocks;
@@ -247,14 +262,14 @@ function createStates(
   config: RunConfig,
   model: Model,
   calibration: TokenSequences,
-  directory: string,
+  scratchFile: string,
 ): Promise<HiddenStates> {
   return HiddenStates.create({
     sequences: calibration.sequences.length,
     tokens: config.seqlen,
     hiddenSize: model.architecture.hiddenSize,
-    memoryBytes: config.memoryBytes,
-    scratchFile: join(directory, SCRATCH_NAME),
+    memoryBytes: config.reproduce === "model" ? config.memoryBytes / 2 : config.memoryBytes,
+    scratchFile,
   });
 }
 
@@ -279,6 +294,7 @@ function fingerprintOf(
     permutation: config.permutation,
     ignore: JSON.stringify(config.ignore),
     propagation: config.propagation,
+    reproduce: config.reproduce,
     starved: config.starved,
     measureLoss: String(config.measureLoss),
     family: model.architecture.family,

@@ -27,6 +27,7 @@ export function formatRecipe(config: RunConfig): string {
       ? {}
       : { calibration: { file: `${calibration.file}${tensor}`, nsamples, seqlen, seed } }),
     propagation: config.propagation,
+    reproduce: config.reproduce,
     starved: config.starved,
     device: config.device,
   });

@@ -6,7 +6,7 @@ import type { Device, KeepMask, Matrix } from "../device/device.js";
 import type { Pattern } from "../sparsity/pattern.js";
 
 /** What a method must know about a linear's inputs. One statistic serves all linears that read the same input. */
-export type StatisticName = "column-norms" | "gram" | "input-moments";
+export type StatisticName = "column-norms" | "gram" | "input-moments" | "inherited-errors";
 
 /** First moments of a linear's inputs, per channel: what "input-moments" collects. */
 export interface InputMoments {
@@ -23,6 +23,11 @@ export interface LayerStatistics {
   readonly gram?: Matrix;
   /** Present for "input-moments". */
   readonly moments?: InputMoments;
+  /**
+   * Σ (x̃ - x)xᵀ over all tokens with x̃ the dense model's input where x is, unscaled, [inFeatures, inFeatures]; present for
+   * "inherited-errors", unless x̃ is not known: an expert's tokens are not the dense model's. Borrowed.
+   */
+  readonly errors?: Matrix;
   readonly tokenCount: number;
   readonly sequenceCount: number;
 }

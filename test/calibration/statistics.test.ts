@@ -78,3 +78,54 @@ test("column norms, Gram matrices and moments are those of all sequences", async
   }
   assert.deepEqual([...device.liveBytes()], []);
 });
+
+test("inherited errors compare with the dense model's inputs, token by token", async (t) => {
+  await using model = await openModel(repositoryPath("test/fixtures/architectures/llama"));
+  const { architecture } = model;
+  const block = architecture.blocks[1];
+  const weights = await readBlockWeights(model.checkpoint, block);
+  const pruned = new Map(
+    [...weights].map(([role, values]) => [role, values.map((value, i) => (i % 3 === 0 ? 0 : value))]),
+  );
+  const create = async (name: string, phase: number): Promise<HiddenStates> => {
+    const scratchFile = join(temporaryDirectory(t), name);
+    const shape = { sequences: SEQUENCES, tokens: TOKENS, hiddenSize: architecture.hiddenSize };
+    const states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
+    const length = SEQUENCES * TOKENS * shape.hiddenSize;
+    await states.write(
+      0,
+      Float32Array.from({ length }, (_, i) => Math.sin(i * 0.31 + phase) + 0.2),
+    );
+    return states;
+  };
+  await using states = await create("seen", 0);
+  await using denseStates = await create("dense", 0.1);
+  await using runner = new BlockRunner(architecture);
+  await using device = await createCpuDevice({ threads: 1 });
+  const taps = { kind: "inputs", groups: block.groups.map((group) => group.name) } as const;
+  const tap = async (of: HiddenStates, with_: ReadonlyMap<string, Float32Array>) =>
+    (await runner.run(block, with_, await of.read(0, SEQUENCES), SEQUENCES, TOKENS, { hidden: false, taps })).taps;
+  const [seen, dense] = [await tap(states, pruned), await tap(denseStates, weights)];
+  const options = { runner, block, weights: pruned, states, groups: block.groups, device, batch: 2 };
+  const needs = ["gram", "inherited-errors"] as const;
+  const compared = { weights, states: denseStates };
+  const collected = await collectStatistics({ ...options, needs, dense: compared, onBatch: () => undefined });
+  for (const { name, inFeatures: n } of block.groups) {
+    using grown = lookUp(collected, name);
+    const { errors, gram } = await grown.finish();
+    assert.ok(errors !== undefined && gram !== undefined);
+    const actual = await device.download({ matrix: errors });
+    const [x, truth] = [lookUp(seen, name).parts[0], lookUp(dense, name).parts[0]];
+    const expected = new Float64Array(n * n);
+    for (let row = 0; row < SEQUENCES * TOKENS * n; row += n)
+      for (let i = 0; i < n; i++)
+        for (let j = 0; j < n; j++) expected[i * n + j] += (truth[row + i] - x[row + i]) * x[row + j];
+    assert.ok(relativeError(actual, expected) < TOLERANCE, `${name}: ${relativeError(actual, expected)}`);
+  }
+  const unknown = await collectStatistics({ ...options, needs, onBatch: () => undefined });
+  for (const group of unknown.values()) {
+    using grown = group;
+    assert.equal((await grown.finish()).errors, undefined);
+  }
+  assert.deepEqual([...device.liveBytes()], []);
+});

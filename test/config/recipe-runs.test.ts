@@ -210,6 +210,25 @@ test("a run leaves the recipe that repeats it to the same bytes", async (t) => {
   }
 });
 
+test("to reproduce the model implies that groups see errors, and contradicts that nothing does", async (t) => {
+  const directory = temporaryDirectory(t);
+  const asked = { sparsity: "0.5", reproduce: "model" };
+  assert.equal((await resolveIn(directory, { sparsity: "0.5" })).propagation, "block");
+  const config = await resolveIn(directory, asked);
+  assert.deepEqual([config.reproduce, config.propagation], ["model", "group"]);
+  assert.equal((await resolveIn(directory, { ...asked, propagation: "block" })).propagation, "block");
+  assert.match(
+    (await refusal(directory, { ...asked, propagation: "dense" })).message,
+    /--reproduce model: with --prop/,
+  );
+  assert.match((await refusal(directory, { ...asked, reproduce: "modell" })).message, /layer, model/);
+  writeFileSync(join(directory, "r.yaml"), "version: 1\nsparsity: 0.5\nreproduce: model\n");
+  assert.equal((await resolveIn(directory, { recipe: "r.yaml" })).reproduce, "model");
+  const plain = { ...asked, method: "magnitude", model: join(directory, "model") };
+  cpSync(DEMO, plain.model, { recursive: true, filter: (file) => !file.endsWith("calibration.txt") });
+  assert.match((await refusal(directory, plain)).message, /--reproduce model looks at the inputs of every layer/);
+});
+
 test("a further step for some linears changes those only", async (t) => {
   const directory = temporaryDirectory(t);
   writeFileSync(join(directory, "r.yaml"), 'version: 1\nthen: [{ name: cg-update, match: "*.down_proj" }]\n');

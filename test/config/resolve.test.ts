@@ -64,6 +64,7 @@ test("every default is filled in", async () => {
     propagation: "block",
     starved: "all-tokens",
     memoryBytes: 4000,
+    reproduce: "layer",
     measureLoss: false,
   } satisfies RunConfig);
 });

@@ -153,6 +153,7 @@ const CASES: readonly Case[] = [
   { folder: "llama", ignore: GATED, run: { method: "sparsegpt" } },
   { folder: "llama", ignore: GATED, run: { method: "sparsegpt", propagation: "group" } },
   { folder: "llama", ignore: GATED, run: { method: "sparsegpt", propagation: "dense" } },
+  { folder: "llama", ignore: GATED, run: { method: "sparsegpt", propagation: "group", reproduce: "model" } },
   { folder: "llama", ignore: GATED, run: { method: "wanda", then: DSNOT } },
   { folder: "qwen3_moe", ignore: GATED, run: { method: "sparsegpt", propagation: "group" } },
   { folder: "qwen3_moe", ignore: GATED, run: { method: "ria", starved: "magnitude" } },

@@ -187,6 +187,19 @@ test(
   },
 );
 
+test("a killed run that reproduces the model is resumed to the same bytes", { timeout: 120_000 }, async (t) => {
+  const directory = temporaryDirectory(t);
+  const method = ["--method", "wanda", "--sparsity", "0.6", "--reproduce", "model", "--memory", "300KB"];
+  const [whole, out] = [join(directory, "whole"), join(directory, "killed")];
+  const reference = await run(command(whole, [], method));
+  assert.equal(reference.status, 0, reference.stderr);
+  await runAndKill(command(out, [], method), join(`${out}.partial`, "journal.jsonl"), 3, "SIGKILL");
+  const resumed = await run(command(out, ["--resume"], method));
+  assert.equal(resumed.status, 0, resumed.stderr);
+  assert.ok((JSON.parse(resumed.stdout) as { resumedBlocks: number }).resumedBlocks >= 3);
+  assert.deepEqual(await contentsOf(out), await contentsOf(whole));
+});
+
 test("a resumed run takes the allocation from the journal instead of finding it again", async (t) => {
   const directory = temporaryDirectory(t);
   const allocation = allocationSchema.parse({ rule: "owl", M: 3, lambda: 0.1 });

@@ -95,6 +95,7 @@ function runConfig(golden: GoldenModel, result: GoldenResult, counting: Counting
     propagation: "block",
     starved: "all-tokens",
     memoryBytes: 2 ** 30,
+    reproduce: "layer",
     measureLoss: false,
     ...RUNS[result.method],
     methodOptions: { ...RUNS[result.method].methodOptions, ...(counting === "exact" ? {} : { counting }) },

@@ -28,6 +28,7 @@ export function demoRun(out: string, overrides: Partial<RunConfig> = {}): RunCon
     propagation: "block",
     starved: "all-tokens",
     memoryBytes: 2 ** 28,
+    reproduce: "layer",
     measureLoss: false,
     ...overrides,
   };

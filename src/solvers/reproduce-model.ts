@@ -1,0 +1,48 @@
+/**
+ * Any method, asked to reproduce the dense model's outputs instead of the dense weight's (asymmetric calibration: GPTAQ,
+ * Li et al. 2025, arXiv:2504.02692; "global propagation" in Shin et al. 2024, arXiv:2406.15524).
+ *
+ * With x the inputs that a pruned model gives to a linear, x̃ the dense model's at the same place and W the dense weight,
+ *
+ *     minimise Σ ‖V·x - W·x̃‖² + ‖(V - W)·Λ^½‖² over V:    V = W + W·E·(G + Λ)⁻¹,   E = Σ (x̃ - x)xᵀ,   G = Σ xxᵀ
+ *
+ * is the best dense weight for the inputs at hand: it makes up for what pruning did to earlier layers as far as a linear
+ * map can. The method then prunes V as it would W. Λ, a fraction of G's diagonal, pulls V to W where inputs hardly vary.
+ */
+import type { Device } from "../device/device.js";
+import { copyMatrix, disposeOnFailure, requireStatistic } from "./layer.js";
+import type { LayerProblem, LayerSolver } from "./solver.js";
+import { invert } from "./splitting.js";
+
+/** Λ relative to each input's own energy, as in ADMM's damping; from 0.01 to 0.1 nothing much changes (docs/reproduce.md). */
+const RIDGE = 0.1;
+
+/** The method on V. Where the statistics say nothing of the dense model's inputs it is the method itself. */
+export function reproduceModel(solver: LayerSolver<undefined>): LayerSolver<undefined> {
+  return {
+    ...solver,
+    needs: [...new Set([...solver.needs, "gram", "inherited-errors"] as const)],
+    async solve(problem, options, context) {
+      await disposeOnFailure(problem.weight, () => retarget(problem, context.device));
+      return solver.solve(problem, options, context);
+    },
+  };
+}
+
+/** `problem.weight` becomes V. */
+async function retarget(problem: LayerProblem, device: Device): Promise<void> {
+  const { name, weight, inFeatures, outFeatures, statistics } = problem;
+  const { errors } = statistics;
+  if (errors === undefined) return;
+  const gram = requireStatistic(problem, "gram");
+  const diagonal = await device.downloadDiagonal(gram);
+  using inverse = copyMatrix(device, gram, `${name}: inverse of the Gram matrix`);
+  device.setDiagonal(
+    inverse,
+    diagonal.map((value) => (value === 0 ? 1 : (1 + RIDGE) * value)),
+  );
+  await invert(problem, inverse, device);
+  using inherited = device.createMatrix(outFeatures, inFeatures, `${name}: inherited errors`);
+  device.matmul({ a: { matrix: weight }, b: { matrix: errors }, out: { matrix: inherited } });
+  device.matmul({ a: { matrix: inherited }, b: { matrix: inverse }, out: { matrix: weight }, beta: 1 });
+}

@@ -1,0 +1,29 @@
+/** Twin of the weight that reproduces the dense model best, in float64: V = W + W·E·(G + ridge·diag(G))⁻¹. */
+import { referenceInverse } from "./cholesky.js";
+
+/**
+ * @param weight [rows, columns]
+ * @param errors Σ (x̃ - x)xᵀ, [columns, columns]
+ * @param gram Σ xxᵀ, [columns, columns]
+ */
+export function referenceRetargeted(
+  weight: ArrayLike<number>,
+  { errors, gram }: { readonly errors: ArrayLike<number>; readonly gram: ArrayLike<number> },
+  rows: number,
+  columns: number,
+  ridge: number,
+): Float64Array {
+  const damped = Float64Array.from(gram, (value, i) => {
+    if (i % (columns + 1) !== 0) return value;
+    return value === 0 ? 1 : (1 + ridge) * value;
+  });
+  const inverse = referenceInverse(damped, columns);
+  const product = (a: ArrayLike<number>, b: ArrayLike<number>): Float64Array => {
+    const out = new Float64Array(rows * columns);
+    for (let r = 0; r < rows; r++)
+      for (let k = 0; k < columns; k++)
+        for (let c = 0; c < columns; c++) out[r * columns + c] += a[r * columns + k] * b[k * columns + c];
+    return out;
+  };
+  return product(product(weight, errors), inverse).map((correction, i) => correction + weight[i]);
+}

@@ -12,7 +12,7 @@ import { reorderChannels, reorderSymmetric } from "../model/channel-order.js";
 import { takeMatrix } from "../model/logical-matrix.js";
 import type { LayerStatistics } from "../solvers/solver.js";
 import { permuteChannels } from "../sparsity/permutation.js";
-import type { Run } from "./prune-block.js";
+import type { Run } from "./run.js";
 
 type Selected = ReadonlySet<string>;
 

@@ -3,62 +3,24 @@
  * In which order blocks come, and what happens before and after them, is prune-model.ts's business.
  */
 import { collectStatistics, type GroupStatistics } from "../calibration/statistics.js";
-import type { OutputCheckpoint } from "../checkpoint/output.js";
 import type { Device } from "../device/device.js";
 import { CheckpointError, InternalError } from "../errors.js";
 import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
 import { readBlockWeights } from "../model/block-weights.js";
-import { BlockRunner, lookUp, type BlockWeights } from "../model/forward.js";
-import { HiddenStates } from "../model/hidden-states.js";
+import { lookUp, type BlockWeights } from "../model/forward.js";
+import type { HiddenStates } from "../model/hidden-states.js";
 import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
-import type { Model } from "../model/open-model.js";
 import { reconstructionLoss } from "../solvers/layer.js";
 import { findSolver } from "../solvers/registry.js";
-import type { LayerSolver, LayerStatistics, StatisticName } from "../solvers/solver.js";
-import { throwIfStopped, type EngineContext } from "../context.js";
-import type { LayerReport, Reconstruction, RunConfig } from "../contract.js";
+import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
+import { throwIfStopped } from "../context.js";
+import type { LayerReport, Reconstruction } from "../contract.js";
 import { Journal, hashOf, type BlockEntry } from "./journal.js";
 import { permutedProducers, permuteGroup, type PermutedGroup } from "./permute-channels.js";
+import { aside, stage, type Run } from "./run.js";
 import { routedShares, type RoutedShare } from "./starved-experts.js";
-import type { StoredStatistics } from "./stored-statistics.js";
 
 const MAGNITUDE = findSolver("magnitude");
-
-/** Everything one run works with; opened and closed by `pruneModel`. */
-export interface Run {
-  readonly config: RunConfig;
-  readonly context: EngineContext;
-  readonly model: Model;
-  /** The method and its further steps, options bound. */
-  readonly solver: LayerSolver<undefined>;
-  /** Fraction of zeros of every selected linear, by name. */
-  sparsities: ReadonlyMap<string, number>;
-  readonly selected: ReadonlySet<string>;
-  readonly device: Device;
-  readonly output: OutputCheckpoint;
-  readonly runner: BlockRunner;
-  /** undefined where neither the method nor measuring needs calibration: then nothing is forwarded. */
-  readonly states: HiddenStates | undefined;
-  /** The dense model beside the pruned one, where that is what the run reproduces; its weights are the current block's. */
-  readonly dense: { readonly states: HiddenStates; weights: Map<string, Float32Array> } | undefined;
-  readonly batch: number;
-  /** Statistics that runs of one dense model share, where this is one of them. */
-  readonly stored: StoredStatistics | undefined;
-  /** What `measureLoss` alone has taken so far; no part of the run's time. */
-  readonly measuring: { seconds: number };
-  /** The current block's tensors in f32; the next block takes over the memory. */
-  weights: Map<string, Float32Array>;
-}
-
-/** Do work that only measuring needs. */
-export async function aside<Result>(run: Pick<Run, "measuring">, work: () => Promise<Result>): Promise<Result> {
-  const started = performance.now();
-  try {
-    return await work();
-  } finally {
-    run.measuring.seconds += (performance.now() - started) / 1000;
-  }
-}
 
 /** Work on the calibration's activations: the method's, or only there to measure a method that does not look at them. */
 function onActivations<Result>(run: Run, work: () => Promise<Result>): Promise<Result> {
@@ -412,16 +374,4 @@ async function hashBlock(run: Run, block: BlockSpec): Promise<string> {
     hashes.push(hashOf(await run.output.checkpoint.readBytes(tensor)));
   }
   return hashOf(hashes.join("\n"));
-}
-
-/** @param share how much of the block is done, 0..1 */
-export function stage(run: Run, block: BlockSpec, name: string, share: number): void {
-  const blocks = run.model.architecture.blocks.length;
-  run.context.emit({
-    type: "stage",
-    block: block.index,
-    blocks,
-    stage: name,
-    fraction: (block.index + share) / blocks,
-  });
 }

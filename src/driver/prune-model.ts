@@ -31,7 +31,8 @@ import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
 import type { StoredStatistics } from "./stored-statistics.js";
-import { aside, processBlock, replayBlock, stage, type Run } from "./prune-block.js";
+import { processBlock, replayBlock } from "./prune-block.js";
+import { aside, stage, type Run } from "./run.js";
 import { VERSION } from "../version.js";
 
 const SCRATCH_NAME = "hidden-states.bin";

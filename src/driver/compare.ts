@@ -141,8 +141,8 @@ function labelOf({ method, target: { pattern, sparsity }, allocation }: Cell): s
  * in the rows' labels, so that a sweep may be resumed with more of them.
  */
 function fingerprintOf(config: ComparisonConfig, ...contents: readonly string[]): string {
-  const { model, family, seqlen, device, ignore, propagation, starved, overrides } = config.run;
-  const shared = { model, family, seqlen, device, ignore, propagation, starved, overrides };
+  const { model, family, seqlen, device, ignore, propagation, reproduce, starved, overrides } = config.run;
+  const shared = { model, family, seqlen, device, ignore, propagation, reproduce, starved, overrides };
   return hashOf(JSON.stringify([VERSION, shared, config.seqlen, contents]));
 }
 

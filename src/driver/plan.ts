@@ -114,14 +114,18 @@ function floatingPointOperations(config: RunConfig, model: Model, needs: readonl
     const { groups } = block;
     const stagesCount = new Set(groups.map((group) => group.stage)).size;
     const solverForwards = { block: 2, dense: 1, group: 1 + stagesCount }[config.propagation];
-    const forwards = denseForwards + (needs.length === 0 ? 0 : solverForwards);
+    const isTwinned = needs.includes("inherited-errors"); // the dense model goes along
+    const forwards = denseForwards + (needs.length === 0 ? 0 : solverForwards * (isTwinned ? 2 : 1));
     const gram = sumOf(groups, ({ inFeatures: n }) =>
       sumOf(gramPanels(n), ({ first, end }) => 2 * tokens * (end - first) * end),
     );
     const solve = sumOf(linearsOf(block), ({ inFeatures: n, outFeatures }) => n ** 3 / 3 + outFeatures * n ** 2);
+    const errors = sumOf(groups, ({ inFeatures: n }) => 2 * tokens * n ** 2);
+    const retarget = sumOf(linearsOf(block), ({ inFeatures: n, outFeatures }) => n ** 3 + 4 * outFeatures * n ** 2);
     return (
       forwards * 2 * tokens * weightsOf(linearsOf(block)) +
       (needs.includes("gram") ? gram + solve : 0) +
+      (isTwinned ? errors + retarget : 0) +
       (config.allocation.rule === "alphapruning" ? sumOf(linearsOf(block), spectrumOperations) : 0)
     );
   });
@@ -148,16 +152,18 @@ function allocationOperations({ allocation, nsamples, seqlen }: RunConfig, { arc
 function estimateMemory(config: RunConfig, model: Model, needs: readonly StatisticName[]): number {
   const { blocks } = model.architecture;
   const linears = blocks.flatMap(linearsOf);
-  const block = largestOf(blocks, (each) => weightsOf(linearsOf(each))) * 4;
+  const isTwinned = needs.includes("inherited-errors"); // the dense model's block and hidden states too
+  const block = largestOf(blocks, (each) => weightsOf(linearsOf(each))) * (isTwinned ? 8 : 4);
   const largestLinear = largestOf(linears, ({ inFeatures, outFeatures }) => inFeatures * outFeatures) * 4;
   const widest = largestOf(linears, ({ inFeatures }) => inFeatures);
   const runTokens = sequencesPerRun(config.seqlen) * config.seqlen;
   const isForwarded = needs.length > 0 || needsActivations(config.allocation);
   const activations = !isForwarded ? 0 : runTokens * (4 * model.architecture.hiddenSize + 4 * widest) * 4;
-  const grams = needs.includes("gram") ? 3 * widest ** 2 * 4 : 0;
+  const grams = needs.includes("gram") ? (isTwinned ? 5 : 3) * widest ** 2 * 4 : 0;
   const narrowest = largestOf(linears, ({ inFeatures, outFeatures }) => Math.min(inFeatures, outFeatures));
   const spectrum = config.allocation.rule === "alphapruning" ? 3 * narrowest ** 2 * 8 : 0;
-  const hidden = !isForwarded ? 0 : config.nsamples * config.seqlen * model.architecture.hiddenSize * 4;
+  const states = config.nsamples * config.seqlen * model.architecture.hiddenSize * 4;
+  const hidden = !isForwarded ? 0 : states * (isTwinned ? 2 : 1);
   const solving = 3 * largestLinear + grams;
   return FIXED_BYTES + block + Math.max(solving, spectrum) + activations + Math.min(hidden, config.memoryBytes);
 }

@@ -243,7 +243,9 @@ export interface ComparedMethod extends MethodStep {
   /** Only for targets of this kind; absent: for all. */
   readonly kind?: Pattern["kind"];
   /** In place of what the other cells have. */
-  readonly settings?: { readonly allocation?: ComparedAllocation; readonly permutation?: Permutation };
+  readonly settings?: { readonly allocation?: ComparedAllocation } & Partial<
+    Pick<RunConfig, "permutation" | "reproduce" | "propagation">
+  >;
 }
 
 /** An allocation of a comparison; the label is what the user wrote. */

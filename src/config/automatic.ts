@@ -10,8 +10,8 @@ import { stepOf, type Recipe } from "./recipe.js";
 export const AUTOMATIC = "auto";
 
 const RECIPES: Readonly<Record<Pattern["kind"], Recipe & { readonly method: string }>> = {
-  unstructured: { version: 1, method: "alps", allocation: "evolutionary" },
-  "n-of-m": { version: 1, method: "alps", permutation: "channels" },
+  unstructured: { version: 1, method: "alps", allocation: "evolutionary", reproduce: "model" },
+  "n-of-m": { version: 1, method: "alps", permutation: "channels", reproduce: "model" },
 };
 
 /** The recipe for a kind of pattern. */

@@ -88,11 +88,12 @@ function parseList<Value>(
 /** What `auto` stands for, for either kind of pattern. */
 function automaticMethods(): ComparedMethod[] {
   return (["unstructured", "n-of-m"] as const).map((kind): ComparedMethod => {
-    const { method, allocation, permutation } = automaticRecipe(kind);
+    const { method, allocation, permutation, reproduce } = automaticRecipe(kind);
     const rule = typeof allocation === "string" ? parseAllocation(allocation) : allocation;
     const settings = {
       ...(rule === undefined ? {} : { allocation: { label: rule.rule, allocation: rule } }),
       ...(permutation === undefined ? {} : { permutation }),
+      ...(reproduce === undefined ? {} : { reproduce, propagation: "group" as const }),
     };
     const methodOptions = findSolver(method).schema.parse({}) as Readonly<Record<string, unknown>>;
     return { label: AUTOMATIC, method, methodOptions, then: [], kind, settings };

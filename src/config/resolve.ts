@@ -118,7 +118,8 @@ export async function resolveRunConfig(
     const steps = [solver.name, ...then.map((step) => step.method)].join(", then ");
     const spread = allocation.rule === "uniform" ? "" : `, allocation ${allocation.rule}`;
     const moved = permutation === "none" ? "" : `, permutation ${permutation}`;
-    notes.push({ level: "info", message: `--method ${AUTOMATIC}: ${steps}${spread}${moved}` });
+    const target = reproduce === "layer" ? "" : `, reproducing the ${reproduce}`;
+    notes.push({ level: "info", message: `--method ${AUTOMATIC}: ${steps}${spread}${moved}${target}` });
   }
   const modelProblem = checkModelDirectory(model);
   if (modelProblem !== undefined) problems.push(modelProblem);

@@ -14,7 +14,7 @@ import { copyMatrix, disposeOnFailure, requireStatistic } from "./layer.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 import { invert } from "./splitting.js";
 
-/** Λ relative to each input's own energy, as in ADMM's damping; from 0.01 to 0.1 nothing much changes (docs/reproduce.md). */
+/** Λ relative to each input's own energy, as in ADMM's damping; from 0.01 to 0.1 nothing much changes (docs/decisions/0007). */
 const RIDGE = 0.1;
 
 /** The method on V. Where the statistics say nothing of the dense model's inputs it is the method itself. */

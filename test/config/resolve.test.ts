@@ -308,7 +308,7 @@ test("auto stands for the best combination of its pattern, and what the user say
   assert.equal(config.allocation.rule, "evolutionary");
   assert.equal(config.permutation, "none");
   assert.equal(config.out, join(folder, "llama-auto-0.5"));
-  assert.match(notes, /info: --method auto: alps, allocation evolutionary/);
+  assert.match(notes, /info: --method auto: alps, allocation evolutionary, reproducing the model/);
 
   const structured = await resolveRun({
     model: "llama",
@@ -320,7 +320,7 @@ test("auto stands for the best combination of its pattern, and what the user say
     [structured.config.method, structured.config.allocation.rule, structured.config.permutation],
     ["alps", "uniform", "channels"],
   );
-  assert.match(structured.notes, /auto: alps, permutation channels/);
+  assert.match(structured.notes, /auto: alps, permutation channels, reproducing the model/);
 
   const own = await resolveRun({
     ...BASE,

@@ -116,7 +116,7 @@ class CpuDevice implements Device {
   // --- data
 
   createMatrix(rows: number, columns: number, label: string): Matrix {
-    return this.#matrix(new Float32Array(rows * columns), rows, columns, label);
+    return new CpuMatrix(rows, columns, label, this.#ledger);
   }
 
   createMask(rows: number, columns: number, label: string): KeepMask {
@@ -125,17 +125,15 @@ class CpuDevice implements Device {
 
   uploadMatrix(values: Float32Array, rows: number, columns: number, label: string): Matrix {
     expectShapes(values.length === rows * columns, "uploadMatrix", { label, rows, columns, values: values.length });
-    return this.#matrix(values.slice(), rows, columns, label);
+    const matrix = new CpuMatrix(rows, columns, label, this.#ledger);
+    matrix.values.set(values);
+    return matrix;
   }
 
   uploadMask(words: Uint32Array, rows: number, columns: number, label: string): KeepMask {
     const expected = rows * maskWordsPerRow(columns);
     expectShapes(words.length === expected, "uploadMask", { label, rows, columns, words: words.length });
     return new CpuMask(words.slice(), { rows, columns }, label, this.#ledger);
-  }
-
-  #matrix(values: Float32Array, rows: number, columns: number, label: string): CpuMatrix {
-    return new CpuMatrix(values, { rows, columns }, label, this.#ledger);
   }
 
   async download(view: MatrixView): Promise<Float32Array> {
@@ -434,9 +432,14 @@ class CpuDevice implements Device {
     const panels = Math.ceil(n / panelWidth);
     return {
       factor: h,
-      panelInverses: this.#matrix(result.panelInverses, panels * panelWidth, panelWidth, `${h.label}: panel inverses`),
+      panelInverses: this.uploadMatrix(
+        result.panelInverses,
+        panels * panelWidth,
+        panelWidth,
+        `${h.label}: panel inverses`,
+      ),
       panelWidth,
-      diagonal: this.#matrix(result.diagonal, 1, n, `${h.label}: diagonal`),
+      diagonal: this.uploadMatrix(result.diagonal, 1, n, `${h.label}: diagonal`),
     };
   }
 

@@ -69,7 +69,16 @@ abstract class Resident<Values extends Float32Array | Uint32Array> implements Di
   }
 }
 
-export class CpuMatrix extends Resident<Float32Array> implements Matrix {}
+/** Rows of zeros that lie behind every matrix, for products that read beyond its end (products.ts). */
+export const SPARE_ROWS = 16;
+
+/** All zero when it is made. */
+export class CpuMatrix extends Resident<Float32Array> implements Matrix {
+  constructor(rows: number, columns: number, label: string, ledger: Ledger) {
+    const values = new Float32Array((rows + SPARE_ROWS) * columns).subarray(0, rows * columns);
+    super(values, { rows, columns }, label, ledger);
+  }
+}
 
 /** `values` are the mask's words. */
 export class CpuMask extends Resident<Uint32Array> implements KeepMask {}
@@ -85,6 +94,8 @@ export interface Rectangle {
   readonly stride: number;
   readonly rows: number;
   readonly columns: number;
+  /** Whether it is a whole matrix, with SPARE_ROWS rows of zeros behind it. */
+  readonly isWhole?: boolean;
 }
 
 export function cpuMatrix(matrix: Matrix): CpuMatrix {
@@ -126,6 +137,7 @@ export function resolveView(view: MatrixView): Rectangle {
     stride: matrix.columns,
     rows,
     columns,
+    isWhole: rows === matrix.rows && columns === matrix.columns,
   };
 }
 

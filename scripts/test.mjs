@@ -3,6 +3,7 @@
 //   npm test -- calibration cli/errors
 import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { pathToFileURL } from "node:url";
 import { installAndBuild, ROOT } from "./install.mjs";
@@ -19,7 +20,9 @@ const PACKAGE = "chromium";
 installAndBuild();
 const files = testFiles(process.argv.slice(2));
 if (files.length === 0) fail("no test file matches.");
-const result = spawnSync(process.execPath, ["--test", "--test-reporter=spec", ...files], {
+// Node's own choice leaves a core idle: many tests wait for processes, timers or a single thread.
+const concurrency = `--test-concurrency=${availableParallelism()}`;
+const result = spawnSync(process.execPath, ["--test", concurrency, "--test-reporter=spec", ...files], {
   cwd: ROOT,
   env: { ...process.env, ...adapterEnvironment() },
   stdio: "inherit",

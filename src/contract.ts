@@ -274,6 +274,7 @@ export interface ComparisonRow {
   readonly method: string;
   readonly pattern: string;
   readonly allocation: string;
+  readonly reproduce: Reproduced;
   readonly sparsity: { readonly target: number; readonly achieved: number };
   readonly perplexity: number;
   readonly perplexityRatio: Estimate;

@@ -5,9 +5,7 @@
 import { UNSTRUCTURED, parsePattern, type Pattern } from "../sparsity/pattern.js";
 import { PruneError } from "../errors.js";
 import { stepOf, type Recipe } from "./recipe.js";
-
-/** The name that stands for a recipe of this file instead of for a method. */
-export const AUTOMATIC = "auto";
+import { AUTOMATIC } from "./schema.js";
 
 const RECIPES: Readonly<Record<Pattern["kind"], Recipe & { readonly method: string }>> = {
   unstructured: { version: 1, method: "alps", allocation: "evolutionary", reproduce: "model" },

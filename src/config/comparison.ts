@@ -8,8 +8,8 @@ import { findSolver } from "../solvers/registry.js";
 import { parsePattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
 import { checkSteps, resolveAllocation } from "./rules.js";
-import { AUTOMATIC, automaticRecipe } from "./automatic.js";
-import { parseAllocation, type RunFlags } from "./schema.js";
+import { automaticRecipe } from "./automatic.js";
+import { AUTOMATIC, parseAllocation, type RunFlags } from "./schema.js";
 import { parseCount, parseSparsity } from "./units.js";
 
 /** Flags that a cell's run takes too are checked where runs are; here is only their shape. */
@@ -103,7 +103,7 @@ function automaticMethods(): ComparedMethod[] {
 /** A method, or several steps joined by "+": wanda+admm-update. Each unknown name is a problem of its own. */
 function parseComparedMethod(label: string, problems: Problems): ComparedMethod | undefined {
   const steps = label.split("+").flatMap((name) => {
-    const solver = problems.try("--methods", () => findSolver(name.trim()));
+    const solver = problems.try("--methods", () => findSolver(name.trim(), [AUTOMATIC]));
     if (solver === undefined) return [];
     return { method: solver.name, methodOptions: solver.schema.parse({}) as Readonly<Record<string, unknown>> };
   });

@@ -9,7 +9,7 @@ import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
-import { AUTOMATIC, layAutomatic } from "./automatic.js";
+import { layAutomatic } from "./automatic.js";
 import { flagsOfRecipe, loadRecipe, stepOf, type Recipe } from "./recipe.js";
 import {
   calibrationProblem,
@@ -22,6 +22,7 @@ import {
   resolveSparsity,
 } from "./rules.js";
 import {
+  AUTOMATIC,
   DEFAULT_SEQLEN,
   type EvaluationFlags,
   evaluationFlagsSchema,

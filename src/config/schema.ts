@@ -36,7 +36,14 @@ function choice<const Names extends readonly [string, ...string[]]>(
   });
 }
 
+/** The name that stands for a recipe of automatic.ts instead of for a method; it is replaced before flags are parsed. */
+export const AUTOMATIC = "auto";
+
 function parseMethod(text: string): string {
+  return findSolver(text, [AUTOMATIC]).name;
+}
+
+function parseStep(text: string): string {
   return findSolver(text).name;
 }
 
@@ -103,7 +110,7 @@ export const runFlagsSchema = z.strictObject({
   reproduce: choice("--reproduce", REPRODUCED).prefault("layer"),
   starved: choice("--starved", STARVED_TREATMENTS).prefault("all-tokens"),
   recipe: z.string().optional(),
-  then: z.array(flag(parseMethod)).default([]),
+  then: z.array(flag(parseStep)).default([]),
   /** key=value: options of the method that have no flag of their own. */
   option: z.array(flag(parseOption)).default([]),
   allocation: flag(parseAllocation).optional(),

@@ -205,6 +205,7 @@ async function runCell(
       method: label,
       pattern: report.pattern,
       allocation: cell.allocation.label,
+      reproduce: run.reproduce,
       sparsity: report.sparsity,
       perplexity: Math.exp(estimateMean(evaluated.windowLosses).value),
       perplexityRatio,

@@ -20,9 +20,11 @@ function withMargin({ value, high }: Estimate, digits: number): string {
   return `${value.toFixed(digits)} ± ${(high - value).toFixed(digits)}`;
 }
 
+const reproducesModel = ({ reproduce }: ComparisonRow): boolean => reproduce === "model";
+
 function cells(row: ComparisonRow): string[] {
   return [
-    row.method,
+    reproducesModel(row) ? `${row.method} *` : row.method,
     row.pattern,
     row.allocation,
     formatPercent(row.sparsity.achieved, 2),
@@ -46,6 +48,9 @@ export function renderComparison(report: ComparisonReport): string {
   const legend = [
     "± and intervals: 95 %, windows taken as independent.",
     "loss: ‖(W-Ŵ)X‖² / ‖WX‖² on the calibration tokens, mean over layers.",
+    ...(report.rows.some(reproducesModel)
+      ? ["* reproduces the model, not layers: loss is not what it minimises."]
+      : []),
   ];
   return [table, "", ...facts, ...legend].join("\n");
 }
@@ -53,7 +58,7 @@ export function renderComparison(report: ComparisonReport): string {
 /** One line per row, numbers as they are; fields that hold a comma are quoted. */
 export function comparisonCsv(report: ComparisonReport): string {
   const header =
-    "method,pattern,allocation,target,achieved,perplexity,perplexity_ratio,kl_divergence,top1_agreement,loss,seconds,peak_rss_bytes";
+    "method,pattern,allocation,target,achieved,perplexity,perplexity_ratio,kl_divergence,top1_agreement,loss,seconds,peak_rss_bytes,reproduce";
   const lines = report.rows.map((row) =>
     [
       row.method,
@@ -68,6 +73,7 @@ export function comparisonCsv(report: ComparisonReport): string {
       row.loss,
       row.seconds,
       row.peakRssBytes,
+      row.reproduce,
     ]
       .map((field) => (String(field).includes(",") ? `"${String(field)}"` : String(field)))
       .join(","),

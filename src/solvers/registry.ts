@@ -32,11 +32,14 @@ const ALL: readonly LayerSolver<unknown>[] = [
 
 export const SOLVERS: ReadonlyMap<string, LayerSolver<unknown>> = new Map(ALL.map((solver) => [solver.name, solver]));
 
-/** @throws UsageError E_METHOD naming the nearest method and all of them */
-export function findSolver(name: string): LayerSolver<unknown> {
+/**
+ * @param others what else may be said in place of a method, for the message
+ * @throws UsageError E_METHOD naming the nearest method and all of them
+ */
+export function findSolver(name: string, others: readonly string[] = []): LayerSolver<unknown> {
   const solver = SOLVERS.get(name);
   if (solver !== undefined) return solver;
-  const names = [...SOLVERS.keys()];
+  const names = [...SOLVERS.keys(), ...others];
   const nearest = nearestName(name.toLowerCase(), names);
   throw new UsageError("E_METHOD", `--method: "${name}" is not a method; known methods are ${names.join(", ")}.`, {
     hint: nearest === undefined ? "`prune --help` says what each does." : `Did you mean "${nearest}"?`,

@@ -32,8 +32,12 @@ test("a sweep prints its rows as JSON, as a table and as CSV, and cleans up", as
   assert.ok(!existsSync(join(cwd, "demo-compare")));
   const table = renderComparison(report);
   assert.match(table, /^method +pattern +allocation +zeros +perplexity +ratio +KL +top-1 +loss +time +memory\n/);
+  assert.doesNotMatch(table, /\*/);
+  const [first] = report.rows;
+  const marked = renderComparison({ ...report, rows: [{ ...first, reproduce: "model" }] });
+  assert.match(marked, /\nmagnitude \* +unstructured.*\n[\s\S]*\n\* reproduces the model/);
   const [header = "", , row = ""] = comparisonCsv(report).split("\n");
-  assert.equal(header.split(",").length, 12);
+  assert.equal(header.split(",").length, 13);
   assert.match(row, /^magnitude,unstructured,"owl:M=5,lambda=0\.05",0\.5,/);
 });
 

@@ -127,3 +127,25 @@ test("a missing calibration, missing text and an empty list are problems of thei
     (error) => error instanceof UsageError && error.code === "E_METHOD",
   );
 });
+
+test("auto is what it stands for, for each kind of pattern", async () => {
+  const { methods } = await resolved({ methods: "auto", reproduce: "layer" });
+  assert.deepEqual(
+    methods.map(({ label, method, kind, settings }) => [label, method, kind, settings]),
+    [
+      [
+        "auto",
+        "alps",
+        "unstructured",
+        {
+          allocation: { label: "evolutionary", allocation: allocationSchema.parse({ rule: "evolutionary" }) },
+          reproduce: "model",
+          propagation: "group",
+        },
+      ],
+      ["auto", "alps", "n-of-m", { permutation: "channels", reproduce: "model", propagation: "group" }],
+    ],
+  );
+  const shared = await resolved({ methods: "wanda", reproduce: "model" });
+  assert.deepEqual([shared.run.reproduce, shared.run.propagation], ["model", "group"]);
+});

@@ -37,6 +37,10 @@ test("an unknown method is a usage error that names the nearest one and lists al
         error.hint?.includes(`"${near}"`) === true,
     );
   }
+  assert.throws(
+    () => findSolver("aut", ["auto"]),
+    (error) => error instanceof UsageError && error.hint?.includes('"auto"') === true,
+  );
 });
 
 test("options have the documented defaults", () => {

@@ -6,7 +6,7 @@ import { collectStatistics, type GroupStatistics } from "../calibration/statisti
 import type { Device } from "../device/device.js";
 import { CheckpointError, InternalError } from "../errors.js";
 import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
-import { readBlockWeights } from "../model/block-weights.js";
+import { copyBlockWeights, readBlockWeights } from "../model/block-weights.js";
 import { lookUp, type BlockWeights } from "../model/forward.js";
 import type { HiddenStates } from "../model/hidden-states.js";
 import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
@@ -34,8 +34,7 @@ export async function processBlock(run: Run, journal: Journal, block: BlockSpec)
   const { context, model, output } = run;
   stage(run, block, "read", 0);
   run.weights = await readBlockWeights(model.checkpoint, block, run.weights);
-  if (run.dense !== undefined)
-    run.dense.weights = new Map([...run.weights].map(([role, values]) => [role, values.slice()]));
+  if (run.dense !== undefined) run.dense.weights = copyBlockWeights(run.weights, run.dense.weights);
   const layers: LayerReport[] = [];
   if (run.config.propagation === "group") {
     for (const current of new Set(block.groups.map((group) => group.stage))) {

@@ -1,4 +1,4 @@
-/** Reading one block's weights, and how many sequences a run of it takes. */
+/** Reading one block's weights, copying them, and how many sequences a run of it takes. */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import type { BlockSpec } from "./architecture.js";
 
@@ -26,4 +26,19 @@ export async function readBlockWeights(
     weights.set(role, await checkpoint.readTensor(tensor, isReusable ? known : undefined));
   }
   return weights;
+}
+
+/** A copy of a block's weights, in the arrays of `previous` where they fit. */
+export function copyBlockWeights(
+  weights: ReadonlyMap<string, Float32Array>,
+  previous: ReadonlyMap<string, Float32Array>,
+): Map<string, Float32Array> {
+  return new Map(
+    [...weights].map(([role, values]) => {
+      const known = previous.get(role);
+      if (known?.length !== values.length) return [role, values.slice()];
+      known.set(values);
+      return [role, known];
+    }),
+  );
 }

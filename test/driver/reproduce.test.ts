@@ -93,25 +93,19 @@ test("on webgpu the weights are those of the CPU", async (t) => {
   }
 });
 
-test("the demo model stays nearer to the dense one, whatever the method", { timeout: 120_000 }, async (t) => {
+test("the demo model stays nearer to the dense one", { timeout: 120_000 }, async (t) => {
   const text = { file: repositoryPath("test/fixtures/models/demo-self.safetensors"), tensor: "evaluation" };
   const model = repositoryPath("models/demo");
-  for (const method of ["wanda", "sparsegpt"]) {
-    const divergences: number[] = [];
-    for (const reproduce of ["layer", "model"] as const) {
-      const out = join(temporaryDirectory(t), "out");
-      const size = { nsamples: 16, seqlen: 256 };
-      await pruneModel(
-        demoRun(out, { method, sparsity: 0.7, propagation: "group", reproduce, ...size }),
-        createTestContext(),
-      );
-      const { reference } = await evaluatePerplexity(
-        { model: out, reference: model, text, seqlen: 256, maxWindows: 8 },
-        createTestContext(),
-      );
-      divergences.push(reference?.klDivergence.value ?? NaN);
-    }
-    const [layer, reproduced] = divergences;
-    assert.ok(reproduced < 0.95 * layer, `${method}: ${reproduced}, without ${layer}`);
+  const divergences: number[] = [];
+  for (const reproduce of ["layer", "model"] as const) {
+    const out = join(temporaryDirectory(t), "out");
+    const size = { sparsity: 0.7, nsamples: 8, seqlen: 256 };
+    await pruneModel(demoRun(out, { ...size, propagation: "group", reproduce }), createTestContext());
+    const evaluation = { model: out, reference: model, text, seqlen: 256, maxWindows: 6 };
+    const { reference } = await evaluatePerplexity(evaluation, createTestContext());
+    divergences.push(reference?.klDivergence.value ?? NaN);
   }
+  const [layer, reproduced] = divergences;
+  t.diagnostic(`${reproduced}, without ${layer}`);
+  assert.ok(reproduced < 0.95 * layer, `${reproduced}, without ${layer}`);
 });

@@ -7,7 +7,7 @@ import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { parsePattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
-import { checkSteps, resolveAllocation } from "./rules.js";
+import { checkSteps, resolveAllocation, resolvePropagation } from "./rules.js";
 import { automaticRecipe } from "./automatic.js";
 import { AUTOMATIC, parseAllocation, type RunFlags } from "./schema.js";
 import { parseCount, parseSparsity } from "./units.js";
@@ -93,7 +93,7 @@ function automaticMethods(): ComparedMethod[] {
     const settings = {
       ...(rule === undefined ? {} : { allocation: { label: rule.rule, allocation: rule } }),
       ...(permutation === undefined ? {} : { permutation }),
-      ...(reproduce === undefined ? {} : { reproduce, propagation: "group" as const }),
+      ...(reproduce === undefined ? {} : { reproduce, propagation: resolvePropagation(undefined, reproduce) }),
     };
     const methodOptions = findSolver(method).schema.parse({}) as Readonly<Record<string, unknown>>;
     return { label: AUTOMATIC, method, methodOptions, then: [], kind, settings };

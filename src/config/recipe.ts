@@ -26,16 +26,11 @@ function readable(parse: (text: string) => unknown): (text: string, context: z.R
 }
 
 const options = z.record(z.string(), z.unknown());
-const method = z.union([z.string(), z.strictObject({ name: z.string(), options: options.optional() })]);
+const named = z.strictObject({ name: z.string(), options: options.optional() });
+const method = z.union([z.string(), named]);
 /** A further step may be for some linears only; the others stay as the steps before made them. */
-const further = z.union([
-  z.string(),
-  z.strictObject({
-    name: z.string(),
-    options: options.optional(),
-    match: z.string().optional().describe("glob or re: pattern of the module paths that take part"),
-  }),
-]);
+const match = z.string().optional().describe("glob or re: pattern of the module paths that take part");
+const further = z.union([z.string(), named.extend({ match })]);
 const sparsity = z.union([z.number().min(0).lt(1), z.string().superRefine(readable(parseSparsity))]);
 
 /** What a recipe file may say; everything is optional, and flags of the command line come before it. */

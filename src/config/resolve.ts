@@ -18,6 +18,7 @@ import {
   resolveAllocation,
   resolveMethodOptions,
   resolvePermutation,
+  resolvePropagation,
   resolveReproduced,
   resolveSparsity,
 } from "./rules.js";
@@ -110,7 +111,7 @@ export async function resolveRunConfig(
   );
   const permutation = keep(resolvePermutation(parsed.permutation, parsed.pattern), "none");
   const reproduce = keep(resolveReproduced(parsed.reproduce, parsed.propagation), "layer");
-  const propagation = parsed.propagation ?? (reproduce === "model" ? "group" : "block");
+  const propagation = resolvePropagation(parsed.propagation, reproduce);
   const overrides = (recipe?.overrides ?? []).map(({ match, sparsity: asked }) => ({
     match,
     sparsity: parseSparsity(String(asked)),
@@ -119,8 +120,8 @@ export async function resolveRunConfig(
     const steps = [solver.name, ...then.map((step) => step.method)].join(", then ");
     const spread = allocation.rule === "uniform" ? "" : `, allocation ${allocation.rule}`;
     const moved = permutation === "none" ? "" : `, permutation ${permutation}`;
-    const target = reproduce === "layer" ? "" : `, reproducing the ${reproduce}`;
-    notes.push({ level: "info", message: `--method ${AUTOMATIC}: ${steps}${spread}${moved}${target}` });
+    const goal = reproduce === "layer" ? "" : `, reproducing the ${reproduce}`;
+    notes.push({ level: "info", message: `--method ${AUTOMATIC}: ${steps}${spread}${moved}${goal}` });
   }
   const modelProblem = checkModelDirectory(model);
   if (modelProblem !== undefined) problems.push(modelProblem);

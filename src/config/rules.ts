@@ -179,6 +179,11 @@ export function resolveReproduced(asked: Reproduced, propagation: Propagation | 
   );
 }
 
+/** What is asked for, else what reproducing the model works best with, else what the papers' code does. */
+export function resolvePropagation(asked: Propagation | undefined, reproduce: Reproduced): Propagation {
+  return asked ?? (reproduce === "model" ? "group" : "block");
+}
+
 /** Where every zero may be anywhere in its row, places do not matter. */
 export function resolvePermutation(asked: Permutation, pattern: Pattern): Permutation | PruneError {
   if (asked === "none" || pattern.kind === "n-of-m") return asked;

@@ -12,6 +12,7 @@ import type { StatisticName } from "../../src/solvers/solver.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { repositoryPath } from "../helpers/paths.js";
 import { relativeError } from "../helpers/tensors.js";
+import { referenceMatmul } from "../reference/products.js";
 
 const SEQUENCES = 5;
 const TOKENS = 7;
@@ -116,10 +117,8 @@ test("inherited errors compare with the dense model's inputs, token by token", a
     assert.ok(errors !== undefined && gram !== undefined);
     const actual = await device.download({ matrix: errors });
     const [x, truth] = [lookUp(seen, name).parts[0], lookUp(dense, name).parts[0]];
-    const expected = new Float64Array(n * n);
-    for (let row = 0; row < SEQUENCES * TOKENS * n; row += n)
-      for (let i = 0; i < n; i++)
-        for (let j = 0; j < n; j++) expected[i * n + j] += (truth[row + i] - x[row + i]) * x[row + j];
+    const differences = Float64Array.from(truth, (value, i) => value - x[i]);
+    const expected = referenceMatmul(differences, x, { m: n, n, k: SEQUENCES * TOKENS }, true);
     assert.ok(relativeError(actual, expected) < TOLERANCE, `${name}: ${relativeError(actual, expected)}`);
   }
   const unknown = await collectStatistics({ ...options, needs, onBatch: () => undefined });

@@ -62,7 +62,7 @@ test("linears that are left dense make up for nothing, and what the run does not
   }
 });
 
-test("experts are pruned as they are without it, everything else of a mixture makes up for errors", async (t) => {
+test("mixtures of experts lose the exact count everywhere, and what is no expert makes up for errors", async (t) => {
   for (const name of ["qwen3_moe", "qwen2_moe", "deepseek_v2"]) {
     const { report } = await pruneFixture(t, name, MODEL);
     for (const { name: linear, zeros, elements } of report.layers)

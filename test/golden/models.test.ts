@@ -37,7 +37,7 @@ const RUNS: Readonly<Record<string, Pick<RunConfig, "method"> & Partial<RunConfi
   sparsegpt: { method: "sparsegpt" },
   admm: { method: "admm", methodOptions: { schedule: "released" } },
   admm_cubic: { method: "admm", methodOptions: { schedule: "cubic" } },
-  // The one weight per row that the released lists gain or lose makes this the released code's 192 instead of 76.
+  // What the released code does beyond the ends of its lists makes this 192; with bounded lists it is 76.
   dsnot: { method: "wanda", then: [DSNOT_OF_ATTENTION] },
   "wanda+owl": { method: "wanda", allocation: OWL },
   "sparsegpt+owl": { method: "sparsegpt", allocation: OWL },

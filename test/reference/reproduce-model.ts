@@ -1,5 +1,6 @@
 /** Twin of the weight that reproduces the dense model best, in float64: V = W + W·E·(G + ridge·diag(G))⁻¹. */
 import { referenceInverse } from "./cholesky.js";
+import { referenceMatmul } from "./products.js";
 
 /**
  * @param weight [rows, columns]
@@ -18,12 +19,7 @@ export function referenceRetargeted(
     return value === 0 ? 1 : (1 + ridge) * value;
   });
   const inverse = referenceInverse(damped, columns);
-  const product = (a: ArrayLike<number>, b: ArrayLike<number>): Float64Array => {
-    const out = new Float64Array(rows * columns);
-    for (let r = 0; r < rows; r++)
-      for (let k = 0; k < columns; k++)
-        for (let c = 0; c < columns; c++) out[r * columns + c] += a[r * columns + k] * b[k * columns + c];
-    return out;
-  };
-  return product(product(weight, errors), inverse).map((correction, i) => correction + weight[i]);
+  const shape = { m: rows, n: columns, k: columns };
+  const corrections = referenceMatmul(referenceMatmul(weight, errors, shape), inverse, shape);
+  return corrections.map((correction, i) => correction + weight[i]);
 }

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { describeOnDevices } from "../helpers/devices.js";
 import { assertSameBits } from "../helpers/compare.js";
 import { gramOfTokens, uploadProblem, type PlainLayer } from "../helpers/layer-problem.js";
+import { referenceMatmul } from "../reference/products.js";
 import { correlatedTokens, normals } from "../reference/random.js";
 import { referenceRetargeted } from "../reference/reproduce-model.js";
 import { findSolver } from "../../src/solvers/registry.js";
@@ -27,24 +28,15 @@ const PLAIN: PlainLayer = {
 
 /** Σ (x̃ - x)xᵀ */
 function errorsOf(dense: ArrayLike<number>, seen: ArrayLike<number>): Float64Array {
-  const errors = new Float64Array(COLUMNS * COLUMNS);
-  for (let t = 0; t < TOKENS * COLUMNS; t += COLUMNS)
-    for (let i = 0; i < COLUMNS; i++)
-      for (let j = 0; j < COLUMNS; j++) errors[i * COLUMNS + j] += (dense[t + i] - seen[t + i]) * seen[t + j];
-  return errors;
+  const differences = Float64Array.from(dense, (value, i) => value - seen[i]);
+  return referenceMatmul(differences, seen, { m: COLUMNS, n: COLUMNS, k: TOKENS }, true);
 }
 
 /** ‖V·x - W·x̃‖² over all tokens. */
 function distance(weight: ArrayLike<number>): number {
-  let total = 0;
-  for (let t = 0; t < TOKENS * COLUMNS; t += COLUMNS) {
-    for (let r = 0; r < ROWS * COLUMNS; r += COLUMNS) {
-      let difference = 0;
-      for (let c = 0; c < COLUMNS; c++) difference += weight[r + c] * SEEN[t + c] - PLAIN.weight[r + c] * DENSE[t + c];
-      total += difference ** 2;
-    }
-  }
-  return total;
+  const shape = { m: TOKENS, n: ROWS, k: COLUMNS };
+  const target = referenceMatmul(DENSE, PLAIN.weight, shape, false, true);
+  return referenceMatmul(SEEN, weight, shape, false, true).reduce((sum, value, i) => sum + (value - target[i]) ** 2, 0);
 }
 
 function method(name: string): LayerSolver<undefined> {

@@ -3,7 +3,7 @@
  * the same run. Operations are counted as a straightforward implementation would do them: the Gram matrix in full
  * (2·T·C², although symmetry lets us skip almost half), attention causally (half of the square).
  */
-import { BlockRunner, type BlockRequest, type TapKind } from "../src/model/forward.js";
+import { BlockRunner, type BlockRequest, type TapKind } from "../src/forward/block-runner.js";
 import { compareWithRoofline, machineLine, randomValues } from "./harness.js";
 import { syntheticArchitecture } from "./llama-shape.js";
 

@@ -6,18 +6,30 @@ import { test } from "node:test";
 import { repositoryPath } from "./helpers/paths.js";
 
 /** Plain data, errors, logging and words: everyone may import these. */
-const EVERYWHERE = ["contract", "context", "errors", "logging", "nearest-name", "version"];
+const EVERYWHERE = ["contract", "context", "errors", "logging", "look-up", "nearest-name", "version"];
 
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cli: ["index", "driver", "report", "config"],
   index: ["driver", "report", "config", "calibration", "evaluation", "solvers", "sparsity"],
-  driver: ["evaluation", "report", "calibration", "solvers", "model", "checkpoint", "device", "sparsity", "onnx"],
-  evaluation: ["calibration", "model", "onnx"],
+  driver: [
+    "evaluation",
+    "report",
+    "calibration",
+    "solvers",
+    "forward",
+    "model",
+    "checkpoint",
+    "device",
+    "sparsity",
+    "onnx",
+  ],
+  evaluation: ["calibration", "forward", "model", "onnx"],
   report: ["solvers", "model", "checkpoint", "device", "sparsity"],
   config: ["solvers", "sparsity"],
-  calibration: ["solvers", "model", "checkpoint", "device"],
+  calibration: ["solvers", "forward", "model", "checkpoint", "device"],
   solvers: ["device", "sparsity"],
-  model: ["checkpoint", "onnx", "sparsity"],
+  forward: ["model", "checkpoint", "onnx"],
+  model: ["checkpoint", "onnx"],
   checkpoint: [],
   device: ["onnx"],
   sparsity: [],

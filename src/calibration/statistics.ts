@@ -10,14 +10,14 @@ import type { Device, Matrix } from "../device/device.js";
 import type { InputGroup, BlockSpec } from "../model/architecture.js";
 import {
   gramPanels,
-  lookUp,
   type BlockResult,
   type BlockRunner,
   type BlockWeights,
   type Tap,
   type TapKind,
-} from "../model/forward.js";
-import type { HiddenStates } from "../model/hidden-states.js";
+} from "../forward/block-runner.js";
+import { lookUp } from "../look-up.js";
+import type { HiddenStates } from "../forward/hidden-states.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
 
 export interface CollectOptions {

@@ -7,7 +7,7 @@ import { ConfigError, InternalError, type PruneError } from "../errors.js";
 import type { LayerReport, RunConfig } from "../contract.js";
 import type { Device, Matrix } from "../device/device.js";
 import type { Architecture, BlockSpec, ChannelProducer, InputGroup } from "../model/architecture.js";
-import { lookUp } from "../model/forward.js";
+import { lookUp } from "../look-up.js";
 import { reorderChannels, reorderSymmetric } from "../model/channel-order.js";
 import { takeMatrix } from "../model/logical-matrix.js";
 import type { LayerStatistics } from "../solvers/solver.js";

@@ -2,8 +2,8 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { openModel, type Model } from "../model/open-model.js";
-import { sequencesPerRun } from "../model/block-weights.js";
-import { gramPanels } from "../model/forward.js";
+import { sequencesPerRun } from "../forward/weights.js";
+import { gramPanels } from "../forward/block-runner.js";
 import { tensorOf, type BlockSpec, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { solverOf } from "./prune-model.js";

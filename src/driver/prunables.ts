@@ -12,7 +12,7 @@ import {
   selectionProblem,
   selectLinears,
   type LinearSelection,
-} from "../model/selection.js";
+} from "./selection.js";
 import { allocationProblem } from "./allocation/allocate.js";
 import { permutationProblem } from "./permute-channels.js";
 

@@ -6,9 +6,10 @@ import { collectStatistics, type GroupStatistics } from "../calibration/statisti
 import type { Device } from "../device/device.js";
 import { CheckpointError, InternalError } from "../errors.js";
 import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
-import { copyBlockWeights, readBlockWeights } from "../model/block-weights.js";
-import { lookUp, type BlockWeights } from "../model/forward.js";
-import type { HiddenStates } from "../model/hidden-states.js";
+import { copyBlockWeights, readBlockWeights } from "../forward/weights.js";
+import { type BlockWeights } from "../forward/block-runner.js";
+import { lookUp } from "../look-up.js";
+import type { HiddenStates } from "../forward/hidden-states.js";
 import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
 import { reconstructionLoss } from "../solvers/layer.js";
 import { findSolver } from "../solvers/registry.js";

@@ -9,8 +9,8 @@
 import type { Estimate } from "../contract.js";
 import { ConfigError } from "../errors.js";
 import type { Architecture } from "../model/architecture.js";
-import { addLogSumExp, addTileLogits, createLogSum, tileFeeds, vocabularyTiles } from "../model/head.js";
-import type { HiddenStates } from "../model/hidden-states.js";
+import { addLogSumExp, addTileLogits, createLogSum, tileFeeds, vocabularyTiles } from "../forward/head.js";
+import type { HiddenStates } from "../forward/hidden-states.js";
 import type { Model } from "../model/open-model.js";
 import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
 import { createSession } from "../onnx/session.js";

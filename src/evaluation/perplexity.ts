@@ -11,11 +11,11 @@ import { throwIfStopped, type EngineContext } from "../context.js";
 import type { EvaluationConfig, EvaluationReport, ReferenceComparison } from "../contract.js";
 import { CheckpointError } from "../errors.js";
 import { requirePositions } from "../model/architecture.js";
-import { readBlockWeights, sequencesPerRun } from "../model/block-weights.js";
-import { embedTokens } from "../model/embedding.js";
-import { BlockRunner } from "../model/forward.js";
-import { applyFinalNorm, nextTokenStatistics } from "../model/head.js";
-import { HiddenStates } from "../model/hidden-states.js";
+import { readBlockWeights, sequencesPerRun } from "../forward/weights.js";
+import { embedTokens } from "../forward/embedding.js";
+import { BlockRunner } from "../forward/block-runner.js";
+import { applyFinalNorm, nextTokenStatistics } from "../forward/head.js";
+import { HiddenStates } from "../forward/hidden-states.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { estimateMean, exponential, measureDivergence, type EvaluatedModel } from "./divergence.js";
 

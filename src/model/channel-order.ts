@@ -2,7 +2,7 @@
  * Changing the places of a group's input channels in a block's weights: columns of the linears that read them, and rows
  * and biases of what makes them. The block computes the same function, up to the order of its sums.
  */
-import { lookUp } from "./forward.js";
+import { lookUp } from "../look-up.js";
 import type { BlockSpec, ChannelProducer, InputGroup } from "./architecture.js";
 import { putMatrix, takeMatrix } from "./logical-matrix.js";
 

@@ -10,7 +10,7 @@ import { evolveSparsities, type EvolvedSparsities } from "../../src/driver/alloc
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
 import { prunableLinears } from "../../src/model/architecture.js";
-import { BlockRunner } from "../../src/model/forward.js";
+import { BlockRunner } from "../../src/forward/block-runner.js";
 import { openModel } from "../../src/model/open-model.js";
 import { findSolver } from "../../src/solvers/registry.js";
 import { composeSteps } from "../../src/solvers/steps.js";

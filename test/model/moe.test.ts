@@ -11,10 +11,11 @@ import type { EngineEvent, RunConfig, RunReport, StarvedTreatment } from "../../
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError } from "../../src/errors.js";
 import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
-import { readBlockWeights } from "../../src/model/block-weights.js";
+import { readBlockWeights } from "../../src/forward/weights.js";
 import { ConfigObject } from "../../src/model/config.js";
 import { familyOf } from "../../src/model/families/registry.js";
-import { BlockRunner, lookUp } from "../../src/model/forward.js";
+import { BlockRunner } from "../../src/forward/block-runner.js";
+import { lookUp } from "../../src/look-up.js";
 import { openModel } from "../../src/model/open-model.js";
 import { route, routedRows, type RouterSpec } from "../../src/model/router.js";
 import { GraphBuilder } from "../../src/onnx/graph.js";

@@ -8,7 +8,7 @@ import { ConfigError, InternalError, type PruneError } from "../../errors.js";
 import { selectedBlocks, visitInputs, visitWeights, type DensePass, type SelectedBlock } from "./dense-pass.js";
 import { evolveSparsities, type EvolutionInput } from "./evolve.js";
 import type { BlockSpec, LinearSpec } from "../../model/architecture.js";
-import { lookUp } from "../../model/forward.js";
+import { lookUp } from "../../look-up.js";
 import { allocationProblems } from "../../sparsity/allocation/check.js";
 import { distribute, type Unit } from "../../sparsity/allocation/distribute.js";
 import { tailExponent } from "../../sparsity/allocation/heavy-tail.js";

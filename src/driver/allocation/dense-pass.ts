@@ -6,9 +6,10 @@ import { collectStatistics, type GroupStatistics } from "../../calibration/stati
 import type { Device } from "../../device/device.js";
 import { InternalError } from "../../errors.js";
 import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";
-import { readBlockWeights } from "../../model/block-weights.js";
-import { lookUp, type BlockRunner, type BlockWeights } from "../../model/forward.js";
-import type { HiddenStates } from "../../model/hidden-states.js";
+import { readBlockWeights } from "../../forward/weights.js";
+import { type BlockRunner, type BlockWeights } from "../../forward/block-runner.js";
+import { lookUp } from "../../look-up.js";
+import type { HiddenStates } from "../../forward/hidden-states.js";
 import { takeMatrix } from "../../model/logical-matrix.js";
 import type { Model } from "../../model/open-model.js";
 import type { StatisticName } from "../../solvers/solver.js";

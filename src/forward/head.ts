@@ -4,10 +4,10 @@
  */
 import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
 import { createSession, type Feed, type Session } from "../onnx/session.js";
-import type { Architecture } from "./architecture.js";
-import { lookUp } from "./forward.js";
+import type { Architecture } from "../model/architecture.js";
+import { lookUp } from "../look-up.js";
 import type { HiddenStates } from "./hidden-states.js";
-import type { Model } from "./open-model.js";
+import type { Model } from "../model/open-model.js";
 
 /** Rows of the projection per tile: 2048 tokens of logits then take 64 MiB. */
 const TILE_ROWS = 8192;

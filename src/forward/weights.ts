@@ -1,6 +1,6 @@
 /** Reading one block's weights, copying them, and how many sequences a run of it takes. */
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
-import type { BlockSpec } from "./architecture.js";
+import type { BlockSpec } from "../model/architecture.js";
 
 /** Tokens per run of a block: enough to keep the products busy, few enough that activations stay small. */
 const TOKENS_PER_RUN = 2048;

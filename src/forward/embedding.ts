@@ -1,11 +1,11 @@
 /** Token ids to the hidden states that enter the first block, reading the embedding table once, piece by piece. */
 import { GraphBuilder, type BuiltGraph } from "../onnx/graph.js";
 import { createSession, type Feed } from "../onnx/session.js";
-import type { Architecture, PrologueSpec } from "./architecture.js";
-import { sequencesPerRun } from "./block-weights.js";
-import { lookUp } from "./forward.js";
+import type { Architecture, PrologueSpec } from "../model/architecture.js";
+import { sequencesPerRun } from "./weights.js";
+import { lookUp } from "../look-up.js";
 import type { HiddenStates } from "./hidden-states.js";
-import type { Model } from "./open-model.js";
+import type { Model } from "../model/open-model.js";
 
 const PIECE_BYTES = 64 * 2 ** 20;
 

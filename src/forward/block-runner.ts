@@ -6,10 +6,11 @@
 import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
 import { createSession, type Feed, type Session } from "../onnx/session.js";
 import { ELEMENT_TYPES } from "../onnx/encode.js";
-import type { Architecture, BlockSpec } from "./architecture.js";
-import { unflatten } from "./pieces.js";
-import { maskShape, maskValues } from "./mask.js";
-import { rotaryAngles } from "./rotary.js";
+import type { Architecture, BlockSpec } from "../model/architecture.js";
+import { unflatten } from "../model/pieces.js";
+import { maskShape, maskValues } from "../model/mask.js";
+import { lookUp } from "../look-up.js";
+import { rotaryAngles } from "../model/rotary.js";
 
 /** Values of a block's tensors by role, each compact and row-major. */
 export type BlockWeights = ReadonlyMap<string, Float32Array>;
@@ -173,12 +174,6 @@ function rowsName(group: string): string {
 
 function tapName(group: string, part: number): string {
   return `tap.${group}.${part}`;
-}
-
-export function lookUp<Key, Item>(map: ReadonlyMap<Key, Item>, key: Key): Item {
-  const item = map.get(key);
-  if (item === undefined) throw new Error(`no entry "${String(key)}"`);
-  return item;
 }
 
 /** Sessions of one architecture, compiled when first needed. */

@@ -2,7 +2,7 @@
 import type { SparsityOverride } from "../contract.js";
 import { ConfigError, UsageError, type PruneError } from "../errors.js";
 import { formatPattern, type Pattern } from "../sparsity/pattern.js";
-import { prunableLinears, type Architecture, type LinearSpec } from "./architecture.js";
+import { prunableLinears, type Architecture, type LinearSpec } from "../model/architecture.js";
 
 export interface LinearSelection {
   readonly selected: readonly LinearSpec[];

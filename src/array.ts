@@ -1,0 +1,34 @@
+/**
+ * Arrays of numbers that know where they live: what a forward makes and what solvers read. A device's `Matrix` is the
+ * form of rank 2; whoever holds an array asks for its `home` before it touches the numbers.
+ */
+
+/** Where the numbers are: in this process's memory, or in buffers of the WebGPU device. */
+export type Home = "host" | "webgpu";
+
+/** Type of an element. */
+export type ElementType = "f32" | "i64";
+
+/** Compact and row-major to whoever sees it through its own home; disposing gives its memory back to where it came from. */
+export interface NdArray extends Disposable {
+  readonly label: string;
+  readonly shape: readonly number[];
+  readonly dtype: ElementType;
+  readonly home: Home;
+}
+
+/** An array whose numbers can be read here and now. */
+export interface HostArray extends NdArray {
+  readonly home: "host";
+  /** Compact, row-major. */
+  readonly values: Float32Array | BigInt64Array;
+}
+
+/** Number of elements of a shape; 1 for a scalar's []. */
+export function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+export function isHostArray(array: NdArray): array is HostArray {
+  return array.home === "host";
+}

@@ -8,42 +8,32 @@
 import { NumericalError } from "../errors.js";
 import type { Device, Matrix } from "../device/device.js";
 import type { InputGroup, BlockSpec } from "../model/architecture.js";
-import {
-  gramPanels,
-  type BlockResult,
-  type BlockRunner,
-  type BlockWeights,
-  type Tap,
-  type TapKind,
-} from "../forward/block-runner.js";
+import { gramPanels, type BlockWeights, type Tap, type TapKind } from "../forward/block-runner.js";
 import { lookUp } from "../look-up.js";
-import type { HiddenStates } from "../forward/hidden-states.js";
+import type { Stream } from "../forward/stream.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
 
 export interface CollectOptions {
-  readonly runner: BlockRunner;
+  readonly stream: Stream;
   readonly block: BlockSpec;
   readonly weights: BlockWeights;
-  readonly states: HiddenStates;
   readonly groups: readonly InputGroup[];
   readonly needs: readonly StatisticName[];
   readonly device: Device;
-  /** Sequences per run. */
-  readonly batch: number;
+  /** Whether the same pass moves the hidden states past the block. */
+  readonly moves?: boolean;
   /** Let every expert see every token. */
   readonly isRoutingBypassed?: boolean;
   /** What "inherited-errors" compares with; absent: they are not known. */
   readonly dense?: DenseBlock | undefined;
-  /** Also compute the block's output in the same pass and hand it over, batch by batch. */
-  readonly onHidden?: (first: number, hidden: Float32Array) => Promise<void>;
   /** Called after every batch; throws to stop. */
-  readonly onBatch: (done: number, total: number) => void;
+  readonly onBatch?: (done: number, total: number) => void;
 }
 
 /** The block as it was, and what the dense model feeds into it: the same sequences. */
 export interface DenseBlock {
   readonly weights: BlockWeights;
-  readonly states: HiddenStates;
+  readonly stream: Stream;
 }
 
 /** Statistics of one group while they grow. */
@@ -64,31 +54,29 @@ export function tapKindOf(needs: readonly StatisticName[], device: Device): TapK
 
 /** One pass over all sequences; one entry per group, each to be disposed by the caller. */
 export async function collectStatistics(options: CollectOptions): Promise<Map<string, GroupStatistics>> {
-  const { runner, block, weights, states, groups, device, batch } = options;
+  const { stream, block, weights, groups, device, dense, moves = false } = options;
   const kind = tapKindOf(options.needs, device);
   const statistics = new Map<string, GroupStatistics>();
   if (kind !== undefined)
     for (const group of groups) statistics.set(group.name, createStatistics(options, kind, group));
-  const hasTaps = kind !== undefined && groups.length > 0;
-  if (!hasTaps && options.onHidden === undefined) return statistics; // an empty graph is not a graph
   const names = groups.map((group) => group.name);
   const moments = options.needs.includes("input-moments") ? { hasMoments: true } : {};
   const bypass = options.isRoutingBypassed === true ? { isRoutingBypassed: true } : {};
-  const taps = hasTaps ? { kind, groups: names, ...moments, ...bypass } : undefined;
-  const request = { hidden: options.onHidden !== undefined, taps };
+  const taps = kind !== undefined && groups.length > 0 ? { kind, groups: names, ...moments, ...bypass } : undefined;
   const compared = groups.filter((group) => isCompared(options, group)).map((group) => group.name);
   const denseRequest = { hidden: false, taps: { kind: "inputs", groups: compared } } as const;
-  const runDense = async (dense: DenseBlock, first: number, count: number): Promise<BlockResult> =>
-    runner.run(block, dense.weights, await dense.states.read(first, count), count, states.tokens, denseRequest);
-  for (let first = 0; first < states.sequences; first += batch) {
-    const count = Math.min(batch, states.sequences - first);
-    const result = await runner.run(block, weights, await states.read(first, count), count, states.tokens, request);
-    const truth =
-      options.dense === undefined || compared.length === 0 ? undefined : await runDense(options.dense, first, count);
-    for (const [group, tap] of result.taps) lookUp(statistics, group).add(tap, count, truth?.taps.get(group));
-    if (options.onHidden !== undefined && result.hidden !== undefined) await options.onHidden(first, result.hidden);
-    options.onBatch(first + count, states.sequences);
-  }
+  await stream.pass(block, weights, {
+    moves,
+    taps,
+    async hear({ first, count, taps: heard }) {
+      const truth =
+        dense === undefined || compared.length === 0
+          ? undefined
+          : await dense.stream.run(block, dense.weights, { first, count }, denseRequest);
+      for (const [group, tap] of heard) lookUp(statistics, group).add(tap, count, truth?.taps.get(group));
+    },
+    ...(options.onBatch === undefined ? {} : { onBatch: options.onBatch }),
+  });
   return statistics;
 }
 

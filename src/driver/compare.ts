@@ -27,7 +27,8 @@ import { VERSION } from "../version.js";
 import { hashOf } from "./journal.js";
 import { StoredStatistics } from "./stored-statistics.js";
 import { decidePrunables } from "./prunables.js";
-import { loadCalibrationTokens, pruneModel, type SharedWork } from "./prune-model.js";
+import { pruneModel } from "./prune-model.js";
+import { loadCalibrationTokens, type SharedWork } from "./session.js";
 
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";

@@ -1,25 +1,23 @@
 /**
- * The journal of a run: JSON lines in OUT.partial. The first line holds the run's fingerprint, the second the sparsity
- * that the allocation gave to each linear, each further one a finished block with the hash of what was written for it. A
- * block's line exists only after its bytes are on disk.
+ * The journal of a run: JSON lines in OUT.partial. The first holds the run's fingerprint, each further one a finished step by
+ * its name, in whatever order steps were finished: the allocation with the sparsity of each linear, a block with the hash
+ * of what was written for it. A step's line exists only after its bytes are on disk.
  */
 import { createHash } from "node:crypto";
 import { open, readFile, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
-import { CheckpointError, ConfigError } from "../errors.js";
 import type { LayerReport } from "../contract.js";
+import { CheckpointError, ConfigError } from "../errors.js";
 
 export const JOURNAL_NAME = "journal.jsonl";
 
-export interface BlockEntry {
-  readonly block: number;
-  /** sha256 over the bytes of the block's pruned tensors, in order. */
-  readonly sha256: string;
-  readonly layers: readonly LayerReport[];
+/** What must be equal for an interrupted run to go on, by name, so that a refusal can say what differs. */
+export interface Fingerprint {
+  /** What decides a run's bytes: its model, calibration and options. */
+  readonly bytes: Readonly<Record<string, string>>;
+  /** Where it ran. The same computation rounds differently elsewhere. */
+  readonly place: Readonly<Record<string, string>>;
 }
-
-/** Everything that decides a run's bytes, by name, so that a refusal can say what differs. */
-export type Fingerprint = Readonly<Record<string, string>>;
 
 export function hashOf(...parts: readonly (string | Uint8Array)[]): string {
   const hash = createHash("sha256");
@@ -29,40 +27,40 @@ export function hashOf(...parts: readonly (string | Uint8Array)[]): string {
 
 export class Journal implements AsyncDisposable {
   readonly #file: FileHandle;
-  /** Sparsity by linear, where the allocation was finished when the journal was opened. */
-  readonly sparsities: ReadonlyMap<string, number> | undefined;
-  /** Blocks that were finished when the journal was opened. */
-  readonly finished: readonly BlockEntry[];
+  readonly #steps: Map<string, unknown>;
 
-  private constructor(file: FileHandle, { sparsities, finished }: Pick<Contents, "sparsities" | "finished">) {
+  private constructor(file: FileHandle, steps: Map<string, unknown>) {
     this.#file = file;
-    this.sparsities = sparsities;
-    this.finished = finished;
+    this.#steps = steps;
   }
 
-  /** Start a fresh journal, or with `resume` continue one of the same fingerprint. */
+  /**
+   * Start a fresh journal, or with `resume` continue one of the same fingerprint.
+   * @throws ConfigError E_FINGERPRINT, CheckpointError E_JOURNAL for a journal that is not one of ours
+   */
   static async open(directory: string, fingerprint: Fingerprint, resume: boolean): Promise<Journal> {
     const path = join(directory, JOURNAL_NAME);
     const text = resume ? await readExisting(path) : undefined;
     if (text === undefined || !text.includes("\n")) {
-      const file = await open(path, "w");
-      const journal = new Journal(file, { sparsities: undefined, finished: [] });
+      const journal = new Journal(await open(path, "w"), new Map());
       await journal.#append({ type: "run", fingerprint });
       return journal;
     }
-    const contents = parseJournal(text, fingerprint, path);
+    const { steps, length } = parseJournal(text, fingerprint, path);
     const file = await open(path, "r+");
-    await file.truncate(contents.length); // a line torn by a crash must not sit in front of the next one
-    return new Journal(file, contents);
+    await file.truncate(length); // a line torn by a crash must not sit in front of the next one
+    return new Journal(file, steps);
   }
 
-  /** Note what the allocation decided: to be called once, before the first block. */
-  async appendSparsities(sparsities: ReadonlyMap<string, number>): Promise<void> {
-    await this.#append({ type: "allocation", sparsities: Object.fromEntries(sparsities) });
+  /** What was noted of a finished step; undefined where it is still to be done. */
+  finished<Kind extends keyof StepEntries>(kind: Kind, name: string): StepEntries[Kind] | undefined {
+    return this.#steps.get(keyOf(kind, name)) as StepEntries[Kind] | undefined;
   }
 
-  async append(entry: BlockEntry): Promise<void> {
-    await this.#append({ type: "block", ...entry });
+  /** Note that a step is finished, after everything it wrote was flushed. */
+  async append<Kind extends keyof StepEntries>(kind: Kind, name: string, entry: StepEntries[Kind]): Promise<void> {
+    await this.#append({ type: kind, name, ...entry });
+    this.#steps.set(keyOf(kind, name), entry);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -76,6 +74,25 @@ export class Journal implements AsyncDisposable {
   }
 }
 
+/** What is noted of a step of each kind. */
+export interface StepEntries {
+  readonly allocation: { readonly sparsities: Readonly<Record<string, number>> };
+  readonly block: {
+    /** Over the bytes of the block's pruned tensors, in order. */
+    readonly sha256: string;
+    readonly layers: readonly LayerReport[];
+  };
+}
+
+const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntries[Kind] & string)[] } = {
+  allocation: ["sparsities"],
+  block: ["sha256", "layers"],
+};
+
+function keyOf(kind: string, name: string): string {
+  return `${kind} ${name}`;
+}
+
 async function readExisting(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, "utf8");
@@ -86,47 +103,68 @@ async function readExisting(path: string): Promise<string | undefined> {
 }
 
 interface Contents {
-  readonly sparsities: ReadonlyMap<string, number> | undefined;
-  readonly finished: readonly BlockEntry[];
+  readonly steps: Map<string, unknown>;
   /** Bytes of whole lines. */
   readonly length: number;
 }
 
-type Line = BlockEntry & {
-  readonly type: string;
-  readonly fingerprint?: Fingerprint;
-  readonly sparsities?: Readonly<Record<string, number>>;
-};
-
 function parseJournal(text: string, fingerprint: Fingerprint, path: string): Contents {
   const lines = text.split("\n").slice(0, -1); // what follows the last newline was torn
-  const [head, second, ...rest] = lines.map((line) => JSON.parse(line) as Line);
-  const then = head?.fingerprint ?? {};
-  const differing = Object.keys({ ...then, ...fingerprint }).filter((key) => then[key] !== fingerprint[key]);
-  if (differing.length > 0) {
-    const first = differing[0] as string;
+  const steps = new Map<string, unknown>();
+  for (const [index, line] of lines.entries()) {
+    const entry = parseLine(line);
+    if (index === 0) {
+      if (entry?.["type"] !== "run" || !isRecord(entry["fingerprint"])) throw refusal(path, 1, "the run's fingerprint");
+      expectSame(entry["fingerprint"] as unknown as Fingerprint, fingerprint, path);
+      continue;
+    }
+    const { type, name, ...content } = entry ?? {};
+    const required = Object.hasOwn(REQUIRED, String(type)) ? REQUIRED[type as keyof StepEntries] : undefined;
+    if (typeof name !== "string" || required === undefined || !required.every((key) => key in content))
+      throw refusal(path, index + 1, "a step of a run");
+    steps.set(keyOf(String(type), name), content);
+  }
+  return { steps, length: Buffer.byteLength(lines.map((line) => `${line}\n`).join("")) };
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function parseLine(line: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(line);
+    return isRecord(value) ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function refusal(path: string, line: number, expected: string): CheckpointError {
+  return new CheckpointError("E_JOURNAL", `${path}: line ${line} is not about ${expected}.`, {
+    hint: "The journal was changed by something else; start again with --force.",
+    details: { path, line },
+  });
+}
+
+/** What decides the bytes is compared first: with other options it does not matter where the run was. */
+function expectSame(then: Fingerprint, now: Fingerprint, path: string): void {
+  for (const part of ["bytes", "place"] as const) {
+    const [before, after] = [then[part] ?? {}, now[part]];
+    const differing = Object.keys({ ...before, ...after }).filter((key) => before[key] !== after[key]);
+    const [first] = differing;
+    if (first === undefined) continue;
+    const what = part === "bytes" ? "had another" : "ran on another";
     throw new ConfigError(
       "E_FINGERPRINT",
-      `${path}: the interrupted run had another ${differing.join(", ")} (${first}: ${then[first] ?? "none"} then, ${fingerprint[first] ?? "none"} now).`,
+      `${path}: the interrupted run ${what} ${differing.join(", ")} (${first}: ${before[first] ?? "none"} then, ${after[first] ?? "none"} now).`,
       {
-        hint: "Resume with the same command, or start again with --force.",
-        details: { differing, then, now: fingerprint },
+        hint:
+          part === "bytes"
+            ? "Resume with the same command, or start again with --force."
+            : "Rounding differs from one to the other: resume where it ran, or start again with --force.",
+        details: { differing, then, now },
       },
     );
   }
-  const refuse = (line: number, expected: string): never => {
-    throw new CheckpointError("E_JOURNAL", `${path}: line ${line} is not about ${expected}.`, {
-      hint: "The journal was changed by something else; start again with --force.",
-      details: { path, line },
-    });
-  };
-  if (second !== undefined && second.sparsities === undefined) refuse(2, "the allocation");
-  rest.forEach((entry, index) => {
-    if (entry.block !== index) refuse(index + 3, `block ${index}`);
-  });
-  return {
-    sparsities: second?.sparsities === undefined ? undefined : new Map(Object.entries(second.sparsities)),
-    finished: rest,
-    length: Buffer.byteLength(lines.map((line) => `${line}\n`).join("")),
-  };
 }

@@ -6,7 +6,7 @@ import { sequencesPerRun } from "../forward/weights.js";
 import { gramPanels } from "../forward/block-runner.js";
 import { tensorOf, type BlockSpec, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
-import { solverOf } from "./prune-model.js";
+import { solverOf } from "./session.js";
 import type { StatisticName } from "../solvers/solver.js";
 import { needsActivations, weightPasses } from "../sparsity/allocation/schema.js";
 import { measuredSequences } from "../sparsity/allocation/evolution.js";

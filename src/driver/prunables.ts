@@ -14,7 +14,7 @@ import {
   type LinearSelection,
 } from "./selection.js";
 import { allocationProblem } from "./allocation/allocate.js";
-import { permutationProblem } from "./permute-channels.js";
+import { permutationProblem } from "./transforms/permute-channels.js";
 
 export interface Prunables {
   readonly selection: LinearSelection;

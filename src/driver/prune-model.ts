@@ -1,46 +1,25 @@
 /**
- * The layer loop: block after block, load the dense weights, collect statistics, solve, patch the output, forward the
- * pruned block. It owns the order of things and the journal, and nothing numerical.
+ * A run from its beginning to its end: the allocation, block after block, the report. What a run works with is opened in
+ * session.ts, what happens to a block is in prune-block.ts; nothing here is numerical.
  */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { loadCalibration, type TokenSequences } from "../calibration/corpus.js";
-import { createOutput } from "../checkpoint/output.js";
-import type { Device } from "../device/device.js";
-import { CalibrationError } from "../errors.js";
-import { requirePositions } from "../model/architecture.js";
-import { sequencesPerRun } from "../forward/weights.js";
-import { embedTokens } from "../forward/embedding.js";
-import { BlockRunner } from "../forward/block-runner.js";
-import { HiddenStates } from "../forward/hidden-states.js";
-import type { Logger } from "../logging.js";
-import { openModel, type Model } from "../model/open-model.js";
-import { compilePathPattern } from "./selection.js";
-import { findSolver } from "../solvers/registry.js";
-import { reproduceModel } from "../solvers/reproduce-model.js";
-import type { LayerSolver } from "../solvers/solver.js";
-import { composeSteps, type Step } from "../solvers/steps.js";
-import { formatPattern } from "../sparsity/pattern.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { FurtherStep, LayerReport, RunConfig, RunReport } from "../contract.js";
+import type { LayerReport, RunConfig, RunReport } from "../contract.js";
+import type { Logger } from "../logging.js";
 import { formatRecipe } from "../report/run-recipe.js";
 import { needsActivations } from "../sparsity/allocation/schema.js";
+import { formatPattern } from "../sparsity/pattern.js";
 import { allocateSparsity } from "./allocation/allocate.js";
-import { openDevice } from "./devices.js";
-import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
-import { decidePrunables } from "./prunables.js";
+import { NO_MEMORY, processBlock, replayBlock, type BlockMemory, type Run } from "./prune-block.js";
+import { stage } from "./run.js";
+import { methodOf, openSession, SEARCH_NAME, WORKING_FILES, type Session, type SharedWork } from "./session.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
-import type { StoredStatistics } from "./stored-statistics.js";
-import { processBlock, replayBlock } from "./prune-block.js";
-import { aside, stage, type Run } from "./run.js";
-import { VERSION } from "../version.js";
 
-const SCRATCH_NAME = "hidden-states.bin";
-const DENSE_SCRATCH_NAME = "dense-states.bin";
-const SEARCH_NAME = "search";
 const RECIPE_NAME = "recipe.yaml";
-/** What a run leaves in OUT.partial while it works, and only then. */
-const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, DENSE_SCRATCH_NAME, SEARCH_NAME];
+const ALLOCATION = "sparsities";
+
+const NOTHING_SHARED: SharedWork = {};
 
 /**
  * Prune a checkpoint as configured; the result is in `config.out` when this resolves.
@@ -54,87 +33,27 @@ export async function pruneModel(
   shared: SharedWork = NOTHING_SHARED,
 ): Promise<RunReport> {
   const started = performance.now();
-  await using model = await openModel(config.model, { family: config.family, logger: context.logger });
-  const { selection, overrides } = decidePrunables(config, model.architecture, "refused");
-  const solver = solverOf(config);
-  const selected = new Set(selection.selected.map((linear) => linear.name));
-  const collected = [solver.needs, ...(config.measureLoss ? [["gram"] as const] : [])];
-  const stored = isRouted(model) || config.propagation !== "dense" ? undefined : shared.statistics;
-  const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
-  const needsStates = !isStored && (solver.needs.length > 0 || config.measureLoss);
-  const needsCalibration = isStored || needsStates || needsActivations(config.allocation);
-  const calibration = needsCalibration
-    ? (shared.calibration ?? (await loadCalibrationTokens(config, model)))
-    : undefined;
-  throwIfStopped(context, false);
+  await using session = await openSession(config, context, shared);
+  const { journal, calibration } = session;
+  const { model, device, solver, clock, output } = session.run;
+  const { blocks } = model.architecture;
+  const resumedBlocks = blocks.filter((block) => journal.finished("block", block.name) !== undefined).length;
+  context.emit({ type: "start", blocks: blocks.length, device: device.kind, resumedBlocks });
 
-  await using device = await openDevice(config.device, context.logger);
-  context.logger.info("device", { device: device.kind, description: device.description });
-  await using output = await createOutput({
-    source: model.checkpoint,
-    out: config.out,
-    force: config.force,
-    resume: config.resume,
-    exclude: WORKING_FILES,
-  });
-  await using journal = await Journal.open(
-    output.partialDirectory,
-    fingerprintOf(config, model, device, calibration),
-    config.resume,
-  );
-  await using runner = new BlockRunner(model.architecture);
-  await using states =
-    calibration !== undefined && (needsStates || needsActivations(config.allocation))
-      ? await createStates(config, model, calibration, join(output.partialDirectory, SCRATCH_NAME))
-      : undefined;
-  await using denseStates =
-    calibration !== undefined && config.reproduce === "model"
-      ? await createStates(config, model, calibration, join(output.partialDirectory, DENSE_SCRATCH_NAME))
-      : undefined;
-  const batch = sequencesPerRun(config.seqlen);
-  const run: Run = {
-    config,
-    context,
-    model,
-    solver,
-    sparsities: new Map(),
-    selected,
-    device,
-    output,
-    runner,
-    states: needsStates ? states : undefined,
-    dense: denseStates && { states: denseStates, weights: new Map() },
-    batch,
-    stored,
-    measuring: { seconds: 0 },
-    weights: new Map(),
-  };
-
-  const resumedBlocks = journal.finished.length;
-  context.emit({ type: "start", blocks: model.architecture.blocks.length, device: device.kind, resumedBlocks });
-  const embed = async (): Promise<void> => {
-    if (calibration === undefined) return;
-    if (states !== undefined) await embedTokens(model, calibration.sequences, states);
-    if (denseStates !== undefined) await embedTokens(model, calibration.sequences, denseStates);
-  };
-  const allocating = performance.now();
-  const allocated = shared.allocations?.get(allocationKey(config));
-  const known = journal.sparsities ?? allocated?.sparsities;
-  if (known === undefined && needsActivations(config.allocation)) await embed();
-  run.sparsities = known ?? (await allocateRun(run, overrides, states, calibration));
-  if (journal.sparsities === undefined) await journal.appendSparsities(run.sparsities);
-  const allocationSeconds = (performance.now() - allocating) / 1000;
-  shared.allocations?.set(
-    allocationKey(config),
-    allocated ?? { sparsities: run.sparsities, seconds: allocationSeconds },
-  );
-  if (needsStates) await (solver.needs.length > 0 ? embed() : aside(run, embed)); // an allocation's pass moves them
+  const allocation = await decideSparsities(session, shared);
+  const run: Run = { ...session.run, sparsities: allocation.sparsities };
+  // An allocation's pass has moved the states.
+  if (run.stream !== undefined) await (solver.needs.length > 0 ? session.embed() : clock.aside(session.embed));
   const layers: LayerReport[] = [];
-  for (const block of model.architecture.blocks) {
-    const finished = journal.finished[block.index];
-    if (finished === undefined) layers.push(...(await processBlock(run, journal, block)));
-    else {
-      await replayBlock(run, block, finished);
+  let memory: BlockMemory = NO_MEMORY;
+  for (const block of blocks) {
+    const finished = journal.finished("block", block.name);
+    if (finished === undefined) {
+      const processed = await processBlock(run, journal, block, memory);
+      layers.push(...processed.layers);
+      memory = processed.memory;
+    } else {
+      memory = await replayBlock(run, block, finished, memory);
       layers.push(...finished.layers);
     }
     throwIfStopped(context, true);
@@ -142,67 +61,43 @@ export async function pruneModel(
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
   await output.finish({ remove: WORKING_FILES });
   warnOfStarvedExperts(context.logger, layers);
-  for (const needs of collected) if (needsStates) stored?.complete(needs);
-  const saved = (allocated?.seconds ?? 0) + (isStored ? stored.secondsOf(solver.needs) : 0);
-  const seconds = (performance.now() - started) / 1000 - run.measuring.seconds + saved;
+  session.completeShared();
+  const elapsed = (performance.now() - started) / 1000;
+  const seconds = elapsed - clock.measuringSeconds + allocation.savedSeconds + session.savedSeconds;
   return report(run, layers, { seconds, resumedBlocks, calibration });
 }
 
-/** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
-export interface SharedWork {
-  /** What `loadCalibrationTokens` gives for the run's settings. */
-  readonly calibration?: TokenSequences;
-  /** By `allocationKey`; runs of one model and one calibration add to it. */
-  readonly allocations?: Map<string, SharedAllocation>;
-  /** Used under dense propagation, unless the model routes tokens to experts. */
-  readonly statistics?: StoredStatistics;
+/** Of every linear, from the journal, from a run that shares it, or found now; noted in both. */
+async function decideSparsities(
+  session: Session,
+  shared: SharedWork,
+): Promise<{ readonly sparsities: ReadonlyMap<string, number>; readonly savedSeconds: number }> {
+  const { journal, run } = session;
+  const started = performance.now();
+  const key = allocationKey(run.config);
+  const allocated = shared.allocations?.get(key);
+  const noted = journal.finished("allocation", ALLOCATION);
+  const sparsities =
+    (noted && new Map(Object.entries(noted.sparsities))) ?? allocated?.sparsities ?? (await findSparsities(session));
+  if (noted === undefined)
+    await journal.append("allocation", ALLOCATION, { sparsities: Object.fromEntries(sparsities) });
+  shared.allocations?.set(key, allocated ?? { sparsities, seconds: (performance.now() - started) / 1000 });
+  return { sparsities, savedSeconds: allocated?.seconds ?? 0 };
 }
-
-function isRouted({ architecture }: Model): boolean {
-  return architecture.blocks.some((block) => block.groups.some((group) => group.isRouted === true));
-}
-
-export interface SharedAllocation {
-  readonly sparsities: ReadonlyMap<string, number>;
-  /** What the first run took for it; every run that takes it over counts it as its own. */
-  readonly seconds: number;
-}
-
-const NOTHING_SHARED: SharedWork = {};
 
 function allocationKey({ allocation, sparsity, method, methodOptions, then }: RunConfig): string {
   const isMethodAsked = allocation.rule === "evolutionary" && allocation.proxy === "method";
   return JSON.stringify([allocation, sparsity, ...(isMethodAsked ? [method, methodOptions, then] : [])]);
 }
 
-/** The method and what follows it as one solver, options parsed, asked for what the run is to reproduce. */
-export function solverOf(config: RunConfig): LayerSolver<undefined> {
-  const solver = composeSteps(stepsOf(config));
-  return config.reproduce === "model" ? reproduceModel(solver) : solver;
-}
-
-function stepsOf(config: RunConfig): Step[] {
-  const steps: readonly FurtherStep[] = [config, ...config.then];
-  return steps.map(({ method, methodOptions, match }) => {
-    const solver = findSolver(method);
-    const step = { solver, options: solver.schema.parse(methodOptions) };
-    if (match === undefined) return step;
-    const expression = compilePathPattern(match, `then ${method}`);
-    return { ...step, appliesTo: (name: string) => expression.test(name) };
-  });
-}
-
 /** Sparsity of every selected linear: overrides as they are, the allocation over the others. */
-async function allocateRun(
-  run: Run,
-  overrides: ReadonlyMap<string, number>,
-  states: HiddenStates | undefined,
-  calibration: TokenSequences | undefined,
-): Promise<ReadonlyMap<string, number>> {
+async function findSparsities(session: Session): Promise<ReadonlyMap<string, number>> {
+  const { run, calibration, overrides, allocationStream } = session;
   const { config, context } = run;
+  if (needsActivations(config.allocation)) await session.embed();
   const allocated = await allocateSparsity({
     ...run,
-    states,
+    stream: allocationStream,
     allocation: config.allocation,
     target: config.sparsity,
     selected: new Set([...run.selected].filter((name) => !overrides.has(name))),
@@ -215,7 +110,7 @@ async function allocateRun(
       seed: config.seed,
       memoryBytes: config.memoryBytes,
       directory: join(run.output.partialDirectory, SEARCH_NAME),
-      solver: composeSteps(stepsOf(config)), // candidates are put together from linears that no other one has touched
+      solver: methodOf(config), // candidates are put together from linears that no other one has touched
       context,
       onGeneration: (generation, fitness) => {
         const [first] = run.model.architecture.blocks;
@@ -240,75 +135,10 @@ function warnOfCaps(logger: Logger, { allocation, sparsity }: RunConfig, allocat
   );
 }
 
-/** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
-export async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
-  if (config.calibration === undefined) {
-    throw new CalibrationError("E_CALIBRATION_MISSING", `${config.method} needs calibration data and none was given.`, {
-      hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
-    });
-  }
-  const { nsamples, seqlen, seed } = config;
-  requirePositions(model.architecture, seqlen);
-  const { vocabularySize } = model.architecture;
-  return loadCalibration(config.calibration, {
-    modelDirectory: config.model,
-    nsamples,
-    seqlen,
-    seed,
-    vocabSize: vocabularySize,
-  });
-}
-
-function createStates(
-  config: RunConfig,
-  model: Model,
-  calibration: TokenSequences,
-  scratchFile: string,
-): Promise<HiddenStates> {
-  return HiddenStates.create({
-    sequences: calibration.sequences.length,
-    tokens: config.seqlen,
-    hiddenSize: model.architecture.hiddenSize,
-    memoryBytes: config.reproduce === "model" ? config.memoryBytes / 2 : config.memoryBytes,
-    scratchFile,
-  });
-}
-
-/** What must be equal for two runs to give the same bytes. */
-function fingerprintOf(
-  config: RunConfig,
-  model: Model,
-  device: Device,
-  calibration: TokenSequences | undefined,
-): Fingerprint {
-  return {
-    version: VERSION,
-    tensors: model.checkpoint.headersSha256,
-    config: hashOf(model.config.text),
-    method: config.method,
-    methodOptions: JSON.stringify(config.methodOptions),
-    then: JSON.stringify(config.then),
-    allocation: JSON.stringify(config.allocation),
-    overrides: JSON.stringify(config.overrides),
-    sparsity: String(config.sparsity),
-    pattern: formatPattern(config.pattern),
-    permutation: config.permutation,
-    ignore: JSON.stringify(config.ignore),
-    propagation: config.propagation,
-    reproduce: config.reproduce,
-    starved: config.starved,
-    measureLoss: String(config.measureLoss),
-    family: model.architecture.family,
-    calibration: calibration?.sha256 ?? "none",
-    seqlen: String(config.seqlen),
-    device: `${device.kind}: ${device.description}`,
-  };
-}
-
 function report(
   run: Run,
   layers: readonly LayerReport[],
-  facts: { readonly seconds: number; readonly resumedBlocks: number; readonly calibration: TokenSequences | undefined },
+  facts: Pick<RunReport, "seconds" | "resumedBlocks"> & Pick<Session, "calibration">,
 ): RunReport {
   const { config, device } = run;
   const zeros = layers.reduce((sum, layer) => sum + layer.zeros, 0);

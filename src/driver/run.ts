@@ -1,61 +1,101 @@
 /**
- * Everything one run works with, and what is said and timed about it. Opened and closed by prune-model.ts; what happens
- * to a block is prune-block.ts's business.
+ * What one run works with, whatever its method and its transforms, and what is said and timed about it. Opened and closed by
+ * session.ts; what happens to a block is prune-block.ts's business.
  */
 import type { OutputCheckpoint } from "../checkpoint/output.js";
-import type { EngineContext } from "../context.js";
+import { throwIfStopped, type EngineContext } from "../context.js";
 import type { RunConfig } from "../contract.js";
 import type { Device } from "../device/device.js";
+import type { BlockRunner, BlockWeights } from "../forward/block-runner.js";
+import type { Stream } from "../forward/stream.js";
 import type { BlockSpec } from "../model/architecture.js";
-import type { BlockRunner } from "../forward/block-runner.js";
-import type { HiddenStates } from "../forward/hidden-states.js";
 import type { Model } from "../model/open-model.js";
-import type { LayerSolver } from "../solvers/solver.js";
-import type { StoredStatistics } from "./stored-statistics.js";
+import type { BoundSolver } from "./solve-linear.js";
 
-export interface Run {
+export interface RunParts {
   readonly config: RunConfig;
   readonly context: EngineContext;
   readonly model: Model;
   /** The method and its further steps, options bound. */
-  readonly solver: LayerSolver<undefined>;
-  /** Fraction of zeros of every selected linear, by name. */
-  sparsities: ReadonlyMap<string, number>;
+  readonly solver: BoundSolver;
+  /** Names of the linears that are pruned. */
   readonly selected: ReadonlySet<string>;
   readonly device: Device;
   readonly output: OutputCheckpoint;
   readonly runner: BlockRunner;
-  /** undefined where neither the method nor measuring needs calibration: then nothing is forwarded. */
-  readonly states: HiddenStates | undefined;
-  /** The dense model beside the pruned one, where that is what the run reproduces; its weights are the current block's. */
-  readonly dense: { readonly states: HiddenStates; weights: Map<string, Float32Array> } | undefined;
-  readonly batch: number;
-  /** Statistics that runs of one dense model share, where this is one of them. */
-  readonly stored: StoredStatistics | undefined;
-  /** What `measureLoss` alone has taken so far; no part of the run's time. */
-  readonly measuring: { seconds: number };
-  /** The current block's tensors in f32; the next block takes over the memory. */
-  weights: Map<string, Float32Array>;
+  /** The pruned model's hidden states; undefined where nothing looks at activations: then nothing is forwarded. */
+  readonly stream: Stream | undefined;
+  /** The dense model's beside them, where that is what the run reproduces. */
+  readonly denseStream: Stream | undefined;
+  readonly clock: Clock;
 }
 
-/** Do work that only measuring needs. */
-export async function aside<Result>(run: Pick<Run, "measuring">, work: () => Promise<Result>): Promise<Result> {
-  const started = performance.now();
-  try {
-    return await work();
-  } finally {
-    run.measuring.seconds += (performance.now() - started) / 1000;
+/** A block while it is worked on. */
+export interface BlockAtWork {
+  readonly spec: BlockSpec;
+  /** Tensors by role in f32, changed in place as the block is pruned. */
+  readonly weights: Map<string, Float32Array>;
+  /** The dense block's, where the dense model goes along. */
+  readonly denseWeights: Map<string, Float32Array> | undefined;
+}
+
+/** Tells the run's time from what only measuring takes. */
+export class Clock {
+  #measuring = 0;
+
+  /** What work that is there only to measure has taken so far; no part of the run's time. */
+  get measuringSeconds(): number {
+    return this.#measuring;
+  }
+
+  /** Do work that a run which measures nothing would not do. */
+  async aside<Result>(work: () => Promise<Result>): Promise<Result> {
+    const started = performance.now();
+    try {
+      return await work();
+    } finally {
+      this.#measuring += (performance.now() - started) / 1000;
+    }
   }
 }
 
+/** Work on the calibration's activations: the method's, or only there to measure a method that does not look at them. */
+export function onActivations<Result>(
+  { solver, clock }: Pick<RunParts, "solver" | "clock">,
+  work: () => Promise<Result>,
+): Promise<Result> {
+  return solver.needs.length > 0 ? work() : clock.aside(work);
+}
+
 /** @param share how much of the block is done, 0..1 */
-export function stage(run: Run, block: BlockSpec, name: string, share: number): void {
-  const blocks = run.model.architecture.blocks.length;
-  run.context.emit({
-    type: "stage",
-    block: block.index,
-    blocks,
-    stage: name,
-    fraction: (block.index + share) / blocks,
+export function stage(
+  { context, model }: Pick<RunParts, "context" | "model">,
+  block: BlockSpec,
+  name: string,
+  share: number,
+): void {
+  const blocks = model.architecture.blocks.length;
+  context.emit({ type: "stage", block: block.index, blocks, stage: name, fraction: (block.index + share) / blocks });
+}
+
+/** Hidden states through a block whose weights are final. The last block's output is not needed. */
+export async function moveOn(
+  run: Pick<RunParts, "context" | "model">,
+  stream: Stream | undefined,
+  block: BlockSpec,
+  weights: BlockWeights,
+): Promise<void> {
+  if (stream === undefined || block.index === run.model.architecture.blocks.length - 1) return;
+  await stream.pass(block, weights, {
+    moves: true,
+    onBatch: (done, total) => {
+      stage(run, block, "forward", 0.5 + 0.5 * (done / total));
+      throwIfStopped(run.context, true);
+    },
   });
+}
+
+/** Whether a router decides which tokens reach some of the block's linears: experts, whose statistics may need a second pass. */
+export function isRouted({ groups }: BlockSpec): boolean {
+  return groups.some((group) => group.isRouted === true);
 }

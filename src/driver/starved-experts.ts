@@ -1,33 +1,15 @@
 /**
  * Experts that the router sent too few tokens: found by comparing tokens with a linear's inputs, since fewer samples
  * than inputs leave a Gram matrix without full rank and column norms to chance. What is done about them is the run's
- * `starved` option; this file knows who starves and what to say about it, not how statistics are collected.
+ * `starved` option.
  */
-import type { GroupStatistics } from "../calibration/statistics.js";
 import type { LayerReport, StarvedTreatment } from "../contract.js";
 import type { Logger } from "../logging.js";
 import type { InputGroup } from "../model/architecture.js";
 
-/** What the router gave the linears of one group. */
-export interface RoutedShare {
-  readonly tokens: number;
-  /** Present where the group starves. */
-  readonly starved?: StarvedTreatment;
-}
-
-/** By group, for routed groups only. */
-export function routedShares(
-  groups: readonly InputGroup[],
-  statistics: ReadonlyMap<string, GroupStatistics>,
-  treatment: StarvedTreatment,
-): ReadonlyMap<string, RoutedShare> {
-  const shares = new Map<string, RoutedShare>();
-  for (const group of groups) {
-    const tokens = statistics.get(group.name)?.tokens;
-    if (group.isRouted !== true || tokens === undefined) continue;
-    shares.set(group.name, tokens < group.inFeatures ? { tokens, starved: treatment } : { tokens });
-  }
-  return shares;
+/** @param tokens that reached the group; undefined where nobody counted */
+export function isStarved({ isRouted, inFeatures }: InputGroup, tokens: number | undefined): boolean {
+  return isRouted === true && tokens !== undefined && tokens < inFeatures;
 }
 
 const DONE: Readonly<Record<StarvedTreatment, string>> = {

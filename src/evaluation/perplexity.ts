@@ -16,6 +16,7 @@ import { embedTokens } from "../forward/embedding.js";
 import { BlockRunner } from "../forward/block-runner.js";
 import { applyFinalNorm, nextTokenStatistics } from "../forward/head.js";
 import { HiddenStates } from "../forward/hidden-states.js";
+import { Stream } from "../forward/stream.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { estimateMean, exponential, measureDivergence, type EvaluatedModel } from "./divergence.js";
 
@@ -30,21 +31,13 @@ export async function forwardModel(
   context: EngineContext,
 ): Promise<void> {
   const { blocks } = model.architecture;
-  const batch = sequencesPerRun(states.tokens);
   await using runner = new BlockRunner(model.architecture);
+  const stream = new Stream(runner, states);
   await embedTokens(model, sequences, states);
   let weights = new Map<string, Float32Array>();
   for (const block of blocks) {
     weights = await readBlockWeights(model.checkpoint, block, weights);
-    for (let first = 0; first < states.sequences; first += batch) {
-      const count = Math.min(batch, states.sequences - first);
-      const { hidden } = await runner.run(block, weights, await states.read(first, count), count, states.tokens, {
-        hidden: true,
-        taps: undefined,
-      });
-      if (hidden !== undefined) await states.write(first, hidden);
-      throwIfStopped(context, false);
-    }
+    await stream.pass(block, weights, { moves: true, onBatch: () => throwIfStopped(context, false) });
     context.emit({
       type: "windows",
       done: Math.round(((block.index + 1) / (blocks.length + 1)) * sequences.length),

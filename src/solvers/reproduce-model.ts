@@ -23,13 +23,17 @@ export function reproduceModel(solver: LayerSolver<undefined>): LayerSolver<unde
     ...solver,
     needs: [...new Set([...solver.needs, "gram", "inherited-errors"] as const)],
     async solve(problem, options, context) {
-      await disposeOnFailure(problem.weight, () => retarget(problem, context.device));
+      await retargetToModel(problem, context.device);
       return solver.solve(problem, options, context);
     },
   };
 }
 
-/** `problem.weight` becomes V. */
+/** `problem.weight` becomes V; it is disposed of where that fails. */
+export async function retargetToModel(problem: LayerProblem, device: Device): Promise<void> {
+  await disposeOnFailure(problem.weight, () => retarget(problem, device));
+}
+
 async function retarget(problem: LayerProblem, device: Device): Promise<void> {
   const { name, weight, inFeatures, outFeatures, statistics } = problem;
   const { errors } = statistics;

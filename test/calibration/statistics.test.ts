@@ -8,6 +8,7 @@ import { readBlockWeights } from "../../src/forward/weights.js";
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
+import { Stream } from "../../src/forward/stream.js";
 import { openModel } from "../../src/model/open-model.js";
 import type { StatisticName } from "../../src/solvers/solver.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
@@ -42,7 +43,7 @@ test("column norms, Gram matrices and moments are those of all sequences", async
 
   for (const needs of [["column-norms"], ["gram"], ["gram", "input-moments"], ["input-moments"]] as StatisticName[][]) {
     // Two sequences a run, so that the last run is a shorter one.
-    const common = { runner, block, weights, states, device, batch: 2, onBatch: () => undefined };
+    const common = { stream: new Stream(runner, states, 2), block, weights, device };
     const collected = await collectStatistics({ ...common, groups: block.groups, needs });
     for (const { name, inFeatures: n } of block.groups) {
       const x = lookUp(inputs.taps, name).parts[0];
@@ -108,10 +109,11 @@ test("inherited errors compare with the dense model's inputs, token by token", a
   const tap = async (of: HiddenStates, with_: ReadonlyMap<string, Float32Array>) =>
     (await runner.run(block, with_, await of.read(0, SEQUENCES), SEQUENCES, TOKENS, { hidden: false, taps })).taps;
   const [seen, dense] = [await tap(states, pruned), await tap(denseStates, weights)];
-  const options = { runner, block, weights: pruned, states, groups: block.groups, device, batch: 2 };
+  const stream = new Stream(runner, states, 2);
+  const options = { stream, block, weights: pruned, groups: block.groups, device };
   const needs = ["gram", "inherited-errors"] as const;
-  const compared = { weights, states: denseStates };
-  const collected = await collectStatistics({ ...options, needs, dense: compared, onBatch: () => undefined });
+  const compared = { weights, stream: new Stream(runner, denseStates, 2) };
+  const collected = await collectStatistics({ ...options, needs, dense: compared });
   for (const { name, inFeatures: n } of block.groups) {
     using grown = lookUp(collected, name);
     const { errors, gram } = await grown.finish();
@@ -122,7 +124,7 @@ test("inherited errors compare with the dense model's inputs, token by token", a
     const expected = referenceMatmul(differences, x, { m: n, n, k: SEQUENCES * TOKENS }, true);
     assert.ok(relativeError(actual, expected) < TOLERANCE, `${name}: ${relativeError(actual, expected)}`);
   }
-  const unknown = await collectStatistics({ ...options, needs, onBatch: () => undefined });
+  const unknown = await collectStatistics({ ...options, needs });
   for (const group of unknown.values()) {
     using grown = group;
     assert.equal((await grown.finish()).errors, undefined);

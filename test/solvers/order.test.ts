@@ -20,6 +20,7 @@ import { embedTokens } from "../../src/forward/embedding.js";
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
+import { Stream } from "../../src/forward/stream.js";
 import { openModel } from "../../src/model/open-model.js";
 import { reconstructionLoss } from "../../src/solvers/layer.js";
 import { findSolver } from "../../src/solvers/registry.js";
@@ -77,15 +78,14 @@ async function withDenseLayers(device: Device, use: (layer: Layer) => Promise<vo
   const memory = { memoryBytes: 2 ** 26, scratchFile: "" };
   await using states = await HiddenStates.create({ sequences: SEQUENCES, tokens: TOKENS, hiddenSize, ...memory });
   await using runner = new BlockRunner(model.architecture);
+  const stream = new Stream(runner, states, SEQUENCES);
   await embedTokens(model, sequences, states);
   for (const block of blocks.slice(0, 1 + Math.max(...Object.keys(LAYERS).map(Number)))) {
     const weights = await readBlockWeights(model.checkpoint, block, new Map());
     const isAsked = ({ name }: LinearSpec): boolean => LAYERS[block.index]?.test(name) === true;
     const groups = block.groups.filter((group) => group.linears.some(isAsked));
     const statistics = await collectStatistics({
-      ...{ runner, block, weights, states, groups, device, batch: SEQUENCES, needs: ["gram"] },
-      onHidden: (first, hidden) => states.write(first, hidden),
-      onBatch: () => undefined,
+      ...{ stream, block, weights, groups, device, needs: ["gram"], moves: true },
     });
     for (const group of groups) {
       using grown = lookUp(statistics, group.name);

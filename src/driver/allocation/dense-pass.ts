@@ -7,9 +7,9 @@ import type { Device } from "../../device/device.js";
 import { InternalError } from "../../errors.js";
 import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";
 import { readBlockWeights } from "../../forward/weights.js";
-import { type BlockRunner, type BlockWeights } from "../../forward/block-runner.js";
+import type { BlockRunner, BlockWeights } from "../../forward/block-runner.js";
 import { lookUp } from "../../look-up.js";
-import type { HiddenStates } from "../../forward/hidden-states.js";
+import type { Stream } from "../../forward/stream.js";
 import { takeMatrix } from "../../model/logical-matrix.js";
 import type { Model } from "../../model/open-model.js";
 import type { StatisticName } from "../../solvers/solver.js";
@@ -20,9 +20,7 @@ export interface DensePass {
   readonly device: Device;
   readonly runner: BlockRunner;
   /** Filled with embeddings; left behind the last block. undefined where nothing is forwarded. */
-  readonly states: HiddenStates | undefined;
-  /** Sequences per run. */
-  readonly batch: number;
+  readonly stream: Stream | undefined;
   readonly onBatch: (block: BlockSpec, done: number, total: number) => void;
 }
 
@@ -76,8 +74,8 @@ export async function visitStatistics(
   needs: readonly StatisticName[],
   visit: (block: BlockSpec, groups: readonly VisitedGroup[], weights: BlockWeights) => Promise<void>,
 ): Promise<void> {
-  const { model, runner, states, device, batch } = pass;
-  if (states === undefined)
+  const { model, stream, device } = pass;
+  if (stream === undefined)
     throw new InternalError("E_ALLOCATION", "the allocation rule needs activations, and there are none");
   let weights = new Map<string, Float32Array>();
   for (const block of model.architecture.blocks) {
@@ -85,15 +83,13 @@ export async function visitStatistics(
     const linears = blocks.find((entry) => entry.block === block)?.linears ?? [];
     const groups = block.groups.filter((group) => group.linears.some((linear) => linears.includes(linear)));
     const statistics = await collectStatistics({
-      runner,
+      stream,
       block,
       weights,
-      states,
       groups,
       needs,
       device,
-      batch,
-      onHidden: (first, hidden) => states.write(first, hidden),
+      moves: true,
       onBatch: (done, total) => pass.onBatch(block, done, total),
     });
     try {

@@ -14,17 +14,17 @@ import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture
 import { readBlockWeights, sequencesPerRun } from "../../forward/weights.js";
 import { embedTokens } from "../../forward/embedding.js";
 import { type BlockRunner } from "../../forward/block-runner.js";
+import { Stream } from "../../forward/stream.js";
 import { lookUp } from "../../look-up.js";
 import { applyFinalNorm, nextTokenStatistics } from "../../forward/head.js";
 import { HiddenStates } from "../../forward/hidden-states.js";
 import { putMatrix, takeMatrix } from "../../model/logical-matrix.js";
 import type { Model } from "../../model/open-model.js";
-import { findSolver } from "../../solvers/registry.js";
 import type { LayerSolver } from "../../solvers/solver.js";
-import { composeSteps } from "../../solvers/steps.js";
 import { evolve, type EvolutionOptions } from "../../sparsity/allocation/evolution.js";
 import type { Unit } from "../../sparsity/allocation/distribute.js";
 import { selectedBlocks } from "./dense-pass.js";
+import { boundSolver } from "../solve-linear.js";
 import { SolvedLinears } from "./solved-linears.js";
 
 export interface EvolutionInput {
@@ -89,12 +89,12 @@ async function solveLinears(
   const blocks = selectedBlocks(model.architecture.blocks, new Set(linears.map(({ name }) => name)));
   await using states = await createStates(model, sequences, memoryBytes, join(directory, "statistics-states.bin"));
   await embedTokens(model, sequences, states);
-  const batch = sequencesPerRun(states.tokens);
-  const pass = { model, device, runner, states, batch, onBatch: () => throwIfStopped(context, true) };
+  const stream = new Stream(runner, states);
+  const pass = { model, device, runner, stream, onBatch: () => throwIfStopped(context, true) };
   return await SolvedLinears.collect(pass, blocks, proxy, join(directory, "solved"));
 }
 
-const WANDA = composeSteps([{ solver: findSolver("wanda"), options: findSolver("wanda").schema.parse({}) }]);
+const WANDA = boundSolver("wanda");
 
 function createStates(
   { architecture: { hiddenSize } }: Model,
@@ -123,10 +123,12 @@ async function evaluateDense(input: EvolutionInput, sequences: readonly Int32Arr
     sequences.map((_, i) => i),
     0,
   );
+  const stream = new Stream(input.runner, states);
+  const onBatch = (): void => throwIfStopped(input.context, true);
   let weights = new Map<string, Float32Array>();
   for (const block of model.architecture.blocks) {
     weights = await readBlockWeights(model.checkpoint, block, weights);
-    await advance(input, block, weights, states, 0, states.sequences);
+    await stream.pass(block, weights, { moves: true, onBatch });
   }
   const batch = sequencesPerRun(states.tokens);
   await applyFinalNorm(model, states, batch);
@@ -152,25 +154,6 @@ async function copySequences(
   for (const [i, sequence] of chosen.entries()) await to.write(first + i, await from.read(sequence, 1));
 }
 
-/** Sequences [first, end) through one block. */
-async function advance(
-  { runner, context }: EvolutionInput,
-  block: BlockSpec,
-  weights: ReadonlyMap<string, Float32Array>,
-  states: HiddenStates,
-  first: number,
-  end: number,
-): Promise<void> {
-  const batch = sequencesPerRun(states.tokens);
-  for (let start = first; start < end; start += batch) {
-    const count = Math.min(batch, end - start);
-    const hidden = await states.read(start, count);
-    const result = await runner.run(block, weights, hidden, count, states.tokens, { hidden: true, taps: undefined });
-    if (result.hidden !== undefined) await states.write(start, result.hidden);
-    throwIfStopped(context, true);
-  }
-}
-
 interface Measurement {
   readonly solved: SolvedLinears;
   readonly reference: DenseReference;
@@ -189,13 +172,16 @@ async function measureCandidates(input: EvolutionInput, measurement: Measurement
   const sequences = candidates.flatMap(() => chosen.map((i) => measured[i]));
   await using states = await createStates(model, sequences, memoryBytes, join(directory, "candidates.bin"));
   for (const index of candidates.keys()) await copySequences(reference.embedded, states, chosen, index * chosen.length);
+  const stream = new Stream(input.runner, states);
+  const onBatch = (): void => throwIfStopped(input.context, true);
   let dense = new Map<string, Float32Array>();
   for (const block of model.architecture.blocks) {
     dense = await readBlockWeights(model.checkpoint, block, dense);
     const candidate = new CandidateBlock(input.linears, block, dense, measurement.solved);
     for (const [index, sparsities] of candidates.entries()) {
       await candidate.prune(sparsities);
-      await advance(input, block, candidate.weights, states, index * chosen.length, (index + 1) * chosen.length);
+      const range = { first: index * chosen.length, end: (index + 1) * chosen.length };
+      await stream.pass(block, candidate.weights, { moves: true, range, onBatch });
     }
   }
   const batch = sequencesPerRun(states.tokens);

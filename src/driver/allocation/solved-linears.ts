@@ -6,25 +6,22 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Device } from "../../device/device.js";
 import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";
-import { findSolver } from "../../solvers/registry.js";
-import type { LayerSolver, LayerStatistics } from "../../solvers/solver.js";
 import { UNSTRUCTURED } from "../../sparsity/pattern.js";
 import { visitStatistics, type DensePass, type SelectedBlock } from "./dense-pass.js";
+import { MAGNITUDE, NO_STATISTICS, solveLinear, type BoundSolver } from "../solve-linear.js";
+import { isStarved } from "../starved-experts.js";
 import { StoredStatistics } from "../stored-statistics.js";
-
-const MAGNITUDE = findSolver("magnitude");
-const NO_STATISTICS: LayerStatistics = { tokenCount: 0, sequenceCount: 0 };
 
 /** Disposing of it deletes the files. */
 export class SolvedLinears implements AsyncDisposable {
   readonly #device: Device;
-  readonly #solver: LayerSolver<undefined>;
+  readonly #solver: BoundSolver;
   readonly #directory: string;
   readonly #statistics: StoredStatistics;
   /** By linear and sparsity: the number of the file that holds the weight. */
   readonly #solved = new Map<string, number>();
 
-  private constructor(device: Device, solver: LayerSolver<undefined>, directory: string) {
+  private constructor(device: Device, solver: BoundSolver, directory: string) {
     this.#device = device;
     this.#solver = solver;
     this.#directory = directory;
@@ -35,7 +32,7 @@ export class SolvedLinears implements AsyncDisposable {
   static async collect(
     pass: DensePass,
     blocks: readonly SelectedBlock[],
-    solver: LayerSolver<undefined>,
+    solver: BoundSolver,
     directory: string,
   ): Promise<SolvedLinears> {
     const linears = new SolvedLinears(pass.device, solver, directory);
@@ -91,24 +88,19 @@ export class SolvedLinears implements AsyncDisposable {
   async #prune(
     block: BlockSpec,
     group: InputGroup,
-    { name, inFeatures, outFeatures }: LinearSpec,
+    linear: LinearSpec,
     dense: Float32Array,
     sparsity: number,
   ): Promise<Float32Array> {
     const device = this.#device;
     const { needs } = this.#solver;
     using kept =
-      needs.length === 0 ? undefined : this.#statistics.open(nameOf(block, group), needs, inFeatures, device);
+      needs.length === 0 ? undefined : this.#statistics.open(nameOf(block, group), needs, linear.inFeatures, device);
     const statistics = (await kept?.finish()) ?? NO_STATISTICS;
-    const isStarved = kept !== undefined && group.isRouted === true && kept.tokens < inFeatures;
-    const weight = device.uploadMatrix(dense, outFeatures, inFeatures, name);
-    const problem = { name, inFeatures, outFeatures, weight, statistics, pattern: UNSTRUCTURED, sparsity };
-    const solution = isStarved
-      ? await MAGNITUDE.solve(problem, MAGNITUDE.schema.parse({}), { device })
-      : await this.#solver.solve(problem, undefined, { device });
-    using pruned = solution.weight;
-    using _mask = solution.keepMask;
-    return await device.download({ matrix: pruned });
+    const solver = isStarved(group, kept?.tokens) ? MAGNITUDE : this.#solver;
+    const problem = { linear, weight: dense, statistics, pattern: UNSTRUCTURED, sparsity };
+    const { weight } = await solveLinear(device, solver, problem);
+    return weight;
   }
 }
 

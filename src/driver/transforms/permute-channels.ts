@@ -3,16 +3,18 @@
  * the group's statistics in that order before its linears are solved. How an order is found is sparsity/permutation.ts's
  * business, what has to change places with the channels model/channel-order.ts's.
  */
-import { ConfigError, InternalError, type PruneError } from "../errors.js";
-import type { LayerReport, RunConfig } from "../contract.js";
-import type { Device, Matrix } from "../device/device.js";
-import type { Architecture, BlockSpec, ChannelProducer, InputGroup } from "../model/architecture.js";
-import { lookUp } from "../look-up.js";
-import { reorderChannels, reorderSymmetric } from "../model/channel-order.js";
-import { takeMatrix } from "../model/logical-matrix.js";
-import type { LayerStatistics } from "../solvers/solver.js";
-import { permuteChannels } from "../sparsity/permutation.js";
-import type { Run } from "./run.js";
+import { ConfigError, InternalError, type PruneError } from "../../errors.js";
+import type { RunConfig } from "../../contract.js";
+import type { Device, Matrix } from "../../device/device.js";
+import type { Architecture, BlockSpec, ChannelProducer, InputGroup } from "../../model/architecture.js";
+import { lookUp } from "../../look-up.js";
+import { reorderChannels, reorderSymmetric } from "../../model/channel-order.js";
+import { takeMatrix } from "../../model/logical-matrix.js";
+import type { LayerStatistics } from "../../solvers/solver.js";
+import { permuteChannels } from "../../sparsity/permutation.js";
+import type { ReorderedStatistics } from "../group-at-work.js";
+import { stage, type RunParts } from "../run.js";
+import type { BlockTransform } from "./transform.js";
 
 type Selected = ReadonlySet<string>;
 
@@ -43,64 +45,67 @@ export function permutationProblem(
 }
 
 /** What makes the inputs that the run permutes: it is written even where none of it is pruned. */
-export function permutedProducers({ config, selected }: Run, block: BlockSpec): ChannelProducer[] {
+export function permutedProducers(
+  { config, selected }: Pick<RunParts, "config" | "selected">,
+  block: BlockSpec,
+): ChannelProducer[] {
   return block.groups
     .filter((group) => isPermuted(config, selected, group))
     .flatMap(({ producers }) => producers ?? []);
 }
 
-/** Statistics in the new order of the channels; what they hold on the device is disposed of with them. */
-export interface ReorderedStatistics extends Disposable {
-  readonly statistics: LayerStatistics;
-}
-
-/** A group whose weights in the run are in a new order. Its statistics are to be used in place of the old ones. */
-export interface PermutedGroup extends ReorderedStatistics {
-  /** Other statistics of the same inputs, in the new order; the Gram matrix handed in is disposed of. */
-  reorder(statistics: LayerStatistics): Promise<ReorderedStatistics>;
-  /** Tensors of the block that changed. */
-  readonly roles: ReadonlySet<string>;
-  readonly report: NonNullable<LayerReport["permutation"]>;
-}
-
 /**
- * Find an order for a group's inputs and put weights and statistics in it; undefined where the run does not permute them.
- * The Gram matrix handed in is disposed of: two of them on the device are enough.
+ * Find an order for a group's inputs and put weights and statistics in it, before its linears are solved.
+ * The Gram matrix of the statistics is disposed of: two of them on the device are enough.
  */
-export async function permuteGroup(
-  run: Run,
-  block: BlockSpec,
-  group: InputGroup,
-  statistics: LayerStatistics,
-): Promise<PermutedGroup | undefined> {
-  const { config, selected, weights, device } = run;
-  if (!isPermuted(config, selected, group)) return undefined;
-  const { pattern } = config;
-  if (pattern.kind !== "n-of-m") throw new InternalError("E_PERMUTATION", "a permutation needs an N:M pattern");
-  const started = performance.now();
-  const matrices = group.linears
-    .filter(({ name }) => selected.has(name))
-    .map((linear) => takeMatrix(lookUp(weights, linear.role), lookUp(block.tensors, linear.role).shape, linear));
-  const { order, retained, before } = permuteChannels(matrices, inputNorms(group, statistics), pattern);
-  const isSame = order.every((channel, place) => channel === place);
-  const roles = isSame ? new Set<string>() : reorderChannels(block, weights, group, order);
-  const reorder = async (given: LayerStatistics): Promise<ReorderedStatistics> => {
-    if (isSame) return { statistics: given, [Symbol.dispose]: () => undefined };
-    const reordered = await reorderStatistics(given, order, device, `${block.name} ${group.name}`);
-    return {
-      statistics: reordered,
-      [Symbol.dispose]: () => {
-        reordered.gram?.[Symbol.dispose]();
-        reordered.errors?.[Symbol.dispose]();
-      },
-    };
-  };
-  const permuted = await reorder(statistics);
+export function permuteChannelsOf(
+  run: Pick<RunParts, "config" | "selected" | "device" | "context" | "model">,
+): BlockTransform {
+  const { config, selected, device } = run;
+  let permuted: ReorderedStatistics | undefined;
   return {
-    ...permuted,
-    reorder,
-    roles,
-    report: { retained, before, seconds: (performance.now() - started) / 1000 },
+    name: "permute channels",
+    async before(work) {
+      const { group, block } = work;
+      stage(run, block.spec, "permutation", 0.5);
+      const { pattern } = config;
+      if (!work.isSolved || !isPermuted(config, selected, group)) return;
+      if (pattern.kind !== "n-of-m") throw new InternalError("E_PERMUTATION", "a permutation needs an N:M pattern");
+      const started = performance.now();
+      const matrices = work.linears.map((linear) =>
+        takeMatrix(lookUp(block.weights, linear.role), lookUp(block.spec.tensors, linear.role).shape, linear),
+      );
+      const { order, retained, before } = permuteChannels(matrices, inputNorms(group, work.statistics), pattern);
+      const isSame = order.every((channel, place) => channel === place);
+      if (!isSame) {
+        for (const role of reorderChannels(block.spec, block.weights, group, order)) work.change(role);
+        work.reorder = (statistics) => reorder(statistics, order, device, `${block.spec.name} ${group.name}`);
+        permuted = await work.reorder(work.statistics);
+        work.statistics = permuted.statistics;
+      }
+      work.note({ permutation: { retained, before, seconds: (performance.now() - started) / 1000 } });
+    },
+    after() {
+      permuted?.[Symbol.dispose]();
+      permuted = undefined;
+    },
+  };
+}
+
+/** The Gram matrix handed in is disposed of. */
+async function reorder(
+  given: LayerStatistics,
+  order: Int32Array,
+  device: Device,
+  label: string,
+): Promise<ReorderedStatistics> {
+  const statistics = await reorderStatistics(given, order, device, label);
+  return {
+    statistics,
+    [Symbol.dispose]: () => {
+      statistics.gram?.[Symbol.dispose]();
+      statistics.errors?.[Symbol.dispose]();
+    },
   };
 }
 

@@ -1,0 +1,292 @@
+/**
+ * Opening a run: everything that is checked before anything is written, then the output, the journal and what the loop
+ * works with, closed again in the reverse order. Decides once where statistics come from and what happens around solving.
+ */
+import { join } from "node:path";
+import { loadCalibration, type TokenSequences } from "../calibration/corpus.js";
+import { createOutput } from "../checkpoint/output.js";
+import { throwIfStopped, type EngineContext } from "../context.js";
+import type { FurtherStep, RunConfig } from "../contract.js";
+import type { Device } from "../device/device.js";
+import { CalibrationError } from "../errors.js";
+import { BlockRunner } from "../forward/block-runner.js";
+import { embedTokens } from "../forward/embedding.js";
+import { HiddenStates } from "../forward/hidden-states.js";
+import { Stream } from "../forward/stream.js";
+import { requirePositions } from "../model/architecture.js";
+import { openModel, type Model } from "../model/open-model.js";
+import { findSolver } from "../solvers/registry.js";
+import { reproduceModel as reproducing } from "../solvers/reproduce-model.js";
+import type { StatisticName } from "../solvers/solver.js";
+import { composeSteps, type Step } from "../solvers/steps.js";
+import { needsActivations } from "../sparsity/allocation/schema.js";
+import { VERSION } from "../version.js";
+import { formatPattern } from "../sparsity/pattern.js";
+import { openDevice } from "./devices.js";
+import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
+import { decidePrunables } from "./prunables.js";
+import type { Run } from "./prune-block.js";
+import { Clock, isRouted, moveOn, onActivations, type BlockAtWork, type RunParts } from "./run.js";
+import { compilePathPattern } from "./selection.js";
+import type { BoundSolver } from "./solve-linear.js";
+import {
+  ByBlock,
+  CollectedStatistics,
+  KeepingStatistics,
+  KeptStatistics,
+  NOTHING_KNOWN,
+  RoutedStatistics,
+  type StatisticsSource,
+} from "./statistics-source.js";
+import type { StoredStatistics } from "./stored-statistics.js";
+import { measureLoss } from "./transforms/measure-loss.js";
+import { permuteChannelsOf } from "./transforms/permute-channels.js";
+import { reproduceModel } from "./transforms/reproduce-model.js";
+import { treatStarved } from "./transforms/starved-experts.js";
+import type { BlockTransform } from "./transforms/transform.js";
+
+const SCRATCH_NAME = "hidden-states.bin";
+const DENSE_SCRATCH_NAME = "dense-states.bin";
+export const SEARCH_NAME = "search";
+/** What a run leaves in OUT.partial while it works, and only then. */
+export const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, DENSE_SCRATCH_NAME, SEARCH_NAME];
+
+/** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
+export interface SharedWork {
+  /** What `loadCalibrationTokens` gives for the run's settings. */
+  readonly calibration?: TokenSequences;
+  /** By `allocationKey`; runs of one model and one calibration add to it. */
+  readonly allocations?: Map<string, SharedAllocation>;
+  /** Used under dense propagation, unless the model routes tokens to experts. */
+  readonly statistics?: StoredStatistics;
+}
+
+export interface SharedAllocation {
+  readonly sparsities: ReadonlyMap<string, number>;
+  /** What the first run took for it; every run that takes it over counts it as its own. */
+  readonly seconds: number;
+}
+
+/** An open run, and what only its beginning and its end look at. */
+export interface Session extends AsyncDisposable {
+  /** Without its sparsities: they are the allocation's to find. */
+  readonly run: Omit<Run, "sparsities">;
+  readonly journal: Journal;
+  readonly calibration: TokenSequences | undefined;
+  /** Sparsity of the linears that an override matches. */
+  readonly overrides: ReadonlyMap<string, number>;
+  /** Where an allocation's pass over the dense model goes through; the run's own stream where it has one. */
+  readonly allocationStream: Stream | undefined;
+  /** Seconds that an earlier run took for statistics which this one takes over. */
+  readonly savedSeconds: number;
+  /** Put the calibration's embeddings into all hidden states. */
+  embed(): Promise<void>;
+  /** Note that every statistic this run collected was kept. */
+  completeShared(): void;
+}
+
+/**
+ * @throws CheckpointError, ConfigError, CalibrationError before anything is written where the input is unusable
+ * @throws InterruptedError where a stop was requested meanwhile
+ */
+export async function openSession(config: RunConfig, context: EngineContext, shared: SharedWork): Promise<Session> {
+  const resources = new Resources();
+  try {
+    const model = resources.own(await openModel(config.model, { family: config.family, logger: context.logger }));
+    const { selection, overrides } = decidePrunables(config, model.architecture, "refused");
+    const solver = solverOf(config);
+    const selected = new Set(selection.selected.map((linear) => linear.name));
+    const isAnyRouted = model.architecture.blocks.some(isRouted);
+    const stored = isAnyRouted || config.propagation !== "dense" ? undefined : shared.statistics;
+    const collected: readonly (readonly StatisticName[])[] = [
+      solver.needs,
+      ...(config.measureLoss ? [["gram"] as const] : []),
+    ];
+    const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
+    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss);
+    const isAllocationForwarded = needsActivations(config.allocation);
+    const calibration =
+      isStored || isForwarded || isAllocationForwarded
+        ? (shared.calibration ?? (await loadCalibrationTokens(config, model)))
+        : undefined;
+    throwIfStopped(context, false);
+
+    const device = resources.own(await openDevice(config.device, context.logger));
+    context.logger.info("device", { device: device.kind, description: device.description });
+    const { out, force, resume } = config;
+    const output = resources.own(
+      await createOutput({ source: model.checkpoint, out, force, resume, exclude: WORKING_FILES }),
+    );
+    const journal = resources.own(
+      await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, calibration), resume),
+    );
+    const runner = resources.own(new BlockRunner(model.architecture));
+    const openStream = async (name: string): Promise<Stream | undefined> => {
+      if (calibration === undefined) return undefined;
+      const states = await createStates(config, model, calibration, join(output.partialDirectory, name));
+      return new Stream(runner, resources.own(states));
+    };
+    const stream = isForwarded || isAllocationForwarded ? await openStream(SCRATCH_NAME) : undefined;
+    const denseStream = config.reproduce === "model" ? await openStream(DENSE_SCRATCH_NAME) : undefined;
+    const clock = new Clock();
+    const parts: RunParts = {
+      ...{ config, context, model, solver, selected, device, output, runner, clock, denseStream },
+      stream: isForwarded ? stream : undefined,
+    };
+    return {
+      ...{ journal, calibration, overrides, allocationStream: stream },
+      run: { ...parts, statistics: methodStatistics(parts, stored), transforms: transformsOf(parts, stored) },
+      savedSeconds: isStored ? stored.secondsOf(solver.needs) : 0,
+      async embed() {
+        if (calibration === undefined) return;
+        for (const each of [stream, denseStream])
+          if (each !== undefined) await embedTokens(model, calibration.sequences, each.states);
+      },
+      completeShared: () => {
+        if (isForwarded) for (const needs of collected) stored?.complete(needs);
+      },
+      [Symbol.asyncDispose]: () => resources[Symbol.asyncDispose](),
+    };
+  } catch (error) {
+    await resources[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Closed in the reverse order of opening. */
+class Resources implements AsyncDisposable {
+  readonly #owned: AsyncDisposable[] = [];
+
+  own<Resource extends AsyncDisposable>(resource: Resource): Resource {
+    this.#owned.push(resource);
+    return resource;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const resource of this.#owned.splice(0).toReversed()) await resource[Symbol.asyncDispose]();
+  }
+}
+
+/** Where the method's statistics come from. With dense propagation collecting them takes the states past the block. */
+function methodStatistics(parts: RunParts, stored: StoredStatistics | undefined): StatisticsSource {
+  const { config, stream, solver, clock } = parts;
+  const options = { ...parts, needs: solver.needs };
+  if (stream === undefined)
+    return stored?.has(solver.needs) === true && solver.needs.length > 0
+      ? new KeptStatistics(stored, options)
+      : NOTHING_KNOWN;
+  const isDense = config.propagation === "dense";
+  const source = new CollectedStatistics({ ...options, stream }, isDense);
+  if (stored?.has(solver.needs) === false) return new KeepingStatistics(source, isDense, stored, options, clock);
+  const move = ({ spec, weights }: BlockAtWork): Promise<void> =>
+    onActivations(parts, () => moveOn(parts, stream, spec, weights));
+  return new ByBlock(new RoutedStatistics(source, config.starved, isDense ? move : undefined), source);
+}
+
+/** Gram matrices of what linears see, in a pass of its own, so that measuring changes no bit of the result. */
+function measuredGrams(parts: RunParts, stored: StoredStatistics | undefined): StatisticsSource {
+  const options = { ...parts, needs: ["gram"] as const };
+  const { stream, clock } = parts;
+  if (stored?.has(options.needs) === true) return new KeptStatistics(stored, options);
+  if (stream === undefined) return NOTHING_KNOWN;
+  const source = new CollectedStatistics({ ...options, stream, denseStream: undefined }, false);
+  return stored === undefined ? source : new KeepingStatistics(source, false, stored, options, clock);
+}
+
+function transformsOf(parts: RunParts, stored: StoredStatistics | undefined): BlockTransform[] {
+  const { config, solver, device, clock } = parts;
+  const hasOwnGram = solver.needs.includes("gram");
+  return [
+    treatStarved(config.starved),
+    ...(config.permutation === "none" ? [] : [permuteChannelsOf(parts)]),
+    ...(config.reproduce === "layer" ? [] : [reproduceModel(device)]),
+    ...(config.measureLoss ? [measureLoss({ device, clock, grams: measuredGrams(parts, stored), hasOwnGram })] : []),
+  ];
+}
+
+/** The method and what follows it as one solver, options parsed; it looks at what the run's target needs, too. */
+export function solverOf(config: RunConfig): BoundSolver {
+  const solver = methodOf(config);
+  return config.reproduce === "model" ? { ...solver, needs: reproducing(solver).needs } : solver;
+}
+
+/** The same without what the run is to reproduce. */
+export function methodOf(config: Pick<RunConfig, "method" | "methodOptions" | "then">): BoundSolver {
+  const steps: readonly FurtherStep[] = [config, ...config.then];
+  return composeSteps(
+    steps.map(({ method, methodOptions, match }): Step => {
+      const solver = findSolver(method);
+      const step = { solver, options: solver.schema.parse(methodOptions) };
+      if (match === undefined) return step;
+      const expression = compilePathPattern(match, `then ${method}`);
+      return { ...step, appliesTo: (name: string) => expression.test(name) };
+    }),
+  );
+}
+
+/** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
+export async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
+  if (config.calibration === undefined) {
+    throw new CalibrationError("E_CALIBRATION_MISSING", `${config.method} needs calibration data and none was given.`, {
+      hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
+    });
+  }
+  const { nsamples, seqlen, seed } = config;
+  requirePositions(model.architecture, seqlen);
+  const { vocabularySize } = model.architecture;
+  return loadCalibration(config.calibration, {
+    modelDirectory: config.model,
+    nsamples,
+    seqlen,
+    seed,
+    vocabSize: vocabularySize,
+  });
+}
+
+function createStates(
+  config: RunConfig,
+  model: Model,
+  calibration: TokenSequences,
+  scratchFile: string,
+): Promise<HiddenStates> {
+  return HiddenStates.create({
+    sequences: calibration.sequences.length,
+    tokens: config.seqlen,
+    hiddenSize: model.architecture.hiddenSize,
+    memoryBytes: config.reproduce === "model" ? config.memoryBytes / 2 : config.memoryBytes,
+    scratchFile,
+  });
+}
+
+/** What must be equal for two runs to give the same bytes. */
+function fingerprintOf(
+  config: RunConfig,
+  model: Model,
+  device: Device,
+  calibration: TokenSequences | undefined,
+): Fingerprint {
+  return {
+    bytes: {
+      version: VERSION,
+      tensors: model.checkpoint.headersSha256,
+      config: hashOf(model.config.text),
+      method: config.method,
+      methodOptions: JSON.stringify(config.methodOptions),
+      then: JSON.stringify(config.then),
+      allocation: JSON.stringify(config.allocation),
+      overrides: JSON.stringify(config.overrides),
+      sparsity: String(config.sparsity),
+      pattern: formatPattern(config.pattern),
+      permutation: config.permutation,
+      ignore: JSON.stringify(config.ignore),
+      propagation: config.propagation,
+      reproduce: config.reproduce,
+      starved: config.starved,
+      measureLoss: String(config.measureLoss),
+      family: model.architecture.family,
+      calibration: calibration?.sha256 ?? "none",
+      seqlen: String(config.seqlen),
+    },
+    place: { device: `${device.kind}: ${device.description}` },
+  };
+}

@@ -1,0 +1,52 @@
+/** The one place where a linear meets a method: its weight goes to the device, is solved there, and comes back. */
+import type { Device } from "../device/device.js";
+import type { LinearSpec } from "../model/architecture.js";
+import { findSolver } from "../solvers/registry.js";
+import type { LayerProblem, LayerSolver, LayerStatistics } from "../solvers/solver.js";
+import { composeSteps } from "../solvers/steps.js";
+import type { Pattern } from "../sparsity/pattern.js";
+
+/** A method and its further steps, options bound. */
+export type BoundSolver = LayerSolver<undefined>;
+
+/** A method by name with its default options. */
+export function boundSolver(name: string): BoundSolver {
+  const solver = findSolver(name);
+  return composeSteps([{ solver, options: solver.schema.parse({}) }]);
+}
+
+/** What prunes linears that too few tokens reached for any method that looks at activations. */
+export const MAGNITUDE: BoundSolver = boundSolver("magnitude");
+
+/** For methods that look at weights only, and linears whose statistics are not used. */
+export const NO_STATISTICS: LayerStatistics = { tokenCount: 0, sequenceCount: 0 };
+
+export interface LinearProblem {
+  readonly linear: Pick<LinearSpec, "name" | "inFeatures" | "outFeatures">;
+  /** [outFeatures, inFeatures]; borrowed. */
+  readonly weight: Float32Array;
+  readonly statistics: LayerStatistics;
+  readonly pattern: Pattern;
+  readonly sparsity: number;
+  /** Change the weight that is to be approximated, on the device, before the method sees it. */
+  readonly retarget?: ((problem: LayerProblem) => Promise<void>) | undefined;
+}
+
+export interface SolvedWeight {
+  /** [outFeatures, inFeatures], pruned entries +0. */
+  readonly weight: Float32Array;
+  /** The method's own objective; null where it has none. */
+  readonly loss: number | null;
+}
+
+export async function solveLinear(device: Device, solver: BoundSolver, problem: LinearProblem): Promise<SolvedWeight> {
+  const { linear, statistics, pattern, sparsity, retarget } = problem;
+  const { name, inFeatures, outFeatures } = linear;
+  const weight = device.uploadMatrix(problem.weight, outFeatures, inFeatures, name);
+  const layer = { name, inFeatures, outFeatures, weight, statistics, pattern, sparsity };
+  await retarget?.(layer);
+  const solution = await solver.solve(layer, undefined, { device });
+  using solved = solution.weight;
+  using _mask = solution.keepMask;
+  return { weight: await device.download({ matrix: solved }), loss: solution.loss ?? null };
+}

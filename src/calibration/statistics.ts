@@ -183,10 +183,10 @@ class ColumnNorms implements GroupStatistics {
     this.#sequences += sequences;
   }
 
-  finish(): Promise<LayerStatistics> {
+  async finish(): Promise<LayerStatistics> {
     requireFinite(this.#label, this.#sums);
     const squareSums = Float32Array.from(this.#sums);
-    return Promise.resolve({ squareSums, tokenCount: this.#tokens, sequenceCount: this.#sequences });
+    return { squareSums, tokenCount: this.#tokens, sequenceCount: this.#sequences };
   }
 
   [Symbol.dispose](): void {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { collectStatistics } from "../../src/calibration/statistics.js";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
+import { NumericalError } from "../../src/errors.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
@@ -130,4 +131,32 @@ test("inherited errors compare with the dense model's inputs, token by token", a
     assert.equal((await grown.finish()).errors, undefined);
   }
   assert.deepEqual([...device.liveBytes()], []);
+});
+
+test("inputs that are not finite are refused with the channel, whatever collects them", async (t) => {
+  await using model = await openModel(repositoryPath("test/fixtures/architectures/llama"));
+  const { architecture } = model;
+  const block = architecture.blocks[1];
+  const weights = await readBlockWeights(model.checkpoint, block);
+  const shape = { sequences: 2, tokens: TOKENS, hiddenSize: architecture.hiddenSize };
+  const scratchFile = join(temporaryDirectory(t), "scratch");
+  await using states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
+  const values = new Float32Array(2 * TOKENS * shape.hiddenSize).fill(0.5);
+  values[values.length - 1] = NaN; // of the last sequence: earlier batches are fine
+  await states.write(0, values);
+  await using runner = new BlockRunner(architecture);
+  await using device = await createCpuDevice({ threads: 1 });
+  const stream = new Stream(runner, states, 1);
+  const [group] = block.groups;
+  const cases: readonly (readonly StatisticName[])[] = [["column-norms"], ["gram"], ["gram", "inherited-errors"]];
+  for (const needs of cases) {
+    const options = { stream, block, weights, groups: [group], needs, device, dense: { weights, stream } };
+    const collected = await collectStatistics(options);
+    using grown = lookUp(collected, group.name);
+    await assert.rejects(grown.finish(), (error) => {
+      assert.ok(error instanceof NumericalError && error.code === "E_NON_FINITE_ACTIVATIONS", String(error));
+      assert.match(error.message, /model\.layers\.1 .*: input channel 0 /);
+      return true;
+    });
+  }
 });

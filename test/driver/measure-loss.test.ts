@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import type { RunConfig, RunReport } from "../../src/contract.js";
+import type { EngineEvent, RunConfig, RunReport } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { findTestAdapter } from "../helpers/adapter.js";
 import { fixturePath } from "../helpers/architectures.js";
@@ -123,4 +123,24 @@ test("the webgpu device measures the same errors", async (t) => {
     const pruned = await prune(t, "llama", { method, propagation: "dense", device: "webgpu" });
     assert.equal(assertErrors("llama", pruned), 7, method);
   }
+});
+
+test("what only measuring takes is no part of the run's time", async (t) => {
+  const out = join(temporaryDirectory(t), "out");
+  // Magnitude pruning looks at no activations: every pass over them is there to measure, and each is made to take long.
+  const pause = 0.03;
+  let pauses = 0;
+  const context = {
+    ...createTestContext(),
+    emit: (event: EngineEvent) => {
+      if (event.type !== "stage" || (event.stage !== "statistics" && event.stage !== "forward")) return;
+      pauses += 1;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pause * 1000);
+    },
+  };
+  const started = performance.now();
+  const { seconds } = await pruneModel(demoRun(out, { method: "magnitude", measureLoss: true }), context);
+  const elapsed = (performance.now() - started) / 1000;
+  assert.ok(pauses > 10, `${pauses} passes`);
+  assert.ok(elapsed - seconds > pauses * pause, `${elapsed} s, of which ${seconds} are the run's, ${pauses} pauses`);
 });

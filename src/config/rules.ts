@@ -7,7 +7,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
 import type { Permutation, Propagation, Reproduced } from "../contract.js";
-import { expectFit } from "../solvers/layer.js";
+import { expectFit } from "../solvers/problem.js";
 import { findSolver, SOLVERS } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";

@@ -11,7 +11,7 @@ import { type BlockWeights } from "../forward/block-runner.js";
 import { lookUp } from "../look-up.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
 import { countZeros, putMatrix, takeMatrix } from "../model/logical-matrix.js";
-import { reconstructionLoss } from "../solvers/layer.js";
+import { reconstructionLoss } from "../solvers/matrices.js";
 import { findSolver } from "../solvers/registry.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
 import { throwIfStopped } from "../context.js";

@@ -21,7 +21,7 @@ import { BlockRunner } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
 import { openModel } from "../../src/model/open-model.js";
-import { reconstructionLoss } from "../../src/solvers/layer.js";
+import { reconstructionLoss } from "../../src/solvers/matrices.js";
 import { findSolver } from "../../src/solvers/registry.js";
 import type { LayerStatistics } from "../../src/solvers/solver.js";
 import { parsePattern, UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";

@@ -24,7 +24,7 @@ import { formatPattern } from "../sparsity/pattern.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { FurtherStep, LayerReport, RunConfig, RunReport } from "../contract.js";
 import { formatRecipe } from "../report/run-recipe.js";
-import { needsActivations } from "../sparsity/allocation/schema.js";
+import { boundsOf, dependsOnMethod, needsActivations } from "../allocation/registry.js";
 import { allocateSparsity } from "./allocation/allocate.js";
 import { openDevice } from "./devices.js";
 import { Journal, JOURNAL_NAME, hashOf, type Fingerprint } from "./journal.js";
@@ -171,8 +171,8 @@ export interface SharedAllocation {
 const NOTHING_SHARED: SharedWork = {};
 
 function allocationKey({ allocation, sparsity, method, methodOptions, then }: RunConfig): string {
-  const isMethodAsked = allocation.rule === "evolutionary" && allocation.proxy === "method";
-  return JSON.stringify([allocation, sparsity, ...(isMethodAsked ? [method, methodOptions, then] : [])]);
+  const ofMethod = dependsOnMethod(allocation) ? [method, methodOptions, then] : [];
+  return JSON.stringify([allocation, sparsity, ...ofMethod]);
 }
 
 /** The method and what follows it as one solver, options parsed, asked for what the run is to reproduce. */
@@ -230,8 +230,9 @@ async function allocateRun(
 
 /** A linear at the rule's largest sparsity is all but gone: worth a look before the run has taken its hours. */
 function warnOfCaps(logger: Logger, { allocation, sparsity }: RunConfig, allocated: ReadonlyMap<string, number>): void {
-  if (allocation.rule === "uniform" || sparsity >= allocation.largest) return;
-  const { rule, largest } = allocation;
+  const { rule } = allocation;
+  const largest = boundsOf(allocation)?.largest;
+  if (largest === undefined || sparsity >= largest) return;
   const capped = [...allocated].flatMap(([name, value]) => (value >= largest ? [name] : []));
   if (capped.length === 0) return;
   logger.warn(

@@ -2,7 +2,7 @@
  * What the command line asks of the engine and what it hears back. Plain data only: it crosses a thread boundary
  * (structured clone), because ONNX Runtime blocks the thread it runs on.
  */
-import type { Allocation } from "./sparsity/allocation/schema.js";
+import type { Allocation } from "./allocation/registry.js";
 import type { Pattern } from "./sparsity/pattern.js";
 
 /** When later linears see what pruning did to earlier ones. */

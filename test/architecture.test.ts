@@ -10,7 +10,7 @@ const EVERYWHERE = ["array", "contract", "context", "errors", "logging", "look-u
 
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cli: ["index", "driver", "report", "config"],
-  index: ["driver", "report", "config", "calibration", "evaluation", "solvers", "sparsity"],
+  index: ["driver", "report", "config", "calibration", "evaluation", "solvers", "sparsity", "allocation"],
   driver: [
     "evaluation",
     "report",
@@ -20,21 +20,25 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "model",
     "checkpoint",
     "device",
+    "spectra",
+    "allocation",
     "sparsity",
     "onnx",
   ],
   evaluation: ["calibration", "forward", "model", "onnx"],
   report: ["solvers", "model", "checkpoint", "device", "sparsity"],
-  config: ["solvers", "sparsity"],
+  config: ["solvers", "allocation", "sparsity"],
   calibration: ["solvers", "forward", "model", "checkpoint", "device"],
   solvers: ["device", "sparsity"],
   forward: ["model", "checkpoint", "onnx"],
   model: ["checkpoint", "onnx"],
   checkpoint: [],
   device: ["onnx"],
+  spectra: ["onnx"],
+  allocation: [],
   sparsity: [],
   onnx: [],
-  contract: ["sparsity"],
+  contract: ["allocation", "sparsity"],
 };
 
 /** Native addons, each behind one folder. */

@@ -8,7 +8,7 @@ import { z } from "zod";
 import { PERMUTATIONS, REPRODUCED, STARVED_TREATMENTS } from "../contract.js";
 import { ConfigError, PruneError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
-import { allocationSchema } from "../sparsity/allocation/schema.js";
+import { allocationSchema } from "../allocation/registry.js";
 import { parseAllocation } from "./schema.js";
 import { parseSparsity } from "./units.js";
 

@@ -8,7 +8,7 @@ import type { EvaluationConfig, FurtherStep, RunConfig, TokenSource } from "../c
 import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { findSolver } from "../solvers/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import { needsActivations, UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
+import { needsActivations, UNIFORM, type Allocation } from "../allocation/registry.js";
 import { layAutomatic } from "./automatic.js";
 import { flagsOfRecipe, loadRecipe, stepOf, type Recipe } from "./recipe.js";
 import {

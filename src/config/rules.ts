@@ -7,12 +7,11 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
 import type { Permutation, Propagation, Reproduced } from "../contract.js";
-import { expectFit } from "../solvers/layer.js";
+import { expectFit } from "../solvers/problem.js";
 import { findSolver, SOLVERS } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
-import { allocationProblems } from "../sparsity/allocation/check.js";
-import { UNIFORM, type Allocation } from "../sparsity/allocation/schema.js";
+import { allocationProblems, UNIFORM, type Allocation } from "../allocation/registry.js";
 import { formatPattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 
 /** The sparsity a run aims at: the pattern's own, or the one asked for. */

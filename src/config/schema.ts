@@ -7,7 +7,7 @@ import { PERMUTATIONS, REPRODUCED, STARVED_TREATMENTS } from "../contract.js";
 import { combineProblems, PruneError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
 import { findSolver } from "../solvers/registry.js";
-import { ALLOCATION_RULES, allocationSchema, type Allocation } from "../sparsity/allocation/schema.js";
+import { ALLOCATION_RULES, allocationSchema, type Allocation } from "../allocation/registry.js";
 import { parsePattern } from "../sparsity/pattern.js";
 import { parseCount, parsePositive, parseSize, parseSparsity } from "./units.js";
 
@@ -60,7 +60,7 @@ export function parseOption(text: string): readonly [string, unknown] {
 /** A rule's name, or rule:key=value,…; the rule's own schema checks names and values. */
 export function parseAllocation(text: string): Allocation {
   const [rule = "", options = ""] = text.split(/:(.*)/s);
-  if (!(ALLOCATION_RULES as readonly string[]).includes(rule)) {
+  if (!ALLOCATION_RULES.includes(rule)) {
     const nearest = nearestName(rule, ALLOCATION_RULES);
     throw new UsageError(
       "E_ALLOCATION_RULE",

@@ -22,7 +22,7 @@ import { estimateMean } from "../evaluation/divergence.js";
 import { compareEvaluated, evaluateWindows, type EvaluatedWindows } from "../evaluation/perplexity.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import { UNIFORM } from "../sparsity/allocation/schema.js";
+import { UNIFORM } from "../allocation/registry.js";
 import { VERSION } from "../version.js";
 import { hashOf } from "./journal.js";
 import { StoredStatistics } from "./stored-statistics.js";

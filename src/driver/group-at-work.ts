@@ -49,7 +49,7 @@ export class GroupAtWork {
   /** What the method is told; transforms that change the inputs change it too. */
   statistics: LayerStatistics = NO_STATISTICS;
   /** Puts other statistics of the same inputs in the order that the channels have now; absent: they are as they were. */
-  reorder: ((statistics: LayerStatistics) => Promise<ReorderedStatistics>) | undefined;
+  reorder: ((statistics: LayerStatistics) => ReorderedStatistics) | undefined;
   #solver: BoundSolver | undefined;
   #isOwnMethod = true;
   #note: GroupNote = {};

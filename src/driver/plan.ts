@@ -8,8 +8,8 @@ import { tensorOf, type BlockSpec, type LinearSpec } from "../model/architecture
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { solverOf } from "./session.js";
 import type { StatisticName } from "../solvers/solver.js";
-import { needsActivations, weightPasses } from "../sparsity/allocation/schema.js";
-import { measuredSequences } from "../sparsity/allocation/evolution.js";
+import { needsActivations, weightPasses } from "../allocation/registry.js";
+import { measuredSequences } from "../allocation/evolution.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { pruneCount } from "../sparsity/target.js";
 import type { EngineContext } from "../context.js";

@@ -8,7 +8,7 @@ import { throwIfStopped, type EngineContext } from "../context.js";
 import type { LayerReport, RunConfig, RunReport } from "../contract.js";
 import type { Logger } from "../logging.js";
 import { formatRecipe } from "../report/run-recipe.js";
-import { needsActivations } from "../sparsity/allocation/schema.js";
+import { boundsOf, dependsOnMethod, needsActivations } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { allocateSparsity } from "./allocation/allocate.js";
 import { NO_MEMORY, processBlock, replayBlock, type BlockMemory, type Run } from "./prune-block.js";
@@ -86,8 +86,8 @@ async function decideSparsities(
 }
 
 function allocationKey({ allocation, sparsity, method, methodOptions, then }: RunConfig): string {
-  const isMethodAsked = allocation.rule === "evolutionary" && allocation.proxy === "method";
-  return JSON.stringify([allocation, sparsity, ...(isMethodAsked ? [method, methodOptions, then] : [])]);
+  const ofMethod = dependsOnMethod(allocation) ? [method, methodOptions, then] : [];
+  return JSON.stringify([allocation, sparsity, ...ofMethod]);
 }
 
 /** Sparsity of every selected linear: overrides as they are, the allocation over the others. */
@@ -125,8 +125,9 @@ async function findSparsities(session: Session): Promise<ReadonlyMap<string, num
 
 /** A linear at the rule's largest sparsity is all but gone: worth a look before the run has taken its hours. */
 function warnOfCaps(logger: Logger, { allocation, sparsity }: RunConfig, allocated: ReadonlyMap<string, number>): void {
-  if (allocation.rule === "uniform" || sparsity >= allocation.largest) return;
-  const { rule, largest } = allocation;
+  const { rule } = allocation;
+  const largest = boundsOf(allocation)?.largest;
+  if (largest === undefined || sparsity >= largest) return;
   const capped = [...allocated].flatMap(([name, value]) => (value >= largest ? [name] : []));
   if (capped.length === 0) return;
   logger.warn(

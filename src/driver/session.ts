@@ -19,7 +19,7 @@ import { findSolver } from "../solvers/registry.js";
 import { reproduceModel as reproducing } from "../solvers/reproduce-model.js";
 import type { StatisticName } from "../solvers/solver.js";
 import { composeSteps, type Step } from "../solvers/steps.js";
-import { needsActivations } from "../sparsity/allocation/schema.js";
+import { needsActivations } from "../allocation/registry.js";
 import { VERSION } from "../version.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { openDevice } from "./devices.js";

@@ -65,17 +65,3 @@ export function reorderColumns(matrix: Float32Array, order: Int32Array): void {
     for (let i = 0; i < columns; i++) matrix[start + i] = before[order[i]];
   }
 }
-
-/** The same for rows and columns of a symmetric matrix [n, n] whose lower triangle is given; both are filled. */
-export function reorderSymmetric(matrix: Float32Array, order: Int32Array): void {
-  const n = order.length;
-  const tile = 64; // the upper triangle is written along columns: keep both sides in the cache
-  for (let top = 0; top < n; top += tile) {
-    for (let left = 0; left <= top; left += tile) {
-      for (let r = top; r < Math.min(n, top + tile); r++)
-        for (let c = left; c < Math.min(r, left + tile); c++) matrix[c * n + r] = matrix[r * n + c];
-    }
-  }
-  reorderRows(matrix, order);
-  reorderColumns(matrix, order);
-}

@@ -5,8 +5,8 @@
  * It starts from the dense weight, whatever the step before made of it, so the result depends on the mask alone.
  */
 import { z } from "zod";
-import { disposeOnFailure, requireMask } from "./layer.js";
-import { invert, iterate, scaledGram, solveScaled } from "./splitting.js";
+import { invert } from "./matrices.js";
+import { iterate, scaledGram, solveScaled } from "./splitting.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -30,18 +30,15 @@ export const admmUpdate = {
    * @throws NumericalError E_NOT_POSITIVE_DEFINITE, E_NON_FINITE
    */
   solve(problem, { damping, iterations, rho }, { device }) {
-    return disposeOnFailure(problem.weight, () => {
-      const { name, inFeatures, outFeatures } = problem;
-      const keepMask = requireMask(problem);
-      const scheme = { damping: { fraction: damping, when: "after" }, keepMask } as const;
-      return solveScaled(problem, scheme, device, async ({ scaling, dense, weight }) => {
-        if (problem.dense !== undefined) device.copy(dense, weight);
-        using inverse = scaledGram(problem, scaling, rho, device);
-        await invert(problem, inverse, device);
-        using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
-        const state = { dense, state: weight, scratch, mask: keepMask, inverse, rho };
-        for (let t = 0; t < iterations; t++) iterate(state, device);
-      });
+    const { name, inFeatures, outFeatures } = problem;
+    const scheme = { damping: { fraction: damping, when: "after" }, mask: "given" } as const;
+    return solveScaled(problem, scheme, device, async ({ scaling, dense, weight, keepMask }) => {
+      if (problem.dense !== undefined) device.copy(dense, weight);
+      using inverse = scaledGram(problem, scaling, rho, device);
+      await invert(problem, inverse, device);
+      using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
+      const state = { dense, state: weight, scratch, mask: keepMask, inverse, rho };
+      for (let t = 0; t < iterations; t++) iterate(state, device);
     });
   },
 } satisfies LayerSolver<AdmmUpdateOptions>;

@@ -16,8 +16,9 @@
 import { z } from "zod";
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { pruneCount } from "../sparsity/target.js";
-import { disposeOnFailure, expectGroupsFit } from "./layer.js";
-import { invert, iterate, scaledGram, solveScaled } from "./splitting.js";
+import { invert } from "./matrices.js";
+import { Selection } from "./selection.js";
+import { iterate, scaledGram, solveScaled } from "./splitting.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const SCHEDULES = ["released", "cubic"] as const;
@@ -51,24 +52,20 @@ export const admm = {
    * @throws ConfigError E_PATTERN_WIDTH when inFeatures is not a multiple of the pattern's group
    */
   solve(problem, options, { device }) {
-    return disposeOnFailure(problem.weight, (owned) => {
-      expectGroupsFit(problem);
-      const { name, inFeatures, outFeatures } = problem;
-      const { rho, iterations, maskIterations } = options;
-      const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
-      const damping = { fraction: options.damping, when: "after" } as const;
-      return solveScaled(problem, { damping, keepMask }, device, async ({ scaling, dense, weight }) => {
-        using inverse = scaledGram(problem, scaling, rho, device);
-        await invert(problem, inverse, device);
-        using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
-        using ones = device.uploadMatrix(new Float32Array(inFeatures).fill(1), 1, inFeatures, `${name}: ones`);
-        const state = { dense, state: weight, scratch, mask: keepMask, inverse, rho };
-        for (let t = 0; t < iterations; t++) {
-          if (t < Math.max(1, maskIterations))
-            chooseMask(problem, shareOf(t, problem, options), { state: weight, scratch, ones, keepMask }, device);
-          iterate(state, device);
-        }
-      });
+    const { name, inFeatures, outFeatures } = problem;
+    const { rho, iterations, maskIterations } = options;
+    const scheme = { damping: { fraction: options.damping, when: "after" }, mask: "chosen" } as const;
+    return solveScaled(problem, scheme, device, async ({ scaling, dense, weight, keepMask }) => {
+      using inverse = scaledGram(problem, scaling, rho, device);
+      await invert(problem, inverse, device);
+      using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
+      using selection = new Selection(problem, device);
+      const state = { dense, state: weight, scratch, mask: keepMask, inverse, rho };
+      for (let t = 0; t < iterations; t++) {
+        if (t < Math.max(1, maskIterations))
+          chooseMask(problem, shareOf(t, problem, options), { state: weight, scratch, selection, keepMask }, device);
+        iterate(state, device);
+      }
     });
   },
 } satisfies LayerSolver<AdmmOptions>;
@@ -79,28 +76,28 @@ function shareOf(t: number, { pattern }: LayerProblem, { schedule, maskIteration
   return gradual && maskIterations > 0 ? 1 - (1 - (t + 1) / maskIterations) ** 3 : 1;
 }
 
-interface Selection {
+interface Choice {
   readonly state: Matrix;
   readonly scratch: Matrix;
-  readonly ones: Matrix;
+  readonly selection: Selection;
   readonly keepMask: KeepMask;
 }
 
 /** Lifts the safe weights of N:M groups above all others in a selection over the whole matrix. */
 const SAFE = 2 ** 60;
 
-function chooseMask(problem: LayerProblem, share: number, selection: Selection, device: Device): void {
+function chooseMask(problem: LayerProblem, share: number, choice: Choice, device: Device): void {
   const { pattern, sparsity, inFeatures, outFeatures } = problem;
-  const { state, scratch, ones, keepMask } = selection;
+  const { state, scratch, selection, keepMask } = choice;
   const elements = inFeatures * outFeatures;
-  if (pattern.kind === "unstructured") {
-    device.selectMatrix(state, ones, pruneCount(elements, share * sparsity), keepMask);
+  if (share < 1 && pattern.kind === "unstructured") {
+    selection.chooseFewer(state, pruneCount(elements, share * sparsity), keepMask);
     return;
   }
-  device.selectGroups(state, ones, pattern.keep, pattern.group, keepMask);
-  if (share === 1) return;
+  selection.choose(state, keepMask);
+  if (share === 1 || pattern.kind === "unstructured") return;
   const count = pruneCount(elements, (share * (pattern.group - pattern.keep)) / pattern.group);
   // `scratch` keeps what the last iteration left in it: finite numbers, taken zero times.
   device.combine({ a: state, b: scratch, out: scratch, mask: keepMask, kept: [SAFE, 0], pruned: [1, 0] });
-  device.selectMatrix(scratch, ones, count, keepMask);
+  selection.chooseFewer(scratch, count, keepMask);
 }

@@ -12,9 +12,9 @@
  */
 import { z } from "zod";
 import type { Device, KeepMask, Matrix } from "../device/device.js";
-import { pruneCount } from "../sparsity/target.js";
-import { disposeOnFailure, expectGroupsFit } from "./layer.js";
-import { invert, iterate as advance, refine, scaledGram, setPenalty, solveScaled, type Scaling } from "./splitting.js";
+import { invert } from "./matrices.js";
+import { keptCount, Selection } from "./selection.js";
+import { iterate as advance, refine, scaledGram, setPenalty, solveScaled, type Scaling } from "./splitting.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -48,21 +48,17 @@ export const alps = {
    * @throws ConfigError E_PATTERN_WIDTH when inFeatures is not a multiple of the pattern's group
    */
   solve(problem, options, { device }) {
-    return disposeOnFailure(problem.weight, (owned) => {
-      expectGroupsFit(problem);
-      const { name, inFeatures, outFeatures } = problem;
-      const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
-      const damping = { fraction: options.damping, when: "before" } as const;
-      return solveScaled(problem, { damping, keepMask }, device, async ({ scaling, dense, weight }) => {
-        using gram = scaledGram(problem, scaling, 0, device);
-        device.mirrorLower(gram);
-        using solution = device.createMatrix(outFeatures, inFeatures, `${name}: iterate`);
-        const search = { problem, options, scaling, gram, dense, state: weight, iterate: solution, keepMask };
-        await findSupport(search, device);
-        device.applyMask(solution, keepMask);
-        refine({ problem, gram, dense, solution, residual: weight, keepMask, steps: options.refinements }, device);
-        device.copy(solution, weight);
-      });
+    const { name, inFeatures, outFeatures } = problem;
+    const scheme = { damping: { fraction: options.damping, when: "before" }, mask: "chosen" } as const;
+    return solveScaled(problem, scheme, device, async ({ scaling, dense, weight, keepMask }) => {
+      using gram = scaledGram(problem, scaling, 0, device);
+      device.mirrorLower(gram);
+      using solution = device.createMatrix(outFeatures, inFeatures, `${name}: iterate`);
+      const search = { problem, options, scaling, gram, dense, state: weight, iterate: solution, keepMask };
+      await findSupport(search, device);
+      device.applyMask(solution, keepMask);
+      refine({ problem, gram, dense, solution, residual: weight, keepMask, steps: options.refinements }, device);
+      device.copy(solution, weight);
     });
   },
 } satisfies LayerSolver<AlpsOptions>;
@@ -86,13 +82,12 @@ interface Search {
 async function findSupport(search: Search, device: Device): Promise<void> {
   const { problem, options, dense, state, iterate, keepMask } = search;
   const { name, inFeatures, outFeatures } = problem;
-  using ones = device.uploadMatrix(new Float32Array(inFeatures).fill(1), 1, inFeatures, `${name}: ones`);
+  using selection = new Selection(problem, device);
   using scratch = device.createMatrix(outFeatures, inFeatures, `${name}: scratch`);
   using otherMask = device.createMask(outFeatures, inFeatures, `${name}: other mask`);
-  const select = (matrix: Matrix, mask: KeepMask): void => project(problem, matrix, ones, mask, device);
   /** P = D = the dense weight's largest entries, U = 0. */
   const start = (mask: KeepMask): void => {
-    select(dense, mask);
+    selection.choose(dense, mask);
     device.copy(dense, state);
     device.applyMask(state, mask);
   };
@@ -112,7 +107,7 @@ async function findSupport(search: Search, device: Device): Promise<void> {
     advance({ dense, state, scratch, mask, inverse, rho }, device, { shrink, constant });
     shrink = 1;
     if (mask === seen) mask = mask === keepMask ? otherMask : keepMask;
-    select(state, mask);
+    selection.choose(state, mask);
     if (!looks || last) continue;
 
     const moved = await device.countDifferences(mask, seen);
@@ -127,7 +122,7 @@ async function findSupport(search: Search, device: Device): Promise<void> {
   }
   device.combine({ a: state, b: iterate, out: iterate, mask, kept: [1, -1], pruned: [1, -1] });
   device.combine({ a: iterate, b: dense, out: iterate, mask, kept: [1, 1], pruned: [1, 1] });
-  select(iterate, keepMask);
+  selection.choose(iterate, keepMask);
 }
 
 /** inverse = K(ρ) = (A + ρI)⁻¹. */
@@ -154,17 +149,4 @@ function nextPenalty(
   if (share > 0.005) return grown(1.2);
   if (moved >= 1) return started ? grown(1.1) : { rho: rho / 5, restart: true };
   return started ? undefined : { rho: rho / 5, restart: false };
-}
-
-function keptCount({ pattern, sparsity, inFeatures, outFeatures }: LayerProblem): number {
-  const elements = inFeatures * outFeatures;
-  if (pattern.kind === "n-of-m") return (elements * pattern.keep) / pattern.group;
-  return elements - pruneCount(elements, sparsity);
-}
-
-/** P_k: the mask of the largest entries, over the whole matrix or per group. */
-function project(problem: LayerProblem, matrix: Matrix, ones: Matrix, mask: KeepMask, device: Device): void {
-  const { pattern, sparsity, inFeatures, outFeatures } = problem;
-  if (pattern.kind === "n-of-m") device.selectGroups(matrix, ones, pattern.keep, pattern.group, mask);
-  else device.selectMatrix(matrix, ones, pruneCount(inFeatures * outFeatures, sparsity), mask);
 }

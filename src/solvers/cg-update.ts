@@ -6,7 +6,6 @@
  * It starts from the weights as the step before left them, so it can also finish what another update began.
  */
 import { z } from "zod";
-import { disposeOnFailure, requireMask } from "./layer.js";
 import { refine, scaledGram, solveScaled } from "./splitting.js";
 import type { LayerSolver } from "./solver.js";
 
@@ -30,16 +29,13 @@ export const cgUpdate = {
    * @throws NumericalError E_NON_FINITE
    */
   solve(problem, { damping, steps }, { device }) {
-    return disposeOnFailure(problem.weight, () => {
-      const keepMask = requireMask(problem);
-      const scheme = { damping: { fraction: damping, when: "before" }, keepMask } as const;
-      return solveScaled(problem, scheme, device, ({ scaling, dense, weight }) => {
-        device.applyMask(weight, keepMask);
-        using gram = scaledGram(problem, scaling, 0, device);
-        device.mirrorLower(gram);
-        using residual = device.createMatrix(problem.outFeatures, problem.inFeatures, `${problem.name}: residual`);
-        refine({ problem, gram, dense, solution: weight, residual, keepMask, steps }, device);
-      });
+    const scheme = { damping: { fraction: damping, when: "before" }, mask: "given" } as const;
+    return solveScaled(problem, scheme, device, ({ scaling, dense, weight, keepMask }) => {
+      device.applyMask(weight, keepMask);
+      using gram = scaledGram(problem, scaling, 0, device);
+      device.mirrorLower(gram);
+      using residual = device.createMatrix(problem.outFeatures, problem.inFeatures, `${problem.name}: residual`);
+      refine({ problem, gram, dense, solution: weight, residual, keepMask, steps }, device);
     });
   },
 } satisfies LayerSolver<CgUpdateOptions>;

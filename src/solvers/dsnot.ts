@@ -21,7 +21,8 @@
 import { z } from "zod";
 import { maskWordsPerRow } from "../device/device.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import { copyMatrix, disposeOnFailure, expectFit, requireMask, requireStatistic } from "./layer.js";
+import { copyMatrix, disposeOnFailure } from "./matrices.js";
+import { expectFit, requireMask, requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({

@@ -5,8 +5,7 @@
  */
 import { z } from "zod";
 import { COUNTINGS, pruneCount, releasedPruneCount } from "../sparsity/target.js";
-import { disposeOnFailure, expectGroupsFit } from "./layer.js";
-import { GRANULARITIES } from "./scores.js";
+import { chooseByWeight, GRANULARITIES, pruneByMask } from "./selection.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -23,20 +22,9 @@ export const magnitude: LayerSolver<MagnitudeOptions> = {
   needs: [],
   schema,
   solve(problem, { counting, granularity }, { device }) {
-    return disposeOnFailure(problem.weight, async (owned) => {
-      expectGroupsFit(problem);
-      const { weight, inFeatures, outFeatures, pattern } = problem;
-      using ones = device.uploadMatrix(new Float32Array(inFeatures).fill(1), 1, inFeatures, `${problem.name}: ones`);
-      const keepMask = owned(device.createMask(outFeatures, inFeatures, `${problem.name}: keep mask`));
-      if (pattern.kind === "n-of-m") device.selectGroups(weight, ones, pattern.keep, pattern.group, keepMask);
-      else {
-        const count = counting === "exact" ? pruneCount : releasedPruneCount;
-        if (granularity === "row") device.selectRows(weight, ones, count(inFeatures, problem.sparsity), keepMask);
-        else device.selectMatrix(weight, ones, count(outFeatures * inFeatures, problem.sparsity), keepMask);
-      }
-      device.applyMask(weight, keepMask);
-      await device.synchronize();
-      return { weight, keepMask, loss: undefined };
-    });
+    const count = counting === "exact" ? pruneCount : releasedPruneCount;
+    return pruneByMask(problem, device, (keepMask) =>
+      chooseByWeight(problem, keepMask, device, { granularity, count }),
+    );
   },
 };

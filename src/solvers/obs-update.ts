@@ -6,17 +6,12 @@
  * not the optimum for that mask (columns to the left are never revisited): admm-update comes closer and costs more.
  */
 import { z } from "zod";
-import { disposeOnFailure, requireMask } from "./layer.js";
-import { dropDeadInputs, factorize, prepareHessian, walkPanels } from "./obs.js";
+import { disposeOnFailure } from "./matrices.js";
+import { DAMPING, dropDeadInputs, prepareHessian, walkPanels, withFactor } from "./obs.js";
+import { requireMask } from "./problem.js";
 import type { LayerSolver } from "./solver.js";
 
-const damping = z.number().positive().finite();
-const schema = z.strictObject({
-  /** Fraction of the mean diagonal of H added to the diagonal, unitless. */
-  damping: damping.default(0.01),
-  /** Dampings to try in turn where `damping` leaves H not positive definite; without it that is an error. */
-  dampingLadder: z.array(damping).readonly().optional(),
-});
+const schema = z.strictObject(DAMPING);
 export type ObsUpdateOptions = z.infer<typeof schema>;
 
 export const obsUpdate = {
@@ -36,15 +31,12 @@ export const obsUpdate = {
       if (problem.dense !== undefined) device.copy(problem.dense, problem.weight);
       const hessian = await prepareHessian(problem, device);
       dropDeadInputs(problem, hessian, device);
-      const ladder = [options.damping, ...(options.dampingLadder ?? [])];
-      const { cholesky } = await factorize(problem, hessian, ladder, device);
-      using _factor = cholesky.factor;
-      using _inverses = cholesky.panelInverses;
-      using _diagonal = cholesky.diagonal;
-      const loss = await walkPanels(problem, cholesky, keepMask, device, ({ sweep, width }) =>
-        device.sweepPanel({ ...sweep, firstColumn: 0, columns: width }),
+      const { loss } = await withFactor(problem, hessian, options, device, (cholesky) =>
+        walkPanels(problem, cholesky, keepMask, device, ({ sweep, width }) =>
+          device.sweepPanel({ ...sweep, firstColumn: 0, columns: width }),
+        ),
       );
-      return { weight: problem.weight, keepMask, loss: loss * hessian.meanDiagonal };
+      return { weight: problem.weight, keepMask, loss };
     });
   },
 } satisfies LayerSolver<ObsUpdateOptions>;

@@ -16,6 +16,7 @@
  * so no inverse beyond the diagonal blocks is ever needed. Scaling H changes nothing, so it is normalised to unit mean
  * diagonal.
  */
+import { z } from "zod";
 import {
   isCholeskyFailure,
   LARGEST_PANEL,
@@ -27,7 +28,8 @@ import {
 } from "../device/device.js";
 import { NumericalError } from "../errors.js";
 import type { Pattern } from "../sparsity/pattern.js";
-import { copyMatrix, expectFiniteStatistics, requireStatistic } from "./layer.js";
+import { copyMatrix } from "./matrices.js";
+import { expectFiniteStatistics, requireStatistic } from "./problem.js";
 import type { LayerProblem } from "./solver.js";
 
 export interface Hessian {
@@ -56,8 +58,46 @@ export async function prepareHessian(problem: LayerProblem, device: Device): Pro
   };
 }
 
+const damping = z.number().positive().finite();
+
+/** Options of every method that factors H. */
+export const DAMPING = {
+  /** Fraction of the mean diagonal of H added to the diagonal, unitless. */
+  damping: damping.default(0.01),
+  /** Dampings to try in turn where `damping` leaves H not positive definite; without it that is an error. */
+  dampingLadder: z.array(damping).readonly().optional(),
+};
+
+export interface DampingOptions {
+  readonly damping: number;
+  readonly dampingLadder?: readonly number[] | undefined;
+}
+
+/**
+ * Factor H, let `work` prune with the factor, and give its memory back.
+ *
+ * @param work returns its loss under the normalised H
+ * @returns the loss under H in the paper code's scale, and the first damping that left H positive definite
+ * @throws NumericalError E_NOT_POSITIVE_DEFINITE
+ */
+export async function withFactor(
+  problem: LayerProblem,
+  hessian: Hessian,
+  options: DampingOptions,
+  device: Device,
+  work: (cholesky: ReversedCholesky, damping: number) => Promise<number>,
+): Promise<{ readonly loss: number; readonly damping: number }> {
+  const ladder = [options.damping, ...(options.dampingLadder ?? [])];
+  const { cholesky, damping } = await factorize(problem, hessian, ladder, device);
+  using _factor = cholesky.factor;
+  using _inverses = cholesky.panelInverses;
+  using _diagonal = cholesky.diagonal;
+  const loss = await work(cholesky, damping);
+  return { loss: loss * hessian.meanDiagonal, damping };
+}
+
 /** Factor H with the first damping of the ladder that leaves it positive definite. */
-export async function factorize(
+async function factorize(
   problem: LayerProblem,
   hessian: Hessian,
   ladder: readonly number[],
@@ -84,7 +124,7 @@ export async function factorize(
   throw notPositiveDefinite(problem.name, failure, ladder);
 }
 
-export function notPositiveDefinite(
+function notPositiveDefinite(
   layer: string,
   failure: CholeskyFailure | undefined,
   ladder: readonly number[],

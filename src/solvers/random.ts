@@ -3,8 +3,7 @@
  * seed and layer name give the same mask on every machine. Needs no calibration data.
  */
 import { z } from "zod";
-import { disposeOnFailure, expectGroupsFit } from "./layer.js";
-import { GRANULARITIES, pruneByScores } from "./scores.js";
+import { chooseByScores, GRANULARITIES, pruneByMask } from "./selection.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -19,15 +18,11 @@ export const random = {
   needs: [],
   schema,
   solve(problem, { seed, granularity }, { device }) {
-    return disposeOnFailure(problem.weight, async (owned) => {
-      expectGroupsFit(problem);
-      const { name, weight, inFeatures, outFeatures } = problem;
+    return pruneByMask(problem, device, (keepMask) => {
+      const { name, inFeatures, outFeatures } = problem;
       const next = uniform(hash(`${seed} ${name}`));
       const scores = Float32Array.from({ length: outFeatures * inFeatures }, next);
-      const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
-      pruneByScores(problem, scores, granularity, keepMask, device);
-      await device.synchronize();
-      return { weight, keepMask, loss: undefined };
+      chooseByScores(problem, scores, granularity, keepMask, device);
     });
   },
 } satisfies LayerSolver<RandomOptions>;

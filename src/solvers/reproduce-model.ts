@@ -10,9 +10,9 @@
  * map can. The method then prunes V as it would W. Λ, a fraction of G's diagonal, pulls V to W where inputs hardly vary.
  */
 import type { Device } from "../device/device.js";
-import { copyMatrix, disposeOnFailure, requireStatistic } from "./layer.js";
+import { copyMatrix, disposeOnFailure, invert } from "./matrices.js";
+import { requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
-import { invert } from "./splitting.js";
 
 /** Λ relative to each input's own energy, as in ADMM's damping; from 0.01 to 0.1 nothing much changes (docs/decisions/0007). */
 const RIDGE = 0.1;

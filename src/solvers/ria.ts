@@ -9,8 +9,8 @@
  * with any method, see src/sparsity/permutation.ts.
  */
 import { z } from "zod";
-import { disposeOnFailure, expectFiniteStatistics, expectGroupsFit, requireStatistic } from "./layer.js";
-import { GRANULARITIES, pruneByScores } from "./scores.js";
+import { expectFiniteStatistics, requireStatistic } from "./problem.js";
+import { chooseByScores, GRANULARITIES, pruneByMask } from "./selection.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -27,17 +27,13 @@ export const ria = {
   needs: ["column-norms"],
   schema,
   solve(problem, { power, granularity }, { device }) {
-    return disposeOnFailure(problem.weight, async (owned) => {
-      expectGroupsFit(problem);
+    return pruneByMask(problem, device, async (keepMask) => {
       const { name, weight, inFeatures, outFeatures, statistics } = problem;
       const squareSums = requireStatistic(problem, "squareSums");
       expectFiniteStatistics(name, squareSums);
       const factors = Float64Array.from(squareSums, (sum) => Math.sqrt(sum / statistics.sequenceCount) ** power);
       const scores = relativeImportance(await device.download({ matrix: weight }), outFeatures, inFeatures, factors);
-      const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
-      pruneByScores(problem, scores, granularity, keepMask, device);
-      await device.synchronize();
-      return { weight, keepMask, loss: undefined };
+      chooseByScores(problem, scores, granularity, keepMask, device);
     });
   },
 } satisfies LayerSolver<RiaOptions>;

@@ -16,14 +16,13 @@ import { z } from "zod";
 import { LARGEST_PANEL, maskWordsPerRow, type Device, type KeepMask, type Matrix } from "../device/device.js";
 import { COUNTINGS, pruneCountOfRange, releasedPruneCount } from "../sparsity/target.js";
 import type { Pattern } from "../sparsity/pattern.js";
-import { copyMatrix, disposeOnFailure, expectGroupsFit, requireStatistic } from "./layer.js";
-import { dropDeadInputs, factorize, prepareHessian, walkPanels, type Hessian, type Panel } from "./obs.js";
+import { disposeOnFailure, permuteSymmetric } from "./matrices.js";
+import { DAMPING, dropDeadInputs, prepareHessian, walkPanels, withFactor, type Hessian, type Panel } from "./obs.js";
+import { expectGroupsFit, requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolution, LayerSolver } from "./solver.js";
 
-const damping = z.number().positive().finite();
 const schema = z.strictObject({
-  /** Fraction of the mean diagonal of H added to the diagonal, unitless. */
-  damping: damping.default(0.01),
+  damping: DAMPING.damping,
   /** Columns over which an unstructured mask is chosen at once: a power of two up to the panel's 128. */
   blockSize: z
     .number()
@@ -36,8 +35,7 @@ const schema = z.strictObject({
   counting: z.enum(COUNTINGS).default("exact"),
   /** "activation": columns of large diagonal of H first. */
   order: z.enum(["natural", "activation"]).default("natural"),
-  /** Dampings to try in turn where `damping` leaves H not positive definite; without it that is an error. */
-  dampingLadder: z.array(damping).readonly().optional(),
+  dampingLadder: DAMPING.dampingLadder,
 });
 export type SparseGptOptions = z.infer<typeof schema>;
 
@@ -70,7 +68,12 @@ export const sparsegpt = {
       }
       const columns = activationOrder(hessian.diagonal, problem.pattern);
       const { tokenCount, sequenceCount } = problem.statistics;
-      using gram = permutedGram(problem, columns, device);
+      using gram = permuteSymmetric(
+        device,
+        requireStatistic(problem, "gram"),
+        columns,
+        `${name}: permuted Gram matrix`,
+      );
       using permuted = device.createMatrix(R, C, `${name}: permuted weight`);
       using mask = device.createMask(R, C, `${name}: permuted mask`);
       device.gather(weight, permuted, { columns });
@@ -89,22 +92,18 @@ export const sparsegpt = {
 } satisfies LayerSolver<SparseGptOptions>;
 
 /** Prune `problem.weight` in the order in which its columns lie, and write the mask. */
-async function sweepLayer(
+function sweepLayer(
   problem: LayerProblem,
   hessian: Hessian,
   keepMask: KeepMask,
   options: SparseGptOptions,
   device: Device,
 ): Promise<{ readonly loss: number; readonly damping: number }> {
-  const ladder = [options.damping, ...(options.dampingLadder ?? [])];
-  const { cholesky, damping } = await factorize(problem, hessian, ladder, device);
-  using _factor = cholesky.factor;
-  using _inverses = cholesky.panelInverses;
-  using _diagonal = cholesky.diagonal;
-  const loss = await walkPanels(problem, cholesky, keepMask, device, (panel) =>
-    sweepAndChoose(panel, problem, options, cholesky.diagonal, device),
+  return withFactor(problem, hessian, options, device, (cholesky) =>
+    walkPanels(problem, cholesky, keepMask, device, (panel) =>
+      sweepAndChoose(panel, problem, options, cholesky.diagonal, device),
+    ),
   );
-  return { loss: loss * hessian.meanDiagonal, damping };
 }
 
 /** Columns by descending diagonal, or whole N:M groups by descending sum of theirs; equals in storage order. */
@@ -121,15 +120,6 @@ function inverseOf(columns: Uint32Array): Uint32Array {
   const places = new Uint32Array(columns.length);
   columns.forEach((column, place) => (places[column] = place));
   return places;
-}
-
-/** Rows and columns of the Gram matrix in the order of `columns`, both triangles. */
-function permutedGram(problem: LayerProblem, columns: Uint32Array, device: Device): Matrix {
-  using full = copyMatrix(device, requireStatistic(problem, "gram"), `${problem.name}: full Gram matrix`);
-  device.mirrorLower(full);
-  const permuted = device.createMatrix(columns.length, columns.length, `${problem.name}: permuted Gram matrix`);
-  device.gather(full, permuted, { rows: columns, columns });
-  return permuted;
 }
 
 /** Mask words whose bit at `place` becomes that of column `columns[place]`. */

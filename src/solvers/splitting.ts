@@ -17,8 +17,8 @@
  *     P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K
  */
 import type { Device, KeepMask, Matrix } from "../device/device.js";
-import { NumericalError } from "../errors.js";
-import { copyMatrix, expectFiniteStatistics, reconstructionLoss, requireStatistic } from "./layer.js";
+import { copyMatrix, disposeOnFailure, reconstructionLoss } from "./matrices.js";
+import { expectFiniteStatistics, expectGroupsFit, requireMask, requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolution } from "./solver.js";
 
 /** Added to every norm by the papers' code; inputs that were never seen have no other norm. */
@@ -46,6 +46,8 @@ export interface Scaling {
 /** What a method works on; all [R, C]. */
 export interface ScaledProblem {
   readonly scaling: Scaling;
+  /** The mask of the solution by the time the work is done: the method writes it, or it is the problem's. */
+  readonly keepMask: KeepMask;
   /** W₀; kept. */
   readonly dense: Matrix;
   /** The problem's weight times diag(ν). The method leaves its solution here; what it prunes need not be zero. */
@@ -53,14 +55,32 @@ export interface ScaledProblem {
 }
 
 /**
- * Scale the problem, let `work` solve it, scale back and measure.
+ * Scale the problem, let `work` solve it, scale back and measure: the frame of the four methods that split.
  *
- * @param keepMask the mask of the solution by the time `work` is done; returned
+ * @param scheme.mask "chosen" by the method, or "given" by an earlier step
  * @returns `loss` is tr(D·G·Dᵀ) / sequences with D the change of the dense weight: the squared output error, undamped
+ * @throws NumericalError E_NOT_POSITIVE_DEFINITE, E_NON_FINITE
+ * @throws ConfigError E_PATTERN_WIDTH when a mask is to be chosen and inFeatures is not a multiple of the pattern's group
  */
-export async function solveScaled(
+export function solveScaled(
   problem: LayerProblem,
-  { damping, keepMask }: { readonly damping: Damping; readonly keepMask: KeepMask },
+  scheme: { readonly damping: Damping; readonly mask: "chosen" | "given" },
+  device: Device,
+  work: (scaled: ScaledProblem) => void | Promise<void>,
+): Promise<LayerSolution> {
+  const { name, weight, inFeatures, outFeatures } = problem;
+  return disposeOnFailure(weight, (owned) => {
+    if (scheme.mask === "given") return solveFor(problem, scheme.damping, requireMask(problem), device, work);
+    expectGroupsFit(problem);
+    const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
+    return solveFor(problem, scheme.damping, keepMask, device, work);
+  });
+}
+
+async function solveFor(
+  problem: LayerProblem,
+  damping: Damping,
+  keepMask: KeepMask,
   device: Device,
   work: (scaled: ScaledProblem) => void | Promise<void>,
 ): Promise<LayerSolution> {
@@ -71,7 +91,7 @@ export async function solveScaled(
   device.scaleColumns(weight, norms);
   using dense = copyMatrix(device, problem.dense ?? weight, `${name}: scaled dense weight`);
   if (problem.dense !== undefined) device.scaleColumns(dense, norms);
-  await work({ scaling, dense, weight });
+  await work({ scaling, dense, weight, keepMask });
   device.applyMask(weight, keepMask);
   device.scaleColumns(weight, reciprocals);
   device.scaleColumns(dense, reciprocals);
@@ -112,24 +132,6 @@ export function setPenalty(matrix: Matrix, scaling: Scaling, rho: number, device
   device.setDiagonal(
     matrix,
     Float32Array.from(scaling.diagonal, (value) => value + rho),
-  );
-}
-
-/**
- * Replace a matrix given by its lower triangle by its full symmetric inverse.
- *
- * @throws NumericalError E_NOT_POSITIVE_DEFINITE
- */
-export async function invert(problem: LayerProblem, matrix: Matrix, device: Device): Promise<void> {
-  const failure = await device.invertPositiveDefinite(matrix);
-  if (failure === undefined) return;
-  throw new NumericalError(
-    "E_NOT_POSITIVE_DEFINITE",
-    `${problem.name}: the damped Gram matrix is not positive definite (pivot ${failure.column} is ${failure.pivot}).`,
-    {
-      hint: "Raise the method's damping or use more calibration sequences.",
-      details: { layer: problem.name, column: failure.column, pivot: failure.pivot },
-    },
   );
 }
 

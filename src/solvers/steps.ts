@@ -4,7 +4,7 @@
  * dense weight. This file knows no method.
  */
 import { UsageError } from "../errors.js";
-import { copyMatrix, disposeOnFailure } from "./layer.js";
+import { copyMatrix, disposeOnFailure } from "./matrices.js";
 import type { LayerProblem, LayerSolution, LayerSolver, SolverContext } from "./solver.js";
 
 export interface Step {

@@ -21,18 +21,16 @@ import { z } from "zod";
 import { LARGEST_ROW_SYSTEM, maskWordsPerRow, type Device, type KeepMask, type Matrix } from "../device/device.js";
 import { NumericalError } from "../errors.js";
 import { pruneCount } from "../sparsity/target.js";
-import { disposeOnFailure, expectGroupsFit, requireStatistic } from "./layer.js";
-import { dropDeadInputs, factorize, prepareHessian } from "./obs.js";
+import { disposeOnFailure } from "./matrices.js";
+import { DAMPING, dropDeadInputs, prepareHessian, withFactor } from "./obs.js";
+import { expectGroupsFit, requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolution, LayerSolver } from "./solver.js";
 
-const damping = z.number().positive().finite();
 const schema = z.strictObject({
-  /** Fraction of the mean diagonal of H added to the diagonal, unitless. */
-  damping: damping.default(0.01),
+  damping: DAMPING.damping,
   /** Columns pruned at once; N:M rounds down to whole groups, at least one. */
   blockSize: z.number().int().min(1).max(LARGEST_ROW_SYSTEM).default(128),
-  /** Dampings to try in turn where `damping` leaves H not positive definite; without it that is an error. */
-  dampingLadder: z.array(damping).readonly().optional(),
+  dampingLadder: DAMPING.dampingLadder,
 });
 export type ThanosOptions = z.infer<typeof schema>;
 
@@ -61,18 +59,17 @@ export const thanos = {
       const { name, weight, inFeatures, outFeatures } = problem;
       const hessian = await prepareHessian(problem, device);
       dropDeadInputs(problem, hessian, device);
-      const ladder = [options.damping, ...(options.dampingLadder ?? [])];
-      const { cholesky, damping } = await factorize(problem, hessian, ladder, device);
-      using factor = cholesky.factor;
-      using _inverses = cholesky.panelInverses;
-      using _diagonal = cholesky.diagonal;
-      using inverse = device.createMatrix(inFeatures, inFeatures, `${name}: U`);
-      device.triangularInverse(cholesky, inverse);
       const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
-      const loss = await walkBlocks(problem, { factor, inverse }, keepMask, options.blockSize, device);
-      if (!(loss < LOSS_OF_FAILURE)) throw notSolvable(name, damping);
+      const solved = await withFactor(problem, hessian, options, device, async (cholesky, damping) => {
+        using inverse = device.createMatrix(inFeatures, inFeatures, `${name}: U`);
+        device.triangularInverse(cholesky, inverse);
+        const { factor } = cholesky;
+        const loss = await walkBlocks(problem, { factor, inverse }, keepMask, options.blockSize, device);
+        if (loss < LOSS_OF_FAILURE) return loss;
+        throw notSolvable(name, damping);
+      });
       device.applyMask(weight, keepMask);
-      return { weight, keepMask, loss: loss * hessian.meanDiagonal, damping };
+      return { weight, keepMask, ...solved };
     });
   },
 } satisfies LayerSolver<ThanosOptions>;

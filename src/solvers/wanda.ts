@@ -11,10 +11,9 @@
  * exact selection over the matrix takes the place of the search.
  */
 import { z } from "zod";
-import { pruneCount } from "../sparsity/target.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import { disposeOnFailure, expectFiniteStatistics, expectFit, expectGroupsFit, requireStatistic } from "./layer.js";
-import { pruneByScores } from "./scores.js";
+import { expectFiniteStatistics, expectFit, requireStatistic } from "./problem.js";
+import { chooseByScores, chooseByWeight, pruneByMask } from "./selection.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -33,23 +32,16 @@ export const wanda: LayerSolver<WandaOptions> = {
       ? `the variant "alpha" has no meaning for ${formatPattern(pattern)}, where every group loses the same number`
       : undefined,
   solve(problem, { variant }, { device }) {
-    return disposeOnFailure(problem.weight, async (owned) => {
-      expectGroupsFit(problem);
+    return pruneByMask(problem, device, async (keepMask) => {
       expectFit(wanda, { variant }, problem.pattern);
-      const { weight, inFeatures, outFeatures, pattern, statistics } = problem;
+      const { weight, statistics } = problem;
       const squareSums = requireStatistic(problem, "squareSums");
       expectFiniteStatistics(problem.name, squareSums);
       const inputNorms = squareSums.map((sum) => Math.sqrt(sum / statistics.sequenceCount));
-      using norms = device.uploadMatrix(inputNorms, 1, inFeatures, `${problem.name}: input norms`);
-      const keepMask = owned(device.createMask(outFeatures, inFeatures, `${problem.name}: keep mask`));
       if (variant === "alpha") {
         const scores = sharesOfRows(await device.download({ matrix: weight }), inputNorms);
-        pruneByScores(problem, scores, "matrix", keepMask, device);
-      } else if (pattern.kind === "n-of-m") device.selectGroups(weight, norms, pattern.keep, pattern.group, keepMask);
-      else device.selectRows(weight, norms, pruneCount(inFeatures, problem.sparsity), keepMask);
-      device.applyMask(weight, keepMask);
-      await device.synchronize();
-      return { weight, keepMask, loss: undefined };
+        chooseByScores(problem, scores, "matrix", keepMask, device);
+      } else chooseByWeight(problem, keepMask, device, { scale: inputNorms, granularity: "row" });
     });
   },
 };

@@ -1,6 +1,6 @@
 /** `prune compare`'s flags: what they mean together, and every problem of them in one error. */
 import assert from "node:assert/strict";
-import { allocationSchema } from "../../src/sparsity/allocation/schema.js";
+import { allocationSchema } from "../../src/allocation/registry.js";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -11,7 +11,7 @@ import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { exitCodeOf, PruneError } from "../../src/errors.js";
 import { SILENT_LOGGER } from "../../src/logging.js";
-import { allocationSchema, needsActivations } from "../../src/sparsity/allocation/schema.js";
+import { allocationSchema, needsActivations } from "../../src/allocation/registry.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";

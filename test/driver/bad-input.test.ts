@@ -8,7 +8,7 @@ import type { RunConfig } from "../../src/contract.js";
 import { planRun } from "../../src/driver/plan.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { PruneError } from "../../src/errors.js";
-import { allocationSchema } from "../../src/sparsity/allocation/schema.js";
+import { allocationSchema } from "../../src/allocation/registry.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";

@@ -8,7 +8,7 @@ import { compareMethods } from "../../src/driver/compare.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { ConfigError, InterruptedError, PruneError } from "../../src/errors.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
-import { allocationSchema, UNIFORM } from "../../src/sparsity/allocation/schema.js";
+import { allocationSchema, UNIFORM } from "../../src/allocation/registry.js";
 import { parsePattern, UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { fixturePath } from "../helpers/architectures.js";
 import { encodeSafetensors, temporaryDirectory } from "../helpers/checkpoints.js";

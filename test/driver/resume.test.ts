@@ -12,7 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError } from "../../src/errors.js";
-import { allocationSchema } from "../../src/sparsity/allocation/schema.js";
+import { allocationSchema } from "../../src/allocation/registry.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
 import { demoRun } from "../helpers/runs.js";

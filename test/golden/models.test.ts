@@ -17,7 +17,7 @@ import { test } from "node:test";
 import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
-import { allocationSchema, UNIFORM } from "../../src/sparsity/allocation/schema.js";
+import { allocationSchema, UNIFORM } from "../../src/allocation/registry.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { createTestContext } from "../helpers/engine.js";
 import { needsShared, repositoryPath, sharedPath } from "../helpers/paths.js";

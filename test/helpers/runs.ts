@@ -1,6 +1,6 @@
 /** Small, complete run configurations over the demo model. */
 import type { RunConfig } from "../../src/contract.js";
-import { UNIFORM } from "../../src/sparsity/allocation/schema.js";
+import { UNIFORM } from "../../src/allocation/registry.js";
 import { UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { repositoryPath } from "./paths.js";
 

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import type { BlockSpec } from "../../src/model/architecture.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
-import { reorderChannels, reorderColumns, reorderRows, reorderSymmetric } from "../../src/model/channel-order.js";
+import { reorderChannels, reorderColumns, reorderRows } from "../../src/model/channel-order.js";
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { openModel } from "../../src/model/open-model.js";
 import { fixturePath, fixtures } from "../helpers/architectures.js";
@@ -78,24 +78,17 @@ for (const folder of ["mixtral", "qwen3_moe"]) {
   });
 }
 
-test("rows, columns, and both of a symmetric matrix whose lower triangle is given", () => {
-  const [n, width] = [131, 3]; // more than two tiles
+test("rows and columns in a new order", () => {
+  const [n, width] = [131, 3];
   const order = shuffled(n, 5);
   const rows = Float32Array.from({ length: n * width }, (_, i) => i);
   const columns = rows.slice();
-  const symmetric = Float32Array.from({ length: n * n }, (_, i) => (i % n > Math.floor(i / n) ? NaN : i));
-  const original = symmetric.slice();
   reorderRows(rows, order);
   reorderColumns(columns, order);
-  reorderSymmetric(symmetric, order);
   for (let i = 0; i < n; i++) {
     for (let k = 0; k < width; k++) {
       assert.equal(rows[i * width + k], (order[i] ?? 0) * width + k);
       assert.equal(columns[k * n + i], k * n + (order[i] ?? 0));
-    }
-    for (let j = 0; j < n; j++) {
-      const [from, to] = [order[i] ?? 0, order[j] ?? 0];
-      assert.equal(symmetric[i * n + j], original[Math.max(from, to) * n + Math.min(from, to)]);
     }
   }
 });

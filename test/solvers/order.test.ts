@@ -22,7 +22,7 @@ import { lookUp } from "../../src/look-up.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
 import { Stream } from "../../src/forward/stream.js";
 import { openModel } from "../../src/model/open-model.js";
-import { reconstructionLoss } from "../../src/solvers/layer.js";
+import { reconstructionLoss } from "../../src/solvers/matrices.js";
 import { findSolver } from "../../src/solvers/registry.js";
 import type { LayerStatistics } from "../../src/solvers/solver.js";
 import { parsePattern, UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";

@@ -13,7 +13,7 @@ import type { Stream } from "../../forward/stream.js";
 import { takeMatrix } from "../../model/logical-matrix.js";
 import type { Model } from "../../model/open-model.js";
 import type { StatisticName } from "../../solvers/solver.js";
-import type { ScoredMatrix } from "../../sparsity/allocation/scores.js";
+import type { ScoredMatrix } from "../../allocation/scores.js";
 
 export interface DensePass {
   readonly model: Model;

@@ -2,7 +2,7 @@
  * The fitness behind the evolutionary allocation: how far a candidate's model is from the dense one on held-out
  * calibration sequences (mean KL divergence of the next token). A candidate's linears are pruned by the run's own method,
  * given the dense model's statistics on the other calibration sequences, or by Wanda. All candidates of a round pass a block
- * together, so a round reads the model once. What the search itself does is sparsity/allocation/evolution.ts.
+ * together, so a round reads the model once. What the search itself does is src/allocation/evolution.ts.
  */
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,14 +21,15 @@ import { HiddenStates } from "../../forward/hidden-states.js";
 import { putMatrix, takeMatrix } from "../../model/logical-matrix.js";
 import type { Model } from "../../model/open-model.js";
 import type { LayerSolver } from "../../solvers/solver.js";
-import { evolve, type EvolutionOptions } from "../../sparsity/allocation/evolution.js";
-import type { Unit } from "../../sparsity/allocation/distribute.js";
+import { evolve } from "../../allocation/evolution.js";
+import type { Unit } from "../../allocation/distribute.js";
+import type { SearchOptions } from "../../allocation/rule.js";
 import { selectedBlocks } from "./dense-pass.js";
 import { boundSolver } from "../solve-linear.js";
 import { SolvedLinears } from "./solved-linears.js";
 
 export interface EvolutionInput {
-  readonly options: EvolutionOptions & { readonly heldOut: number; readonly proxy: "method" | "wanda" };
+  readonly options: SearchOptions;
   /** The run's method and further steps. */
   readonly solver: LayerSolver<undefined>;
   readonly target: number;

@@ -7,7 +7,7 @@ import { InternalError } from "../../errors.js";
 import type { LinearSpec } from "../../model/architecture.js";
 import type { Reconstruction } from "../../contract.js";
 import type { LayerStatistics } from "../../solvers/solver.js";
-import { reconstructionLoss } from "../../solvers/layer.js";
+import { reconstructionLoss } from "../../solvers/matrices.js";
 import type { ReorderedStatistics } from "../group-at-work.js";
 import type { Clock } from "../run.js";
 import type { StageStatistics, StatisticsSource } from "../statistics-source.js";
@@ -37,7 +37,7 @@ export function measureLoss({ device, clock, grams, hasOwnGram }: MeasureOptions
       const statistics = own;
       truth = statistics === undefined ? work.statistics : await clock.aside(() => statistics.finish(work.group.name));
       if (statistics === undefined || work.reorder === undefined) return;
-      reordered = await work.reorder(truth);
+      reordered = work.reorder(truth);
       truth = reordered.statistics;
     },
     beforeLinear(_work, _linear, weight) {

@@ -8,7 +8,7 @@ import type { RunConfig } from "../../contract.js";
 import type { Device, Matrix } from "../../device/device.js";
 import type { Architecture, BlockSpec, ChannelProducer, InputGroup } from "../../model/architecture.js";
 import { lookUp } from "../../look-up.js";
-import { reorderChannels, reorderSymmetric } from "../../model/channel-order.js";
+import { reorderChannels } from "../../model/channel-order.js";
 import { takeMatrix } from "../../model/logical-matrix.js";
 import type { LayerStatistics } from "../../solvers/solver.js";
 import { permuteChannels } from "../../sparsity/permutation.js";
@@ -80,7 +80,7 @@ export function permuteChannelsOf(
       if (!isSame) {
         for (const role of reorderChannels(block.spec, block.weights, group, order)) work.change(role);
         work.reorder = (statistics) => reorder(statistics, order, device, `${block.spec.name} ${group.name}`);
-        permuted = await work.reorder(work.statistics);
+        permuted = work.reorder(work.statistics);
         work.statistics = permuted.statistics;
       }
       work.note({ permutation: { retained, before, seconds: (performance.now() - started) / 1000 } });
@@ -93,13 +93,8 @@ export function permuteChannelsOf(
 }
 
 /** The Gram matrix handed in is disposed of. */
-async function reorder(
-  given: LayerStatistics,
-  order: Int32Array,
-  device: Device,
-  label: string,
-): Promise<ReorderedStatistics> {
-  const statistics = await reorderStatistics(given, order, device, label);
+function reorder(given: LayerStatistics, order: Int32Array, device: Device, label: string): ReorderedStatistics {
+  const statistics = reorderStatistics(given, order, device, label);
   return {
     statistics,
     [Symbol.dispose]: () => {
@@ -114,47 +109,31 @@ function inputNorms({ inFeatures }: InputGroup, { squareSums }: LayerStatistics)
   return squareSums === undefined ? new Float32Array(inFeatures).fill(1) : squareSums.map(Math.sqrt);
 }
 
-async function reorderStatistics(
+function reorderStatistics(
   statistics: LayerStatistics,
   order: Int32Array,
   device: Device,
   label: string,
-): Promise<LayerStatistics> {
+): LayerStatistics {
   const reorder = (values: Float32Array): Float32Array => Float32Array.from(order, (channel) => values[channel]);
   const { squareSums, moments, gram, errors } = statistics;
+  if (gram !== undefined) device.mirrorLower(gram); // given by its lower triangle; entries change sides
   return {
     ...statistics,
     ...(squareSums === undefined ? {} : { squareSums: reorder(squareSums) }),
     ...(moments === undefined
       ? {}
       : { moments: { sums: reorder(moments.sums), variances: reorder(moments.variances) } }),
-    ...(gram === undefined ? {} : { gram: await reorderGram(gram, order, device, label) }),
-    ...(errors === undefined ? {} : { errors: reorderErrors(errors, order, device, label) }),
+    ...(gram === undefined ? {} : { gram: reorderSquare(gram, order, device, `${label} permuted gram`) }),
+    ...(errors === undefined ? {} : { errors: reorderSquare(errors, order, device, `${label} permuted errors`) }),
   };
 }
 
-/** On the host: three whole passes over the matrix, which is little beside what a solver does with it. */
-async function reorderGram(
-  gram: NonNullable<LayerStatistics["gram"]>,
-  order: Int32Array,
-  device: Device,
-  label: string,
-): Promise<NonNullable<LayerStatistics["gram"]>> {
-  const n = order.length;
-  const values = await device.download({ matrix: gram });
-  gram[Symbol.dispose]();
-  reorderSymmetric(values, order);
-  const permuted = device.uploadMatrix(values, n, n, `${label} permuted gram`);
-  await device.synchronize();
-  return permuted;
-}
-
-/** Both sides, on the device. */
-function reorderErrors(errors: Matrix, order: Int32Array, device: Device, label: string): Matrix {
-  const n = order.length;
+/** Both sides of a square matrix in a new order; the matrix handed in is disposed of. */
+function reorderSquare(matrix: Matrix, order: Int32Array, device: Device, label: string): Matrix {
   const places = Uint32Array.from(order);
-  const permuted = device.createMatrix(n, n, `${label} permuted errors`);
-  device.gather(errors, permuted, { rows: places, columns: places });
-  errors[Symbol.dispose]();
+  const permuted = device.createMatrix(order.length, order.length, label);
+  device.gather(matrix, permuted, { rows: places, columns: places });
+  matrix[Symbol.dispose]();
   return permuted;
 }

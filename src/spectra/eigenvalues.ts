@@ -6,7 +6,7 @@
  * panels of Householder reflections (Bischof, Lang & Sun 2000, "A framework for symmetric band reduction"). What is
  * left is O(n²·band) and O(n²) on the host (tridiagonal.ts). No eigenvectors.
  */
-import { createDoubleEngine, type DoubleEngine } from "../../onnx/matmul.js";
+import { createDoubleEngine, type DoubleEngine } from "../onnx/matmul.js";
 import { bandToTridiagonal, SymmetricBand, tridiagonalEigenvalues } from "./tridiagonal.js";
 
 /** Subdiagonals of the band: wide enough for the products, narrow enough for what follows them. */
@@ -16,6 +16,12 @@ const CHUNK_ELEMENTS = 2 ** 22;
 
 export class SpectrumEngine implements AsyncDisposable {
   readonly #products: DoubleEngine = createDoubleEngine();
+  readonly #chunkElements: number;
+
+  /** @param options.chunkElements tests lower it, so that small matrices too come in several chunks */
+  constructor({ chunkElements = CHUNK_ELEMENTS }: { readonly chunkElements?: number } = {}) {
+    this.#chunkElements = chunkElements;
+  }
 
   /**
    * σ² of every singular value, ascending.
@@ -45,7 +51,7 @@ export class SpectrumEngine implements AsyncDisposable {
     const size = Math.min(rows, columns);
     const length = Math.max(rows, columns);
     const isTall = rows >= columns;
-    const step = Math.max(1, Math.min(length, Math.floor(CHUNK_ELEMENTS / size)));
+    const step = Math.max(1, Math.min(length, Math.floor(this.#chunkElements / size)));
     let gram: Float64Array = new Float64Array(size * size);
     for (let first = 0; first < length; first += step) {
       const count = Math.min(step, length - first);

@@ -1,5 +1,5 @@
-/** What several solvers check about a layer's problem, and small steps they share. Nothing here knows a method. */
-import type { Device, KeepMask, Matrix } from "../device/device.js";
+/** What solvers check about a layer's problem before they work on it. Nothing here knows a method. */
+import type { KeepMask } from "../device/device.js";
 import { ConfigError, InternalError, NumericalError } from "../errors.js";
 import { formatPattern, type Pattern } from "../sparsity/pattern.js";
 import type { LayerProblem, LayerSolver, LayerStatistics } from "./solver.js";
@@ -60,54 +60,4 @@ export function requireStatistic<Name extends "squareSums" | "gram" | "moments">
 export function requireMask({ name, keepMask }: LayerProblem): KeepMask {
   if (keepMask === undefined) throw new InternalError("E_STEPS", `${name}: there is no mask to start from`);
   return keepMask;
-}
-
-/** A copy on the device, owned by the caller. */
-export function copyMatrix(device: Device, matrix: Matrix, label: string): Matrix {
-  const copy = device.createMatrix(matrix.rows, matrix.columns, label);
-  device.copy(matrix, copy);
-  return copy;
-}
-
-/**
- * tr(D·G·Dᵀ) / sequences with D = dense - pruned: the squared error of the layer's outputs, summed over the tokens of a
- * sequence, mean over sequences. Costs one product and borrows one matrix of G's size and two of the weight's.
- *
- * @param gram Σxxᵀ, lower triangle, left as it is
- */
-export async function reconstructionLoss(
-  device: Device,
-  layer: { readonly dense: Matrix; readonly pruned: Matrix; readonly gram: Matrix; readonly sequenceCount: number },
-): Promise<number> {
-  const { dense, pruned, gram } = layer;
-  using full = copyMatrix(device, gram, "loss: Gram matrix");
-  device.mirrorLower(full);
-  using change = device.createMatrix(dense.rows, dense.columns, "loss: change of the weight");
-  using product = device.createMatrix(dense.rows, dense.columns, "loss: product");
-  using dots = device.createMatrix(1, dense.rows, "loss: rows");
-  device.subtract({ matrix: dense }, { matrix: pruned }, { matrix: change });
-  device.matmul({ a: { matrix: change }, b: { matrix: full }, out: { matrix: product } });
-  device.rowDots(change, product, dots);
-  const rows = await device.download({ matrix: dots });
-  return rows.reduce((total, value) => total + value, 0) / layer.sequenceCount;
-}
-
-/**
- * Run `work`; if it fails, dispose of `weight` and of everything passed through `owned`. On success they belong to
- * whoever receives the result.
- */
-export async function disposeOnFailure<Result>(
-  weight: Disposable,
-  work: (owned: <Resource extends Disposable>(resource: Resource) => Resource) => Promise<Result>,
-): Promise<Result> {
-  const resources: Disposable[] = [weight];
-  try {
-    return await work((resource) => {
-      resources.push(resource);
-      return resource;
-    });
-  } catch (error) {
-    for (const resource of resources) resource[Symbol.dispose]();
-    throw error;
-  }
 }

@@ -3,7 +3,7 @@
  * another (Schwarz 1968), the tridiagonal rest goes through the implicit QL iteration (Dubrulle, Martin & Wilkinson
  * 1968). Pure.
  */
-import { NumericalError } from "../../errors.js";
+import { NumericalError } from "../errors.js";
 
 /** The lower triangle of a symmetric matrix with few subdiagonals. */
 export class SymmetricBand {

@@ -1,8 +1,8 @@
 /** Eigenvalues: by Jacobi's method, of matrices whose spectrum is known, and at sizes about the band's width. */
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { BAND, SpectrumEngine } from "../../src/device/cpu/eigenvalues.js";
-import { bandToTridiagonal, SymmetricBand, tridiagonalEigenvalues } from "../../src/device/cpu/tridiagonal.js";
+import { BAND, SpectrumEngine } from "../../src/spectra/eigenvalues.js";
+import { bandToTridiagonal, SymmetricBand, tridiagonalEigenvalues } from "../../src/spectra/tridiagonal.js";
 import { NumericalError } from "../../src/errors.js";
 import { jacobiEigenvalues, smallerGram } from "../reference/allocation.js";
 
@@ -46,6 +46,20 @@ test("squared singular values are the eigenvalues of the smaller Gram matrix", a
     const actual = await engine.squaredSingularValues(values, rows, columns);
     assertSpectrum(actual, expected, `${rows} by ${columns}`);
     assert.deepEqual(values, before, "the weight was changed");
+  }
+});
+
+test("a weight that comes in several chunks has the spectrum of the whole", async () => {
+  await using chunked = new SpectrumEngine({ chunkElements: 700 });
+  for (const [rows, columns] of [
+    [100, 40], // 17 rows at a time, the last ones fewer
+    [40, 100],
+    [51, 17], // the chunk as long as the matrix
+    [1200, 3],
+  ] as const) {
+    const values = noise(rows * columns);
+    const expected = jacobiEigenvalues(smallerGram(values, rows, columns), Math.min(rows, columns));
+    assertSpectrum(await chunked.squaredSingularValues(values, rows, columns), expected, `${rows} by ${columns}`);
   }
 });
 

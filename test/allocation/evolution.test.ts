@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { MersenneTwister } from "../../src/calibration/random.js";
-import { evolve, type Evolution } from "../../src/sparsity/allocation/evolution.js";
-import type { Unit } from "../../src/sparsity/allocation/distribute.js";
+import { evolve, type Evolution } from "../../src/allocation/evolution.js";
+import type { Unit } from "../../src/allocation/distribute.js";
 
 type Measure = Evolution["measure"];
 

@@ -2,32 +2,27 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { distribute, LARGEST_SPARSITY, rescale, type Bounds, type Unit } from "../../src/allocation/distribute.js";
+import { heavyTailSparsities } from "../../src/allocation/alphapruning.js";
+import { largestProgressionStep, progressionSparsities } from "../../src/allocation/atp.js";
+import { dlpSparsities } from "../../src/allocation/dlp.js";
+import { erdosRenyiSparsities } from "../../src/allocation/erdos-renyi.js";
+import { tailExponent } from "../../src/allocation/heavy-tail.js";
+import { owlSparsities } from "../../src/allocation/owl.js";
 import {
-  distribute,
-  LARGEST_SPARSITY,
-  rescale,
-  type Bounds,
-  type Unit,
-} from "../../src/sparsity/allocation/distribute.js";
-import { allocationProblems } from "../../src/sparsity/allocation/check.js";
-import { tailExponent } from "../../src/sparsity/allocation/heavy-tail.js";
-import {
-  dlpSparsities,
-  erdosRenyiSparsities,
-  heavyTailSparsities,
-  largestProgressionStep,
-  owlSparsities,
-  progressionSparsities,
-} from "../../src/sparsity/allocation/rules.js";
-import { ALLOCATION_RULES, allocationSchema, type Allocation } from "../../src/sparsity/allocation/schema.js";
-import { lampScores, medianScore, outlierPercent, wandaScores } from "../../src/sparsity/allocation/scores.js";
+  ALLOCATION_RULES,
+  allocationProblems,
+  allocationSchema,
+  type Allocation,
+} from "../../src/allocation/registry.js";
+import { lampScores, medianScore, outlierPercent, wandaScores } from "../../src/allocation/scores.js";
 import {
   countAround,
   countLeading,
   createLeadingBins,
   leadingBin,
   thresholdSparsities,
-} from "../../src/sparsity/allocation/threshold.js";
+} from "../../src/allocation/threshold.js";
 import { ConfigError } from "../../src/errors.js";
 import { lampScoresByDefinition, tailByDefinition, thresholdShares } from "../reference/allocation.js";
 
@@ -296,7 +291,7 @@ test("every rule keeps the weighted mean to one weight, and the bounds", () => {
       ),
       { seed: 4, numRuns: 60 },
     );
-    assert.ok(rule === "threshold" || (ALLOCATION_RULES as readonly string[]).includes(rule), rule);
+    assert.ok(rule === "threshold" || ALLOCATION_RULES.includes(rule), rule);
   }
 });
 

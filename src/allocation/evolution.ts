@@ -7,19 +7,12 @@
  * swaps; offspring are measured on few sequences first and the best of them on more, the last round with the parent.
  */
 import type { Unit } from "./distribute.js";
+import type { SearchOptions } from "./rule.js";
 
 /** Level of every unit, 0 being the request. */
 export type Levels = Int32Array;
 
-export interface EvolutionOptions {
-  readonly generations: number;
-  readonly offspring: number;
-  /** Weights of one level, as a fraction of a unit's weights in the mean over units. */
-  readonly step: number;
-  /** Bounds of every unit's sparsity. */
-  readonly smallest: number;
-  readonly largest: number;
-}
+export type EvolutionOptions = Omit<SearchOptions, "heldOut" | "proxy">;
 
 export interface Evolution {
   readonly units: readonly Unit[];

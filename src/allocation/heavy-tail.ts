@@ -3,7 +3,7 @@
  * arXiv:2410.10912). A smaller exponent, a heavier tail: the layer learnt more and is pruned less. Pure.
  */
 
-/** How the start of the tail is chosen; see schema.ts. */
+/** How the start of the tail is chosen; see alphapruning.ts. */
 export interface TailOptions {
   readonly xmin: "peak" | "mid";
   readonly xlow: "released" | "intended";

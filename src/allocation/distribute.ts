@@ -2,7 +2,7 @@
  * Turning wishes into sparsities: whatever a rule asks of each unit, the parameter-weighted mean must equal the
  * request and every unit stays within the bounds. Pure.
  */
-import { ConfigError } from "../../errors.js";
+import { ConfigError } from "../errors.js";
 
 /** A part of the model that shares one sparsity: a linear or a block. */
 export interface Unit {

@@ -32,3 +32,9 @@ export function elementsOf(shape: readonly number[]): number {
 export function isHostArray(array: NdArray): array is HostArray {
   return array.home === "host";
 }
+
+/** Numbers that belong to someone else, as an array: they are not copied, and disposing changes nothing. */
+export function borrowed(label: string, values: Float32Array | BigInt64Array, shape: readonly number[]): HostArray {
+  const dtype = values instanceof Float32Array ? "f32" : "i64";
+  return { label, shape, dtype, home: "host", values, [Symbol.dispose]: () => undefined };
+}

@@ -6,14 +6,24 @@
  * both, a tile contributes Σ_v exp(l_p - Z_p) ((l_p - Z_p) - (l_q - Z_q)). Since Σ p = 1, Z_q may also be added at the end:
  * then one pass over the logits gives it, too.
  */
+import { borrowed, type NdArray } from "../array.js";
 import type { Estimate } from "../contract.js";
 import { ConfigError } from "../errors.js";
+import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
+import { lookUp } from "../look-up.js";
 import type { Architecture } from "../model/architecture.js";
-import { addLogSumExp, addTileLogits, createLogSum, tileFeeds, vocabularyTiles } from "../forward/head.js";
+import {
+  addLogSumExp,
+  addTileLogits,
+  createLogSum,
+  tileFeeds,
+  vocabularyTiles,
+  type TileOptions,
+} from "../forward/head.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
+import { valuesOf } from "../forward/values.js";
 import type { Model } from "../model/open-model.js";
-import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
-import { createSession } from "../onnx/session.js";
+import { OnnxExecutor } from "../onnx/executor.js";
 
 /** A model's normed hidden states on some sequences. */
 export interface ForwardedModel {
@@ -34,23 +44,23 @@ export interface Divergence {
 }
 
 /** @param hasPartition whether the candidate's partition functions are known and fed, or an output instead */
-function buildDivergenceGraph(reference: Architecture, candidate: Architecture, hasPartition: boolean): BuiltGraph {
+export function buildDivergenceGraph(reference: Architecture, candidate: Architecture, hasPartition: boolean): Graph {
   const graph = new GraphBuilder("divergence");
   const side = (architecture: Architecture, prefix: string): { logits: Value; logProbabilities: Value } => {
     const logits = addTileLogits(graph, architecture, prefix);
     const partition = graph.input(`${prefix}logPartition`, ["tokens", 1]);
-    const logProbabilities = graph.node("Sub", [logits, partition]);
-    graph.output(graph.node("ReduceMax", [logits, graph.integers([1])], { keepdims: 0 }), `${prefix}top`, ["tokens"]);
-    const index = graph.node("Cast", [graph.node("ArgMax", [logits], { axis: 1, keepdims: 0 })], { to: 1 });
-    graph.output(index, `${prefix}topIndex`, ["tokens"]);
+    const logProbabilities = graph.apply("subtract", [logits, partition]);
+    graph.output(`${prefix}top`, graph.apply("reduceMax", [logits], { axes: [1] }));
+    const index = graph.apply("argMax", [logits], { axis: 1 });
+    graph.output(`${prefix}topIndex`, graph.apply("cast", [index], { to: "f32" }));
     return { logits, logProbabilities };
   };
   const p = side(reference, "p.");
   const q = side(candidate, "q.");
-  if (!hasPartition) graph.output(addLogSumExp(graph, q.logits), "q.logSumExp", ["tokens"]);
-  const difference = graph.node("Sub", [p.logProbabilities, q.logProbabilities]);
-  const weighted = graph.node("Mul", [graph.node("Exp", [p.logProbabilities]), difference]);
-  graph.output(graph.node("ReduceSum", [weighted, graph.integers([1])], { keepdims: 0 }), "divergence", ["tokens"]);
+  if (!hasPartition) graph.output("q.logSumExp", addLogSumExp(graph, q.logits));
+  const difference = graph.apply("subtract", [p.logProbabilities, q.logProbabilities]);
+  const weighted = graph.apply("multiply", [graph.apply("exp", [p.logProbabilities]), difference]);
+  graph.output("divergence", graph.apply("reduceSum", [weighted], { axes: [1] }));
   return graph.build();
 }
 
@@ -62,6 +72,7 @@ export async function measureDivergence(
   reference: EvaluatedModel,
   candidate: ForwardedModel & Partial<EvaluatedModel>,
   batch: number,
+  options: TileOptions = {},
 ): Promise<Divergence> {
   const [p, q] = [reference.model.architecture, candidate.model.architecture];
   if (p.vocabularySize !== q.vocabularySize) {
@@ -80,31 +91,40 @@ export async function measureDivergence(
   const offsets = candidate.logPartitions ?? reference.logPartitions;
   const partitions = candidate.logPartitions === undefined ? createLogSum(sequences * tokens) : undefined;
   const best = { p: createBest(sequences * tokens), q: createBest(sequences * tokens) };
-  await using session = await createSession(buildDivergenceGraph(p, q, partitions === undefined));
-  for (const tile of vocabularyTiles(p.vocabularySize)) {
-    const weights = {
+  await using executor = new OnnxExecutor();
+  const program = await executor.compile(buildDivergenceGraph(p, q, partitions === undefined));
+  for (const tile of vocabularyTiles(p.vocabularySize, options)) {
+    const weights = [
       ...(await tileFeeds(reference.model, tile, "p.")),
       ...(await tileFeeds(candidate.model, tile, "q.")),
-    };
+    ];
     for (let first = 0; first < sequences; first += batch) {
       const count = Math.min(batch, sequences - first);
       const [from, to] = [first * tokens, (first + count) * tokens];
-      const feedsOf = async ({ model, states }: ForwardedModel, offsets: Float64Array, prefix: string) => ({
-        [`${prefix}hidden`]: {
-          values: await states.read(first, count),
-          shape: [to - from, model.architecture.hiddenSize],
-        },
-        [`${prefix}logPartition`]: { values: Float32Array.from(offsets.subarray(from, to)), shape: [to - from, 1] },
-      });
-      const results = await session.run({
+      const feedsOf = async (
+        { model, states }: ForwardedModel,
+        offsets: Float64Array,
+        prefix: string,
+      ): Promise<[string, NdArray][]> => {
+        const shape = [to - from, model.architecture.hiddenSize];
+        const partition = Float32Array.from(offsets.subarray(from, to));
+        return [
+          [`${prefix}hidden`, borrowed("hidden", await states.read(first, count), shape)],
+          [`${prefix}logPartition`, borrowed("partition", partition, [to - from, 1])],
+        ];
+      };
+      const feeds = new Map([
         ...weights,
         ...(await feedsOf(reference, reference.logPartitions, "p.")),
         ...(await feedsOf(candidate, offsets, "q.")),
-      });
-      for (let i = 0; i < to - from; i++) divergence[from + i] += results["divergence"][i];
-      partitions?.add(results["q.logSumExp"], from);
-      best.p.update(results["p.top"], results["p.topIndex"], from, tile.first);
-      best.q.update(results["q.top"], results["q.topIndex"], from, tile.first);
+      ]);
+      const results = await program.run(feeds);
+      const read = (name: string): Float32Array => valuesOf(lookUp(results, name));
+      read("divergence").forEach((value, i) => (divergence[from + i] += value));
+      partitions?.add(read("q.logSumExp"), from);
+      best.p.update(read("p.top"), read("p.topIndex"), from, tile.first);
+      best.q.update(read("q.top"), read("q.topIndex"), from, tile.first);
+      results.forEach((array) => array[Symbol.dispose]());
     }
   }
   partitions?.value().forEach((partition, at) => (divergence[at] += partition - offsets[at]));

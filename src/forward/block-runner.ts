@@ -1,16 +1,21 @@
 /**
- * Running one block's forward in ONNX Runtime. Weights are inputs of the graph, so one session serves every block of
+ * Running one block's forward. Weights are inputs of the graph, so one program serves every block of
  * the same shape and a pruned weight is fed without rebuilding anything. What a run returns (hidden states, the inputs
  * of linears, statistics of those inputs) decides which truncation of the graph is compiled.
  */
-import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
-import { createSession, type Feed, type Session } from "../onnx/session.js";
-import { ELEMENT_TYPES } from "../onnx/encode.js";
+import { borrowed, type HostArray, type NdArray } from "../array.js";
+import type { GramPanel } from "../graph/composites.js";
+import { product } from "../graph/dimensions.js";
+import type { Executor, Program } from "../graph/executor.js";
+import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
-import { unflatten } from "../model/pieces.js";
 import { maskShape, maskValues } from "../model/mask.js";
 import { lookUp } from "../look-up.js";
 import { rotaryAngles } from "../model/rotary.js";
+import { OnnxExecutor } from "../onnx/executor.js";
+import { valuesOf } from "./values.js";
+
+export type { GramPanel } from "../graph/composites.js";
 
 /** Values of a block's tensors by role, each compact and row-major. */
 export type BlockWeights = ReadonlyMap<string, Float32Array>;
@@ -52,55 +57,61 @@ export interface BlockResult {
   readonly taps: ReadonlyMap<string, Tap>;
 }
 
-/** Rows [first, end) of the lower block triangle: columns [0, end). */
-export interface GramPanel {
-  readonly first: number;
-  readonly end: number;
+/** What a group's tap returned, where the executor made it. */
+export interface TapArrays {
+  /** x [rows, inFeatures], its column norms [inFeatures], or panels [end - first, end] of its Gram matrix. */
+  readonly parts: readonly NdArray[];
+  readonly moments: { readonly sums: NdArray; readonly squaredDeviations: NdArray } | undefined;
+  readonly rows: number;
+}
+
+/** The same as a `BlockResult`, where the executor made it. Disposing of it disposes of every array. */
+export interface BlockArrays extends Disposable {
+  /** [rows, hidden] */
+  readonly hidden: NdArray | undefined;
+  readonly taps: ReadonlyMap<string, TapArrays>;
 }
 
 /** Narrower panels skip more of the upper triangle but make thinner products; measured best near this width. */
 const GRAM_PANEL_WIDTH = 704;
 
-/** How the Gram matrix of n inputs is cut into panels: their products cost little more than half of the full one. */
-export function gramPanels(n: number): GramPanel[] {
-  const count = Math.max(1, Math.round(n / GRAM_PANEL_WIDTH));
+/**
+ * How the Gram matrix of n inputs is cut into panels: their products cost little more than half of the full one.
+ * @param near their width, more or less
+ */
+export function gramPanels(n: number, near = GRAM_PANEL_WIDTH): GramPanel[] {
+  const count = Math.max(1, Math.round(n / near));
   const width = Math.ceil(n / count / 16) * 16;
   const panels: GramPanel[] = [];
   for (let first = 0; first < n; first += width) panels.push({ first, end: Math.min(n, first + width) });
   return panels;
 }
 
-function tapOutputs(
-  graph: GraphBuilder,
-  kind: TapKind,
-  input: Value,
-  width: number,
-): { value: Value; shape: (number | string)[] }[] {
+function tapOutputs(graph: GraphBuilder, kind: TapKind, input: Value, panelWidth: number): readonly Value[] {
   switch (kind) {
     case "inputs":
-      return [{ value: input, shape: ["rows", width] }];
+      return [input];
     case "column-norms":
-      return [{ value: graph.node("ReduceSumSquare", [input, graph.integers([0])], { keepdims: 0 }), shape: [width] }];
+      return [graph.apply("sumSquares", [input], { axes: [0] })];
     case "gram":
-      return gramPanels(width).map(({ first, end }) => {
-        const columns = (from: number, to: number): Value =>
-          from === 0 && to === width
-            ? input
-            : graph.node("Slice", [input, graph.integers([from]), graph.integers([to]), graph.integers([1])]);
-        return {
-          value: graph.node("Gemm", [columns(first, end), columns(0, end)], { transA: 1 }),
-          shape: [end - first, end],
-        };
-      });
+      return graph.applyAll("gram", [input], { panels: gramPanels(input.shape[1] as number, panelWidth) });
     default:
       return kind satisfies never;
   }
 }
 
-function buildBlockGraph(architecture: Architecture, block: BlockSpec, request: BlockRequest): BuiltGraph {
+const ROWS = product("batch", "tokens");
+
+/** A block's forward as a graph with the outputs that a request asks for. */
+export function buildBlockGraph(
+  architecture: Architecture,
+  block: BlockSpec,
+  request: BlockRequest,
+  panelWidth = GRAM_PANEL_WIDTH,
+): Graph {
   const graph = new GraphBuilder(block.shapeKey);
-  const hidden = graph.input("hidden", ["batch", "tokens", architecture.hiddenSize]);
-  const positions = graph.input("positions", ["batch", "tokens"], "int64");
+  const hidden = graph.input("hidden", [ROWS, architecture.hiddenSize]);
+  const positions = graph.input("positions", ["batch", "tokens"], "i64");
   const tensors = new Map([...block.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
   const tables = new Map(
     [...architecture.rotaryTables].map(([name, { dimensions }]) => {
@@ -108,64 +119,44 @@ function buildBlockGraph(architecture: Architecture, block: BlockSpec, request: 
       return [name, { cos: graph.input(`cos.${name}`, shape), sin: graph.input(`sin.${name}`, shape), positions }];
     }),
   );
-  const widths = new Map(block.groups.map((group) => [group.name, group.inFeatures]));
   const masks = new Map(
     [...architecture.masks].map(([name, { slopes }]) => [
       name,
       graph.input(`mask.${name}`, maskShape(slopes, "tokens")),
     ]),
   );
+  const { taps } = request;
   const routed = new Set(block.groups.filter((group) => group.isRouted === true).map((group) => group.name));
   const output = block.build({
     graph,
     hidden,
-    isRoutingBypassed: request.taps?.isRoutingBypassed === true,
+    rows: ROWS,
+    tokens: "tokens",
+    isRoutingBypassed: taps?.isRoutingBypassed === true,
     tensor: (role) => lookUp(tensors, role),
     rotary: (name) => lookUp(tables, name),
     mask: (name) => lookUp(masks, name),
+    isTapped: (group) => taps?.groups.includes(group) === true,
     tap(group, input) {
-      if (request.taps?.groups.includes(group) !== true) return;
-      if (routed.has(group)) graph.output(countRows(graph, input), rowsName(group), [1]);
-      tapOutputs(graph, request.taps.kind, input, lookUp(widths, group)).forEach(({ value, shape }, part) => {
-        graph.output(value, tapName(group, part), shape);
+      if (taps?.groups.includes(group) !== true) return;
+      if (routed.has(group)) graph.output(rowsName(group), graph.apply("size", [input], { axis: 0 }));
+      tapOutputs(graph, taps.kind, input, panelWidth).forEach((value, part) => {
+        graph.output(tapName(group, part), value);
       });
-      if (request.taps.hasMoments !== true) return;
-      const width = lookUp(widths, group);
-      const { sums, squaredDeviations } = addMoments(graph, routed.has(group) ? undefined : hidden, input, width);
-      graph.output(sums, momentName(group, "sums"), [width]);
-      graph.output(squaredDeviations, momentName(group, "squaredDeviations"), [width]);
+      if (taps.hasMoments !== true) return;
+      // An expert's tokens count as one sequence.
+      const moments = graph.applyAll("moments", [input], routed.has(group) ? {} : { tokens: "tokens" });
+      MOMENTS.forEach((moment, index) => graph.output(momentName(group, moment), moments[index] as Value));
     },
   });
-  if (request.hidden) graph.output(output, "output", ["batch", "tokens", architecture.hiddenSize]);
+  if (request.hidden) graph.output("output", output);
   return graph.build();
 }
 
-/** @param like [batch, tokens, …]: how the rows fall into sequences; absent: they are one sequence */
-function addMoments(
-  graph: GraphBuilder,
-  like: Value | undefined,
-  input: Value,
-  width: number,
-): { readonly sums: Value; readonly squaredDeviations: Value } {
-  const sequences =
-    like === undefined
-      ? graph.node("Reshape", [input, graph.integers([1, -1, width])])
-      : unflatten(graph, input, like, width);
-  const mean = graph.node("ReduceMean", [sequences, graph.integers([1])], { keepdims: 1 });
-  const deviations = graph.node("Sub", [sequences, mean]);
-  const overAll = graph.integers([0, 1]);
-  return {
-    sums: graph.node("ReduceSum", [sequences, overAll], { keepdims: 0 }),
-    squaredDeviations: graph.node("ReduceSumSquare", [deviations, overAll], { keepdims: 0 }),
-  };
-}
+const MOMENTS = ["sums", "squaredDeviations"] as const;
 
-function momentName(group: string, moment: "sums" | "squaredDeviations"): string {
+function momentName(group: string, moment: (typeof MOMENTS)[number]): string {
   return `${moment}.${group}`;
-}
-
-function countRows(graph: GraphBuilder, input: Value): Value {
-  return graph.node("Cast", [graph.node("Shape", [input], { start: 0, end: 1 })], { to: ELEMENT_TYPES.float32 });
 }
 
 function rowsName(group: string): string {
@@ -176,19 +167,33 @@ function tapName(group: string, part: number): string {
   return `tap.${group}.${part}`;
 }
 
-/** Sessions of one architecture, compiled when first needed. */
+export interface BlockRunnerOptions {
+  /** Of the executor that is opened where none is given. */
+  readonly threads?: number;
+  /** What runs the blocks; it stays the caller's. Default: ONNX Runtime on the host. */
+  readonly executor?: Executor;
+  /** About how wide a panel of a Gram matrix is. */
+  readonly gramPanelWidth?: number;
+}
+
+/** Programs of one architecture, compiled when first needed. */
 export class BlockRunner implements AsyncDisposable {
   readonly #architecture: Architecture;
-  readonly #threads: number | undefined;
-  readonly #sessions = new Map<string, Session>();
-  /** Which experts starve differs from block to block, so sessions that bypass the router are not worth keeping. */
-  #bypassing: { readonly key: string; readonly session: Session } | undefined;
+  readonly #executor: Executor;
+  readonly #isExecutorOwn: boolean;
+  readonly #panelWidth: number;
+  readonly #programs = new Map<string, Program>();
+  /** Which experts starve differs from block to block, so programs that bypass the router are not worth keeping. */
+  #bypassing: { readonly key: string; readonly program: Program } | undefined;
   #sessionsCompiled = 0;
-  #positions: { readonly key: string; readonly feeds: Record<string, Feed> } | undefined;
+  #positions: { readonly key: string; readonly feeds: ReadonlyMap<string, NdArray> } | undefined;
 
-  constructor(architecture: Architecture, options: { readonly threads?: number } = {}) {
+  constructor(architecture: Architecture, options: BlockRunnerOptions = {}) {
+    const { threads, executor, gramPanelWidth = GRAM_PANEL_WIDTH } = options;
     this.#architecture = architecture;
-    this.#threads = options.threads;
+    this.#executor = executor ?? new OnnxExecutor(threads === undefined ? {} : { threads });
+    this.#isExecutorOwn = executor === undefined;
+    this.#panelWidth = gramPanelWidth;
   }
 
   /** How many graphs were compiled so far: it must not grow with a model's depth. */
@@ -196,7 +201,15 @@ export class BlockRunner implements AsyncDisposable {
     return this.#sessionsCompiled;
   }
 
-  /** @param hidden [batch, tokens, hidden] */
+  /** Where the arrays that `runArrays` takes and returns live. */
+  get home(): Executor["home"] {
+    return this.#executor.home;
+  }
+
+  /**
+   * @param hidden [batch, tokens, hidden]
+   * @returns arrays that are the caller's for good
+   */
   async run(
     block: BlockSpec,
     weights: BlockWeights,
@@ -205,63 +218,104 @@ export class BlockRunner implements AsyncDisposable {
     tokens: number,
     request: BlockRequest,
   ): Promise<BlockResult> {
-    const session = await this.#session(block, request);
-    const feeds: Record<string, Feed> = {
-      ...this.#positionFeeds(batch, tokens),
-      hidden: { values: hidden, shape: [batch, tokens, this.#architecture.hiddenSize] },
+    const tensors = new Map(
+      [...block.tensors].map(([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)]),
+    );
+    const states = borrowed("hidden", hidden, [batch * tokens, this.#architecture.hiddenSize]);
+    const result = await this.runArrays(block, tensors, states, { batch, tokens }, request);
+    // None of the arrays is disposed of, so their memory is never used again.
+    return {
+      hidden: result.hidden && valuesOf(result.hidden),
+      taps: new Map(
+        [...result.taps].map(([group, { parts, moments, rows }]) => [
+          group,
+          {
+            parts: parts.map(valuesOf),
+            moments: moments && {
+              sums: valuesOf(moments.sums),
+              squaredDeviations: valuesOf(moments.squaredDeviations),
+            },
+            rows,
+          },
+        ]),
+      ),
     };
-    for (const [role, { shape }] of block.tensors) feeds[role] = { values: lookUp(weights, role), shape };
-    const results = await session.run(feeds);
-    const taps = new Map<string, Tap>();
+  }
+
+  /**
+   * The same where the executor's arrays live.
+   * @param weights by role, of the shapes of the block's tensors
+   * @param hidden  [batch * tokens, hidden]
+   * @returns arrays that are the caller's until it disposes of them
+   */
+  async runArrays(
+    block: BlockSpec,
+    weights: ReadonlyMap<string, NdArray>,
+    hidden: NdArray,
+    { batch, tokens }: { readonly batch: number; readonly tokens: number },
+    request: BlockRequest,
+  ): Promise<BlockArrays> {
+    const program = await this.#program(block, request);
+    const feeds = new Map([...this.#positionFeeds(batch, tokens), ...weights, ["hidden", hidden]]);
+    const results = await program.run(feeds);
+    const taps = new Map<string, TapArrays>();
     for (const group of request.taps?.groups ?? []) {
-      const parts: Float32Array[] = [];
-      for (let part = 0; results[tapName(group, part)] !== undefined; part++)
-        parts.push(results[tapName(group, part)] as Float32Array);
-      const sums = results[momentName(group, "sums")];
-      const squaredDeviations = results[momentName(group, "squaredDeviations")];
-      const moments = sums === undefined ? undefined : { sums, squaredDeviations };
-      taps.set(group, { parts, moments, rows: results[rowsName(group)]?.[0] ?? batch * tokens });
+      const parts: NdArray[] = [];
+      for (let part = results.get(tapName(group, 0)); part !== undefined;) {
+        parts.push(part);
+        part = results.get(tapName(group, parts.length));
+      }
+      const [sums, squaredDeviations] = MOMENTS.map((moment) => results.get(momentName(group, moment)));
+      const moments = sums === undefined || squaredDeviations === undefined ? undefined : { sums, squaredDeviations };
+      const rows = results.get(rowsName(group));
+      taps.set(group, { parts, moments, rows: rows === undefined ? batch * tokens : (valuesOf(rows)[0] as number) });
     }
-    return { hidden: results["output"], taps };
+    return {
+      hidden: results.get("output"),
+      taps,
+      [Symbol.dispose]: () => results.forEach((array) => array[Symbol.dispose]()),
+    };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const session of this.#sessions.values()) await session[Symbol.asyncDispose]();
-    this.#sessions.clear();
-    await this.#bypassing?.session[Symbol.asyncDispose]();
+    for (const program of this.#programs.values()) await program[Symbol.asyncDispose]();
+    this.#programs.clear();
+    await this.#bypassing?.program[Symbol.asyncDispose]();
     this.#bypassing = undefined;
+    if (this.#isExecutorOwn) await this.#executor[Symbol.asyncDispose]();
   }
 
-  async #session(block: BlockSpec, request: BlockRequest): Promise<Session> {
+  async #program(block: BlockSpec, request: BlockRequest): Promise<Program> {
     const key = JSON.stringify([block.shapeKey, request]);
-    const known = this.#sessions.get(key) ?? (this.#bypassing?.key === key ? this.#bypassing.session : undefined);
+    const known = this.#programs.get(key) ?? (this.#bypassing?.key === key ? this.#bypassing.program : undefined);
     if (known !== undefined) return known;
-    const options = this.#threads === undefined ? {} : { threads: this.#threads };
-    const session = await createSession(buildBlockGraph(this.#architecture, block, request), options);
+    const graph = buildBlockGraph(this.#architecture, block, request, this.#panelWidth);
+    const program = await this.#executor.compile(graph);
     this.#sessionsCompiled++;
     if (request.taps?.isRoutingBypassed !== true) {
-      this.#sessions.set(key, session);
-      return session;
+      this.#programs.set(key, program);
+      return program;
     }
-    await this.#bypassing?.session[Symbol.asyncDispose]();
-    this.#bypassing = { key, session };
-    return session;
+    await this.#bypassing?.program[Symbol.asyncDispose]();
+    this.#bypassing = { key, program };
+    return program;
   }
 
-  #positionFeeds(batch: number, tokens: number): Record<string, Feed> {
+  #positionFeeds(batch: number, tokens: number): ReadonlyMap<string, NdArray> {
     const key = `${batch}x${tokens}`;
     if (this.#positions?.key === key) return this.#positions.feeds;
-    const values = BigInt64Array.from({ length: batch * tokens }, (_, i) => BigInt(i % tokens));
-    const feeds: Record<string, Feed> = { positions: { values, shape: [batch, tokens] } };
+    const feeds = new Map<string, HostArray>();
+    const feed = (name: string, values: Float32Array | BigInt64Array, shape: readonly number[]): void =>
+      void feeds.set(name, borrowed(name, values, shape));
+    const positions = BigInt64Array.from({ length: batch * tokens }, (_, i) => BigInt(i % tokens));
+    feed("positions", positions, [batch, tokens]);
     for (const [name, table] of this.#architecture.rotaryTables) {
       const { cos, sin } = rotaryAngles(table, tokens);
-      const shape = [tokens, table.dimensions / 2];
-      feeds[`cos.${name}`] = { values: cos, shape };
-      feeds[`sin.${name}`] = { values: sin, shape };
+      feed(`cos.${name}`, cos, [tokens, table.dimensions / 2]);
+      feed(`sin.${name}`, sin, [tokens, table.dimensions / 2]);
     }
-    for (const [name, mask] of this.#architecture.masks) {
-      feeds[`mask.${name}`] = { values: maskValues(mask, tokens), shape: maskShape(mask.slopes, tokens) };
-    }
+    for (const [name, mask] of this.#architecture.masks)
+      feed(`mask.${name}`, maskValues(mask, tokens), maskShape(mask.slopes, tokens));
     this.#positions = { key, feeds };
     return feeds;
   }

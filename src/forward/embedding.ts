@@ -1,6 +1,8 @@
 /** Token ids to the hidden states that enter the first block, reading the embedding table once, piece by piece. */
-import { GraphBuilder, type BuiltGraph } from "../onnx/graph.js";
-import { createSession, type Feed } from "../onnx/session.js";
+import { borrowed, type NdArray } from "../array.js";
+import { GraphBuilder, type Graph } from "../graph/graph.js";
+import { OnnxExecutor } from "../onnx/executor.js";
+import { valuesOf } from "./values.js";
 import type { Architecture, PrologueSpec } from "../model/architecture.js";
 import { sequencesPerRun } from "./weights.js";
 import { lookUp } from "../look-up.js";
@@ -9,14 +11,29 @@ import type { Model } from "../model/open-model.js";
 
 const PIECE_BYTES = 64 * 2 ** 20;
 
+export interface EmbeddingOptions {
+  /** How much of the embedding table is read at once. */
+  readonly pieceBytes?: number;
+}
+
 /** Fill every slot of `states` with what enters block 0. Ids must be below the vocabulary size. */
-export async function embedTokens(model: Model, sequences: readonly Int32Array[], states: HiddenStates): Promise<void> {
-  await lookUpTokens(model, sequences, states);
+export async function embedTokens(
+  model: Model,
+  sequences: readonly Int32Array[],
+  states: HiddenStates,
+  { pieceBytes = PIECE_BYTES }: EmbeddingOptions = {},
+): Promise<void> {
+  await lookUpTokens(model, sequences, states, pieceBytes);
   if (model.architecture.prologue !== undefined) await runPrologue(model, model.architecture.prologue, states);
 }
 
 /** The embeddings themselves; narrower ones fill the front of their slot. */
-async function lookUpTokens(model: Model, sequences: readonly Int32Array[], states: HiddenStates): Promise<void> {
+async function lookUpTokens(
+  model: Model,
+  sequences: readonly Int32Array[],
+  states: HiddenStates,
+  pieceBytes: number,
+): Promise<void> {
   const { embedding, embeddingWidth, hiddenSize, vocabularySize } = model.architecture;
   const positionsOf = new Map<number, number[]>(); // id → rows over all sequences
   sequences.forEach((ids, sequence) => {
@@ -27,7 +44,7 @@ async function lookUpTokens(model: Model, sequences: readonly Int32Array[], stat
       else rows.push(row);
     });
   });
-  const rowsPerPiece = Math.max(1, Math.floor(PIECE_BYTES / (embeddingWidth * 4)));
+  const rowsPerPiece = Math.max(1, Math.floor(pieceBytes / (embeddingWidth * 4)));
   for (let first = 0; first < vocabularySize; first += rowsPerPiece) {
     const end = Math.min(vocabularySize, first + rowsPerPiece);
     const ids = [...positionsOf.keys()].filter((id) => id >= first && id < end);
@@ -41,31 +58,40 @@ async function lookUpTokens(model: Model, sequences: readonly Int32Array[], stat
   }
 }
 
-function buildPrologueGraph({ hiddenSize, embeddingWidth }: Architecture, prologue: PrologueSpec): BuiltGraph {
+/** Slots of embeddings to hidden states. */
+export function buildPrologueGraph({ hiddenSize, embeddingWidth }: Architecture, prologue: PrologueSpec): Graph {
   const graph = new GraphBuilder("prologue");
-  const slots = graph.input("slots", ["batch", "tokens", hiddenSize]);
-  const positions = graph.input("positions", ["batch", "tokens"], "int64");
+  const slots = graph.input("slots", ["rows", hiddenSize]);
+  const positions = graph.input("positions", ["rows"], "i64");
   const tensors = new Map([...prologue.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
-  const range = [graph.integers([0]), graph.integers([embeddingWidth]), graph.integers([2])];
-  const embedded = embeddingWidth === hiddenSize ? slots : graph.node("Slice", [slots, ...range]);
-  const hidden = prologue.build(graph, embedded, positions, (role) => lookUp(tensors, role));
-  graph.output(hidden, "hidden", ["batch", "tokens", hiddenSize]);
+  const embedded =
+    embeddingWidth === hiddenSize ? slots : graph.apply("slice", [slots], { axis: 1, start: 0, end: embeddingWidth });
+  graph.output(
+    "hidden",
+    prologue.build(graph, embedded, positions, (role) => lookUp(tensors, role)),
+  );
   return graph.build();
 }
 
 async function runPrologue(model: Model, prologue: PrologueSpec, states: HiddenStates): Promise<void> {
   const { architecture, checkpoint } = model;
-  await using session = await createSession(buildPrologueGraph(architecture, prologue));
-  const tensors: Record<string, Feed> = {};
+  await using executor = new OnnxExecutor();
+  const program = await executor.compile(buildPrologueGraph(architecture, prologue));
+  const tensors = new Map<string, NdArray>();
   for (const [role, { tensor, shape }] of prologue.tensors)
-    tensors[role] = { values: await checkpoint.readTensor(tensor), shape };
+    tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
   const { tokens } = states;
   const batch = sequencesPerRun(tokens);
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
-    const values = BigInt64Array.from({ length: count * tokens }, (_, i) => BigInt(i % tokens));
-    const slots = { values: await states.read(first, count), shape: [count, tokens, architecture.hiddenSize] };
-    const { hidden } = await session.run({ ...tensors, slots, positions: { values, shape: [count, tokens] } });
-    await states.write(first, hidden);
+    const rows = count * tokens;
+    const positions = BigInt64Array.from({ length: rows }, (_, i) => BigInt(i % tokens));
+    const feeds = new Map<string, NdArray>([
+      ...tensors,
+      ["slots", borrowed("slots", await states.read(first, count), [rows, architecture.hiddenSize])],
+      ["positions", borrowed("positions", positions, [rows])],
+    ]);
+    using hidden = lookUp(await program.run(feeds), "hidden");
+    await states.write(first, valuesOf(hidden));
   }
 }

@@ -2,28 +2,35 @@
  * From the last block's hidden states to next-token losses, over tiles of the vocabulary so that neither the
  * projection nor the logits are ever held whole.
  */
-import { GraphBuilder, type BuiltGraph, type Value } from "../onnx/graph.js";
-import { createSession, type Feed, type Session } from "../onnx/session.js";
+import { borrowed, type NdArray } from "../array.js";
+import { cap } from "../graph/composites.js";
+import type { Arrays, Program } from "../graph/executor.js";
+import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
+import { OnnxExecutor } from "../onnx/executor.js";
 import type { Architecture } from "../model/architecture.js";
 import { lookUp } from "../look-up.js";
 import type { HiddenStates } from "./hidden-states.js";
 import type { Model } from "../model/open-model.js";
+import { valuesOf } from "./values.js";
 
 /** Rows of the projection per tile: 2048 tokens of logits then take 64 MiB. */
 const TILE_ROWS = 8192;
 
-function buildNormGraph(architecture: Architecture): BuiltGraph {
+/** How the vocabulary is walked through. */
+export interface TileOptions {
+  /** Rows of the projection per tile. */
+  readonly tileRows?: number;
+}
+
+/** The final norm and what else precedes the projection. */
+export function buildNormGraph({ hiddenSize, head }: Architecture): Graph {
   const graph = new GraphBuilder("head-norm");
-  const hidden = graph.input("hidden", ["tokens", architecture.hiddenSize]);
-  const tensors = new Map([...architecture.head.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
-  const { hiddenSize, head } = architecture;
+  const hidden = graph.input("hidden", ["tokens", hiddenSize]);
+  const tensors = new Map([...head.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
   const normed = head.build(graph, hidden, (role) => lookUp(tensors, role));
   // Hidden states keep their slot size, so a narrower result is filled up with zeros.
-  const padding = graph.integers([0, 0, 0, hiddenSize - head.width]);
-  graph.output(head.width === hiddenSize ? normed : graph.node("Pad", [normed, padding]), "normed", [
-    "tokens",
-    hiddenSize,
-  ]);
+  const isWhole = head.width === hiddenSize;
+  graph.output("normed", isWhole ? normed : graph.apply("pad", [normed], { axis: 1, after: hiddenSize - head.width }));
   return graph.build();
 }
 
@@ -34,10 +41,10 @@ export interface VocabularyTile {
 }
 
 /** The vocabulary in pieces that are computed one after another. */
-export function vocabularyTiles(vocabularySize: number): VocabularyTile[] {
-  return Array.from({ length: Math.ceil(vocabularySize / TILE_ROWS) }, (_, tile) => {
-    const first = tile * TILE_ROWS;
-    return { first, rows: Math.min(TILE_ROWS, vocabularySize - first) };
+export function vocabularyTiles(vocabularySize: number, { tileRows = TILE_ROWS }: TileOptions = {}): VocabularyTile[] {
+  return Array.from({ length: Math.ceil(vocabularySize / tileRows) }, (_, tile) => {
+    const first = tile * tileRows;
+    return { first, rows: Math.min(tileRows, vocabularySize - first) };
   });
 }
 
@@ -49,20 +56,17 @@ export function addTileLogits(graph: GraphBuilder, { hiddenSize, head }: Archite
   const hidden = graph.input(`${prefix}hidden`, ["tokens", hiddenSize]);
   const tile = graph.input(`${prefix}tile`, ["rows", head.width]);
   const bias = graph.input(`${prefix}bias`, ["rows"]);
-  const width = [graph.integers([0]), graph.integers([head.width]), graph.integers([1])];
-  const states = head.width === hiddenSize ? hidden : graph.node("Slice", [hidden, ...width]);
-  let logits = graph.node("Gemm", head.bias === undefined ? [states, tile] : [states, tile, bias], { transB: 1 });
-  if (head.logitScale !== undefined) logits = graph.node("Mul", [logits, graph.floats([head.logitScale], [])]);
-  if (head.softcap !== undefined) {
-    const cap = graph.floats([head.softcap], []);
-    logits = graph.node("Mul", [graph.node("Tanh", [graph.node("Div", [logits, cap])]), cap]);
-  }
-  return logits;
+  const states =
+    head.width === hiddenSize ? hidden : graph.apply("slice", [hidden], { axis: 1, start: 0, end: head.width });
+  const operands = head.bias === undefined ? [states, tile] : [states, tile, bias];
+  let logits = graph.apply("gemm", operands, { transposeB: true });
+  if (head.logitScale !== undefined) logits = graph.apply("multiply", [logits, graph.scalar(head.logitScale)]);
+  return head.softcap === undefined ? logits : cap(graph, logits, head.softcap);
 }
 
 /** Log-sum-exp of a tile's logits, [tokens]. */
 export function addLogSumExp(graph: GraphBuilder, logits: Value): Value {
-  return graph.node("ReduceLogSumExp", [logits, graph.integers([1])], { keepdims: 0 });
+  return graph.apply("logSumExp", [logits], { axes: [1] });
 }
 
 interface LogSum {
@@ -93,25 +97,26 @@ export async function tileFeeds(
   model: Model,
   { first, rows }: VocabularyTile,
   prefix = "",
-): Promise<Record<string, Feed>> {
+): Promise<Map<string, NdArray>> {
   const { head } = model.architecture;
   const tile = await model.checkpoint.readRows(head.projection, first, rows);
   const biases = head.bias === undefined ? undefined : await model.checkpoint.readTensor(head.bias);
-  return {
-    [`${prefix}tile`]: { values: tile, shape: [rows, head.width] },
-    [`${prefix}bias`]: { values: biases?.subarray(first, first + rows) ?? new Float32Array(rows), shape: [rows] },
-  };
+  const bias = biases?.subarray(first, first + rows) ?? new Float32Array(rows);
+  return new Map([
+    [`${prefix}tile`, borrowed("tile", tile, [rows, head.width])],
+    [`${prefix}bias`, borrowed("bias", bias, [rows])],
+  ]);
 }
 
 /** Log-sum-exp of a tile's logits and the logit of each target (row 0's where the target lies elsewhere). */
-function buildTileGraph(architecture: Architecture, output: "losses" | "logits"): BuiltGraph {
+export function buildTileGraph(architecture: Architecture, output: "losses" | "logits"): Graph {
   const graph = new GraphBuilder("head-tile");
   const logits = addTileLogits(graph, architecture);
-  if (output === "logits") graph.output(logits, "logits", ["tokens", "rows"]);
+  if (output === "logits") graph.output("logits", logits);
   else {
-    const targets = graph.input("targets", ["tokens", 1], "int64");
-    graph.output(addLogSumExp(graph, logits), "logSumExp", ["tokens"]);
-    graph.output(graph.node("GatherElements", [logits, targets], { axis: 1 }), "targetLogits", ["tokens", 1]);
+    const targets = graph.input("targets", ["tokens", 1], "i64");
+    graph.output("logSumExp", addLogSumExp(graph, logits));
+    graph.output("targetLogits", graph.apply("gatherAlong", [logits, targets], { axis: 1 }));
   }
   return graph.build();
 }
@@ -119,46 +124,62 @@ function buildTileGraph(architecture: Architecture, output: "losses" | "logits")
 /** The final norm, applied to all sequences in place. */
 export async function applyFinalNorm(model: Model, states: HiddenStates, batch: number): Promise<void> {
   const { architecture, checkpoint } = model;
-  await using session = await createSession(buildNormGraph(architecture));
-  const weights: Record<string, Feed> = {};
+  await using executor = new OnnxExecutor();
+  const program = await executor.compile(buildNormGraph(architecture));
+  const weights = new Map<string, NdArray>();
   for (const [role, { tensor, shape }] of architecture.head.tensors)
-    weights[role] = { values: await checkpoint.readTensor(tensor), shape };
+    weights.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
   for (let first = 0; first < states.sequences; first += batch) {
     const count = Math.min(batch, states.sequences - first);
-    const hidden = { values: await states.read(first, count), shape: [count * states.tokens, architecture.hiddenSize] };
-    const { normed } = await session.run({ ...weights, hidden });
-    await states.write(first, normed as Float32Array);
+    const shape = [count * states.tokens, architecture.hiddenSize];
+    const hidden = borrowed("hidden", await states.read(first, count), shape);
+    using normed = lookUp(await program.run(new Map([...weights, ["hidden", hidden]])), "normed");
+    await states.write(first, valuesOf(normed));
   }
 }
 
-async function forEachTile(
-  model: Model,
-  states: HiddenStates,
-  batch: number,
-  session: Session,
-  feedsOf: (sequence: number, token: number, firstRow: number, rows: number) => bigint,
-  visit: (
-    results: Record<string, Float32Array>,
+interface TilePass {
+  readonly model: Model;
+  readonly states: HiddenStates;
+  readonly batch: number;
+  readonly program: Program;
+  readonly tiles: readonly VocabularyTile[];
+  /** The row of a tile that is asked for at a position. */
+  targetOf(sequence: number, token: number, firstRow: number, rows: number): bigint;
+  /** @param results disposed of when this returns */
+  visit(
+    results: ReadonlyMap<string, Float32Array>,
     firstSequence: number,
     count: number,
     firstRow: number,
     rows: number,
-  ) => void,
-): Promise<void> {
-  const { vocabularySize, hiddenSize } = model.architecture;
-  for (const tile of vocabularyTiles(vocabularySize)) {
+  ): void;
+}
+
+async function forEachTile({ model, states, batch, program, tiles, targetOf, visit }: TilePass): Promise<void> {
+  const { hiddenSize } = model.architecture;
+  for (const tile of tiles) {
     const weights = await tileFeeds(model, tile);
     for (let first = 0; first < states.sequences; first += batch) {
       const count = Math.min(batch, states.sequences - first);
       const tokens = count * states.tokens;
       const targets = BigInt64Array.from({ length: tokens }, (_, i) =>
-        feedsOf(first + Math.floor(i / states.tokens), i % states.tokens, tile.first, tile.rows),
+        targetOf(first + Math.floor(i / states.tokens), i % states.tokens, tile.first, tile.rows),
       );
-      const hidden = { values: await states.read(first, count), shape: [tokens, hiddenSize] };
-      const results = await session.run({ ...weights, hidden, targets: { values: targets, shape: [tokens, 1] } });
-      visit(results, first, count, tile.first, tile.rows);
+      const feeds = new Map<string, NdArray>([
+        ...weights,
+        ["hidden", borrowed("hidden", await states.read(first, count), [tokens, hiddenSize])],
+        ["targets", borrowed("targets", targets, [tokens, 1])],
+      ]);
+      const results = await program.run(feeds);
+      visit(valuesByName(results), first, count, tile.first, tile.rows);
+      results.forEach((array) => array[Symbol.dispose]());
     }
   }
+}
+
+function valuesByName(arrays: Arrays): Map<string, Float32Array> {
+  return new Map([...arrays].map(([name, array]) => [name, valuesOf(array)]));
 }
 
 /**
@@ -171,23 +192,27 @@ export async function nextTokenStatistics(
   states: HiddenStates,
   sequences: readonly Int32Array[],
   batch: number,
+  options: TileOptions = {},
 ): Promise<{ readonly losses: Float64Array[]; readonly logPartitions: Float64Array }> {
-  await using session = await createSession(buildTileGraph(model.architecture, "losses"));
+  await using executor = new OnnxExecutor();
+  const program = await executor.compile(buildTileGraph(model.architecture, "losses"));
+  const tiles = vocabularyTiles(model.architecture.vocabularySize, options);
   const { tokens } = states;
   const partitions = createLogSum(sequences.length * tokens);
   const targetLogits = new Float64Array(sequences.length * tokens);
   const targetOf = (sequence: number, token: number): number => sequences[sequence]?.[token + 1] ?? -1;
-  await forEachTile(
+  await forEachTile({
     model,
     states,
     batch,
-    session,
-    (sequence, token, firstRow, rows) => {
+    program,
+    tiles,
+    targetOf(sequence, token, firstRow, rows) {
       const target = targetOf(sequence, token) - firstRow;
       return BigInt(target >= 0 && target < rows ? target : 0);
     },
-    (results, first, count, firstRow, rows) => {
-      const { logSumExp, targetLogits: gathered } = results as { logSumExp: Float32Array; targetLogits: Float32Array };
+    visit(results, first, count, firstRow, rows) {
+      const [logSumExp, gathered] = [lookUp(results, "logSumExp"), lookUp(results, "targetLogits")];
       partitions.add(logSumExp, first * tokens);
       for (let i = 0; i < count * tokens; i++) {
         const at = first * tokens + i;
@@ -195,7 +220,7 @@ export async function nextTokenStatistics(
         if (target >= 0 && target < rows) targetLogits[at] = gathered[i];
       }
     },
-  );
+  });
   const logPartitions = partitions.value();
   const losses = sequences.map((_, sequence) =>
     Float64Array.from({ length: tokens - 1 }, (_, token) => {
@@ -217,22 +242,29 @@ export async function nextTokenLosses(
 }
 
 /** All logits [sequences, tokens, vocabulary] from normed states: for small models and tests. */
-export async function computeLogits(model: Model, states: HiddenStates, batch: number): Promise<Float32Array> {
-  await using session = await createSession(buildTileGraph(model.architecture, "logits"));
+export async function computeLogits(
+  model: Model,
+  states: HiddenStates,
+  batch: number,
+  options: TileOptions = {},
+): Promise<Float32Array> {
+  await using executor = new OnnxExecutor();
+  const program = await executor.compile(buildTileGraph(model.architecture, "logits"));
   const { vocabularySize } = model.architecture;
   const logits = new Float32Array(states.sequences * states.tokens * vocabularySize);
-  await forEachTile(
+  await forEachTile({
     model,
     states,
     batch,
-    session,
-    () => 0n,
-    (results, first, count, firstRow, rows) => {
-      const tile = results["logits"] as Float32Array;
+    program,
+    tiles: vocabularyTiles(vocabularySize, options),
+    targetOf: () => 0n,
+    visit(results, first, count, firstRow, rows) {
+      const tile = lookUp(results, "logits");
       for (let i = 0; i < count * states.tokens; i++) {
         logits.set(tile.subarray(i * rows, (i + 1) * rows), (first * states.tokens + i) * vocabularySize + firstRow);
       }
     },
-  );
+  });
   return logits;
 }

@@ -1,9 +1,10 @@
 /**
  * What the program knows of a model: where its tensors are, which linears read which input, and how one block's
- * forward is written as an ONNX graph. A family (families/<name>.ts) turns a config.json into one of these.
+ * forward is written as a graph. A family (families/<name>.ts) turns a config.json into one of these.
  */
 import { ConfigError, InternalError } from "../errors.js";
-import type { GraphBuilder, Value } from "../onnx/graph.js";
+import type { Dim } from "../graph/dimensions.js";
+import type { GraphBuilder, Value } from "../graph/graph.js";
 import type { RotaryTable } from "./rotary.js";
 
 /** Consecutive outputs of a stored matrix. */
@@ -66,16 +67,22 @@ export interface BlockTensor {
 /** What a family's graph function is given. */
 export interface BlockContext {
   readonly graph: GraphBuilder;
-  /** [batch, tokens, hidden] */
+  /** [rows, hidden] */
   readonly hidden: Value;
+  /** All tokens of a run, sequence after sequence. */
+  readonly rows: Dim;
+  /** Of a sequence. */
+  readonly tokens: Dim;
   /** The graph input of one of the block's tensors. */
   tensor(role: string): Value;
   /** cos and sin tables [tokens, rotaryDim / 2] and positions [batch, tokens] of one of the architecture's rotary tables. */
   rotary(name: string): { readonly cos: Value; readonly sin: Value; readonly positions: Value };
   /** An additive attention mask of the architecture, causal included: [tokens, tokens] or [1, heads, tokens, tokens]. */
   mask(name: string): Value;
-  /** Announce the input of a group: [batch * tokens, inFeatures], or [routed tokens, inFeatures] for an expert. */
+  /** Announce the input of a group: [rows, inFeatures], or [routed rows, inFeatures] for an expert. */
   tap(group: string, input: Value): void;
+  /** Whether a group is asked for: inside a composite a place must be announced beforehand. */
+  isTapped(group: string): boolean;
   /** Every expert is to see every token: for statistics of experts that the router starves. */
   readonly isRoutingBypassed: boolean;
 }
@@ -89,7 +96,7 @@ export interface BlockSpec {
   /** By role: the part of the tensor's name after the block's. */
   readonly tensors: ReadonlyMap<string, BlockTensor>;
   readonly groups: readonly InputGroup[];
-  /** The block's forward; returns the new hidden states [batch, tokens, hidden]. */
+  /** The block's forward; returns the new hidden states [rows, hidden]. */
   build(context: BlockContext): Value;
 }
 
@@ -99,9 +106,9 @@ export interface PrologueSpec {
   /** Longest sequence that a table of learned positions has rows for. */
   readonly positionLimit?: number;
   /**
-   * @param embedded  [batch, tokens, embeddingWidth]
-   * @param positions [batch, tokens], 0 … tokens - 1
-   * @returns [batch, tokens, hidden]
+   * @param embedded  [rows, embeddingWidth]
+   * @param positions [rows], 0 … tokens - 1 of each sequence
+   * @returns [rows, hidden]
    */
   build(graph: GraphBuilder, embedded: Value, positions: Value, tensor: (role: string) => Value): Value;
 }

@@ -2,18 +2,20 @@
  * Attention as a branch of a block, described by data: how queries, keys and values are stored, normed and rotated.
  * The arithmetic itself is in pieces.ts.
  */
-import type { Value } from "../onnx/graph.js";
+import { product } from "../graph/dimensions.js";
+import type { Value } from "../graph/graph.js";
 import type { BlockContext } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
   applyNorm,
   attention,
-  flatten,
   normalize,
   normShapes,
   project,
   projectionLinears,
   projectionShapes,
+  reshape,
+  splitLast,
   type AttentionShape,
   type Norm,
   type Projection,
@@ -93,53 +95,48 @@ function headNormShapes({ headNorm, heads, keyValueHeads, headDim }: AttentionSp
   });
 }
 
-/** @param states flat [rows, count * headDim] */
+/** @param states [rows, count * headDim] */
 function normHeads(
   context: BlockContext,
   { norm, gain }: HeadNorm,
   headDim: number,
   side: { readonly path: string; readonly count: number; readonly states: Value },
 ): Value {
-  const { graph, tensor } = context;
+  const { graph, tensor, rows } = context;
   const { path, count, states } = side;
   if (gain === "all-heads") return applyNorm(context, norm, path, states);
-  if (gain === "shared")
-    return flatten(graph, applyNorm(context, norm, path, flatten(graph, states, headDim)), count * headDim);
-  const perHead = graph.node("Reshape", [states, graph.integers([-1, count, headDim])]);
+  const joined = (heads: Value): Value => reshape(graph, heads, rows, count * headDim);
+  if (gain === "shared") {
+    const heads = reshape(graph, states, product(rows, count), headDim);
+    return joined(applyNorm(context, norm, path, heads));
+  }
+  const own = (): Value[] => Array.from({ length: count }, (_, head) => tensor(`${path}.${head}.weight`));
   const gains =
     gain === "own"
       ? tensor(`${path}.weight`)
-      : graph.node("Reshape", [
-          graph.node(
-            "Concat",
-            Array.from({ length: count }, (_, head) => tensor(`${path}.${head}.weight`)),
-            { axis: 0 },
-          ),
-          graph.integers([count, headDim]),
-        ]);
+      : reshape(graph, graph.apply("concat", own(), { axis: 0 }), count, headDim);
   const ones = graph.floats(new Float32Array(headDim).fill(1), [headDim]);
-  return flatten(graph, graph.node("Mul", [normalize(graph, norm, perHead, ones), gains]), count * headDim);
+  const normed = normalize(graph, norm, reshape(graph, states, rows, count, headDim), ones);
+  return joined(graph.apply("multiply", [normed, gains]));
 }
 
-/** Flat q, k and v. */
-function projectInput(context: BlockContext, spec: AttentionSpec, flat: Value): [Value, Value, Value] {
-  const { graph } = context;
+/** q, k and v. */
+function projectInput(context: BlockContext, spec: AttentionSpec, states: Value): readonly [Value, Value, Value] {
+  const { graph, rows } = context;
   const { input, heads, keyValueHeads, headDim } = spec;
   if (input.layout === "separate")
     return [
-      project(context, input.query, flat),
-      project(context, input.key, flat),
-      project(context, input.value, flat),
+      project(context, input.query, states),
+      project(context, input.key, states),
+      project(context, input.value, states),
     ];
-  const fused = project(context, input.fused, flat);
-  if (input.layout === "stacked") {
-    const sizes = graph.integers([heads * headDim, keyValueHeads * headDim, keyValueHeads * headDim]);
-    return graph.nodes("Split", [fused, sizes], 3, { axis: 1 }) as [Value, Value, Value];
-  }
+  const fused = project(context, input.fused, states);
+  if (input.layout === "stacked")
+    return splitLast(graph, fused, [heads * headDim, keyValueHeads * headDim, keyValueHeads * headDim]);
   const perGroup = heads / keyValueHeads;
-  const grouped = graph.node("Reshape", [fused, graph.integers([-1, keyValueHeads, perGroup + 2, headDim])]);
-  const parts = graph.nodes("Split", [grouped, graph.integers([perGroup, 1, 1])], 3, { axis: 2 });
-  return parts.map((part, index) => flatten(graph, part, (index === 0 ? heads : keyValueHeads) * headDim)) as [
+  const grouped = reshape(graph, fused, rows, keyValueHeads, perGroup + 2, headDim);
+  const parts = graph.applyAll("split", [grouped], { axis: 2, sizes: [perGroup, 1, 1] });
+  return parts.map((part, index) => reshape(graph, part, rows, (index === 0 ? heads : keyValueHeads) * headDim)) as [
     Value,
     Value,
     Value,

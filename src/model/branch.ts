@@ -3,7 +3,7 @@
  * norm has been applied), taps whatever its inner linears read, and returns what is added to the residual stream.
  * How branches and norms make a block is decoder.ts's business.
  */
-import type { Value } from "../onnx/graph.js";
+import type { Value } from "../graph/graph.js";
 import type { BlockContext, InputGroup, LinearSpec } from "./architecture.js";
 import type { Shapes } from "./pieces.js";
 
@@ -16,6 +16,6 @@ export interface Branch {
   readonly reads: readonly LinearSpec[];
   /** Groups that the branch taps itself; their stages count from that of `reads`, which is 0. */
   readonly groups: readonly InputGroup[];
-  /** @param input flat; returns flat [batch * tokens, hidden] */
+  /** @param input [rows, hidden]; returns the same shape */
   build(context: BlockContext, input: Value): Value;
 }

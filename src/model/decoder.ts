@@ -3,7 +3,7 @@
  * side by side, what happens to embeddings before and to hidden states after the blocks. Turning the plan into an
  * architecture is the same for every family; what is read from which config key is not decided here.
  */
-import type { Value } from "../onnx/graph.js";
+import type { Value } from "../graph/graph.js";
 import type {
   Architecture,
   AttentionMask,
@@ -18,12 +18,10 @@ import type {
 import type { Branch } from "./branch.js";
 import {
   applyNorm,
-  flatten,
   normShapes,
   project,
   projectionShapes,
   scaleBy,
-  unflatten,
   type Norm,
   type PieceContext,
   type Projection,
@@ -132,13 +130,10 @@ function describePrologue(plan: EmbeddingPlan, hiddenSize: number): PrologueSpec
     build(graph, embedded, positionIds, tensor) {
       const context: PieceContext = { graph, tensor };
       let states = scaleBy(graph, embedded, scale);
-      if (projection !== undefined) {
-        const projected = project(context, projection, flatten(graph, states, projection.inFeatures));
-        states = unflatten(graph, projected, embedded, hiddenSize);
-      }
+      if (projection !== undefined) states = project(context, projection, states);
       if (positions !== undefined) {
-        const rows = graph.node("Add", [positionIds, graph.integers([positions.offset], [])]);
-        states = graph.node("Add", [states, graph.node("Gather", [tensor(`${positions.path}.weight`), rows])]);
+        const rows = graph.apply("add", [positionIds, graph.integers([positions.offset], [])]);
+        states = graph.apply("add", [states, graph.apply("gather", [tensor(`${positions.path}.weight`), rows])]);
       }
       return norm === undefined ? states : applyNorm(context, norm.norm, norm.path, states);
     },
@@ -188,7 +183,7 @@ function describeBlock(plan: LayerPlan, { index, path, hiddenSize }: BlockPlace)
     shapeKey: JSON.stringify({ norm, norms, residual, residualMultiplier, attention: attention.key, mlp: mlp.key }),
     tensors,
     groups: groupsOf(plan, path),
-    build: (context) => buildBlock(plan, context, hiddenSize),
+    build: (context) => buildBlock(plan, context),
   };
 }
 
@@ -216,15 +211,14 @@ function groupsOf(plan: LayerPlan, path: string): InputGroup[] {
     }));
 }
 
-function buildBlock(plan: LayerPlan, context: BlockContext, hiddenSize: number): Value {
-  const { graph, hidden } = context;
+function buildBlock(plan: LayerPlan, context: BlockContext): Value {
+  const { graph, hidden: input } = context;
   const { norms, attention, mlp, residual } = plan;
   const norm = (place: string | undefined, value: Value): Value =>
     place === undefined ? value : applyNorm(context, plan.norm, place, value);
   const add = (sum: Value, branch: Value): Value =>
-    graph.node("Add", [sum, scaleBy(graph, branch, plan.residualMultiplier ?? 1)]);
+    graph.apply("add", [sum, scaleBy(graph, branch, plan.residualMultiplier ?? 1)]);
 
-  const input = flatten(graph, hidden, hiddenSize);
   const attentionInput = norm(norms.beforeAttention, input);
   context.tap(isInputShared(plan) ? "block-input" : "attention-input", attentionInput);
   const attended = add(input, norm(norms.afterAttention, attention.build(context, attentionInput)));
@@ -233,6 +227,5 @@ function buildBlock(plan: LayerPlan, context: BlockContext, hiddenSize: number):
   const mlpSource = residual === "parallel" ? input : sum;
   const mlpInput = isInputShared(plan) ? attentionInput : norm(norms.beforeMlp, mlpSource);
   if (!isInputShared(plan)) context.tap("mlp-input", mlpInput);
-  const output = norm(norms.onMlpSum, add(sum, norm(norms.afterMlp, mlp.build(context, mlpInput))));
-  return unflatten(graph, output, hidden, hiddenSize);
+  return norm(norms.onMlpSum, add(sum, norm(norms.afterMlp, mlp.build(context, mlpInput))));
 }

@@ -3,17 +3,18 @@
  * one short latent vector per token, queries optionally from another; positions are in a separate part of each head,
  * whose key all heads share.
  */
-import type { GraphBuilder, Value } from "../onnx/graph.js";
+import type { Value } from "../graph/graph.js";
 import type { BlockContext, InputGroup } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
   applyNorm,
-  flatten,
   normShapes,
   project,
   projectionLinears,
   projectionShapes,
-  unflatten,
+  reshape,
+  rotate,
+  splitLast,
   type Norm,
   type Projection,
 } from "./pieces.js";
@@ -99,57 +100,45 @@ export function latentAttentionBranch(spec: LatentAttentionSpec): Branch {
   };
 }
 
-/** Cut the last axis in two. */
-function split(graph: GraphBuilder, value: Value, first: number, second: number): [Value, Value] {
-  return graph.nodes("Split", [value, graph.integers([first, second])], 2, { axis: -1 }) as [Value, Value];
-}
-
 function buildLatentAttention(
   context: BlockContext,
   spec: LatentAttentionSpec,
   { query, queryUp, keyValue, keyValueUp, output }: Projections,
   input: Value,
 ): Value {
-  const { graph, hidden } = context;
-  const { heads, plainDim, rotaryDim, valueDim, keyValueRank } = spec;
-  const perHead = (flat: Value, width: number): Value =>
-    graph.node("Reshape", [unflatten(graph, flat, hidden, heads * width), graph.integers([0, 0, heads, width])]);
-  const joinHeads = (value: Value, width: number): Value =>
-    graph.node("Reshape", [value, graph.integers([0, 0, heads * width])]);
+  const { graph, rows, tokens } = context;
+  const { heads, plainDim, rotaryDim, valueDim, keyValueRank, scale } = spec;
+  const perHead = (states: Value, width: number, count = heads): Value => reshape(graph, states, rows, count, width);
+  const joinHeads = (states: Value, width: number): Value => reshape(graph, states, rows, heads * width);
+  const turn = (states: Value, count: number): Value =>
+    rotate(context, states, spec.rotary, { heads: count, dimensions: rotaryDim, isInterleaved: true });
 
-  let flatQuery = project(context, query, input);
+  let queries = project(context, query, input);
   if (queryUp !== undefined) {
-    const latent = applyNorm(context, LATENT_NORM, "self_attn.q_a_layernorm", flatQuery);
+    const latent = applyNorm(context, LATENT_NORM, "self_attn.q_a_layernorm", queries);
     context.tap(QUERY_LATENT, latent);
-    flatQuery = project(context, queryUp, latent);
+    queries = project(context, queryUp, latent);
   }
-  const [compressed, flatRotaryKey] = split(graph, project(context, keyValue, input), keyValueRank, rotaryDim);
+  const [compressed, rotaryKey] = splitLast(graph, project(context, keyValue, input), [keyValueRank, rotaryDim]);
   const latent = applyNorm(context, LATENT_NORM, "self_attn.kv_a_layernorm", compressed);
   context.tap(KEY_VALUE_LATENT, latent);
   const expanded = perHead(project(context, keyValueUp, latent), plainDim + valueDim);
-  const [plainKey, value] = split(graph, expanded, plainDim, valueDim);
-  const [plainQuery, rotaryQuery] = split(graph, perHead(flatQuery, plainDim + rotaryDim), plainDim, rotaryDim);
+  const [plainKey, value] = splitLast(graph, expanded, [plainDim, valueDim]);
+  const [plainQuery, rotaryQuery] = splitLast(graph, perHead(queries, plainDim + rotaryDim), [plainDim, rotaryDim]);
 
-  const turnedQuery = graph.node("Reshape", [
-    rotate(context, spec, joinHeads(rotaryQuery, rotaryDim), heads),
-    graph.integers([0, 0, heads, rotaryDim]),
-  ]);
-  const turnedKey = graph.node("Unsqueeze", [
-    rotate(context, spec, unflatten(graph, flatRotaryKey, hidden, rotaryDim), 1),
-    graph.integers([2]),
-  ]);
-  const sharedKey = graph.node("Expand", [turnedKey, graph.integers([1, 1, heads, 1])]);
+  const turnedQuery = perHead(turn(joinHeads(rotaryQuery, rotaryDim), heads), rotaryDim);
+  const turnedKey = perHead(turn(rotaryKey, 1), rotaryDim, 1);
+  const sharedKey = graph.apply("expand", [turnedKey], { shape: [rows, heads, rotaryDim] });
   const together = (plain: Value, turned: Value): Value =>
-    joinHeads(graph.node("Concat", [plain, turned], { axis: 3 }), plainDim + rotaryDim);
+    joinHeads(graph.apply("concat", [plain, turned], { axis: 2 }), plainDim + rotaryDim);
   const operands = [together(plainQuery, turnedQuery), together(plainKey, sharedKey), joinHeads(value, valueDim)];
-  const attributes = { q_num_heads: heads, kv_num_heads: heads, is_causal: 1, scale: { float: spec.scale } };
-  const mixed = flatten(graph, graph.node("Attention", operands, attributes), heads * valueDim);
+  const mixed = graph.apply("attention", operands, {
+    heads,
+    keyValueHeads: heads,
+    tokens,
+    scale,
+    isCausal: true,
+  });
   context.tap("attention-output", mixed);
   return project(context, output, mixed);
-}
-
-/** Dimension 2i is rotated with 2i + 1. @param states [batch, tokens, heads * rotaryDim] */
-function rotate(context: BlockContext, spec: LatentAttentionSpec, states: Value, heads: number): Value {
-  const { cos, sin, positions } = context.rotary(spec.rotary);
-  return context.graph.node("RotaryEmbedding", [states, cos, sin, positions], { interleaved: 1, num_heads: heads });
 }

@@ -1,13 +1,14 @@
 /** Dense MLPs as branches of a block: plain (up, activation, down) and gated (down(activation(gate) · up)). */
-import type { Value } from "../onnx/graph.js";
+import { activate } from "../graph/composites.js";
+import type { Value } from "../graph/graph.js";
 import type { BlockContext, ChannelProducer } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
-  activate,
   project,
   projectionLinears,
   projectionProducers,
   projectionShapes,
+  splitLast,
   type Activation,
   type Projection,
 } from "./pieces.js";
@@ -56,7 +57,7 @@ export function gatedMlp(spec: GatedMlpSpec): Branch {
   const inputs = "gateUp" in spec ? [spec.gateUp] : [spec.gate, spec.up];
   return mlpBranch(inputs, spec.down, JSON.stringify(spec), gatedProducers(spec), (context, input) => {
     const [gate, up] = gateAndUp(context, spec, input);
-    return context.graph.node("Mul", [activate(context.graph, spec.activation, gate), up]);
+    return context.graph.apply("gatedActivation", [gate, up], { activation: spec.activation });
   });
 }
 
@@ -66,9 +67,8 @@ function gatedProducers(spec: GatedMlpSpec): ChannelProducer[] {
   return [0, count].flatMap((first) => projectionProducers(spec.gateUp, { first, count }));
 }
 
-function gateAndUp(context: BlockContext, spec: GatedMlpSpec, input: Value): [Value, Value] {
+function gateAndUp(context: BlockContext, spec: GatedMlpSpec, input: Value): readonly [gate: Value, up: Value] {
   if (!("gateUp" in spec)) return [project(context, spec.gate, input), project(context, spec.up, input)];
   const { inFeatures } = spec.down;
-  const sizes = context.graph.integers([inFeatures, inFeatures]);
-  return context.graph.nodes("Split", [project(context, spec.gateUp, input), sizes], 2, { axis: 1 }) as [Value, Value];
+  return splitLast(context.graph, project(context, spec.gateUp, input), [inFeatures, inFeatures]);
 }

@@ -3,7 +3,7 @@ import type { Branch } from "./branch.js";
 import type { ConfigObject } from "./config.js";
 import { readActivation } from "./decoder-config.js";
 import { findStackedExperts, mixtureBranch, type SharedExpertSpec } from "./moe.js";
-import type { RouterSpec } from "./router.js";
+import type { RouterSpec } from "./moe.js";
 
 export type ShapeOf = (name: string) => readonly number[] | undefined;
 

@@ -5,11 +5,11 @@
  * The router and the shared expert's gate are tiny and decide everything, so they are tensors of the branch but never
  * linears to prune. An expert is run on its routed rows only, in ascending token order; none at all is fine.
  */
-import type { Value } from "../onnx/graph.js";
+import type { ExpertTap, RouterAttributes } from "../graph/composites.js";
+import type { Value } from "../graph/graph.js";
 import type { BlockContext, InputGroup, LinearSpec } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
-  activate,
   linear,
   project,
   projectionLinears,
@@ -19,7 +19,6 @@ import {
   type Projection,
   type Shapes,
 } from "./pieces.js";
-import { route, routedRows, type RouterSpec, type Routing } from "./router.js";
 
 /**
  * "separate": <path>.<expert>.<name>.weight, each [out, in]; "stacked": <path>.gate_up_proj and <path>.down_proj hold
@@ -28,6 +27,12 @@ import { route, routedRows, type RouterSpec, type Routing } from "./router.js";
 export type ExpertLayout =
   | { readonly kind: "separate"; readonly gate: string; readonly up: string; readonly down: string }
   | { readonly kind: "stacked"; readonly inputAxis: 0 | 1 };
+
+export interface RouterSpec extends RouterAttributes {
+  /** Module path; its weight is [experts, hidden]. */
+  readonly path: string;
+  readonly experts: number;
+}
 
 export interface SharedExpertSpec {
   readonly path: string;
@@ -64,49 +69,20 @@ export function findStackedExperts(
   return { kind: "stacked", inputAxis: isInputFirst && !isInputLast ? 0 : 1 };
 }
 
-/** One linear of one expert: what is pruned, and its product with flat x. */
-interface ExpertLinear {
-  readonly spec: LinearSpec;
-  apply(context: BlockContext, input: Value): Value;
-}
-
+/** What is pruned of an expert. */
 interface Expert {
-  readonly gate: ExpertLinear;
-  readonly up: ExpertLinear;
-  readonly down: ExpertLinear;
-}
-
-function separateLinear(projection: Projection): ExpertLinear {
-  const [spec] = projectionLinears(projection) as [LinearSpec];
-  return { spec, apply: (context, input) => project(context, projection, input) };
-}
-
-function stackedLinear(spec: LinearSpec & { readonly slab: number }): ExpertLinear {
-  return {
-    spec,
-    apply({ graph, tensor }, input) {
-      const matrix = graph.node("Gather", [tensor(spec.role), graph.integers([spec.slab], [])], { axis: 0 });
-      const [range] = spec.outputs ?? [];
-      const outputAxis = graph.integers([1 - spec.inputAxis]);
-      const part =
-        range === undefined
-          ? matrix
-          : graph.node("Slice", [
-              matrix,
-              graph.integers([range.first]),
-              graph.integers([range.first + range.count]),
-              outputAxis,
-            ]);
-      return graph.node("Gemm", [input, part], { transB: spec.inputAxis });
-    },
-  };
+  readonly gate: LinearSpec;
+  readonly up: LinearSpec;
+  readonly down: LinearSpec;
 }
 
 function describeExpert({ hiddenSize, width, experts }: MixtureSpec, index: number): Expert {
   const { path, layout } = experts;
   if (layout.kind === "separate") {
-    const at = (name: string, inFeatures: number, outFeatures: number): ExpertLinear =>
-      separateLinear({ path: `${path}.${index}.${name}`, inFeatures, outFeatures, hasBias: false });
+    const at = (name: string, inFeatures: number, outFeatures: number): LinearSpec => {
+      const projection = { path: `${path}.${index}.${name}`, inFeatures, outFeatures, hasBias: false };
+      return (projectionLinears(projection) as [LinearSpec])[0];
+    };
     return {
       gate: at(layout.gate, hiddenSize, width),
       up: at(layout.up, hiddenSize, width),
@@ -114,27 +90,26 @@ function describeExpert({ hiddenSize, width, experts }: MixtureSpec, index: numb
     };
   }
   const { inputAxis } = layout;
-  const half = (name: string, first: number): ExpertLinear =>
-    stackedLinear({
-      name: `${path}.${index}.${name}`,
-      role: `${path}.gate_up_proj`,
-      inFeatures: hiddenSize,
-      outFeatures: width,
-      inputAxis,
-      slab: index,
-      outputs: [{ first, count: width }],
-    });
+  const half = (name: string, first: number): LinearSpec => ({
+    name: `${path}.${index}.${name}`,
+    role: `${path}.gate_up_proj`,
+    inFeatures: hiddenSize,
+    outFeatures: width,
+    inputAxis,
+    slab: index,
+    outputs: [{ first, count: width }],
+  });
   return {
     gate: half("gate", 0),
     up: half("up", width),
-    down: stackedLinear({
+    down: {
       name: `${path}.${index}.down`,
       role: `${path}.down_proj`,
       inFeatures: width,
       outFeatures: hiddenSize,
       inputAxis,
       slab: index,
-    }),
+    },
   };
 }
 
@@ -142,7 +117,7 @@ function expertShapes({ hiddenSize, width, experts, router }: MixtureSpec, descr
   const { path, layout } = experts;
   if (layout.kind === "separate") {
     return described.flatMap(({ gate, up, down }) =>
-      [gate, up, down].map(({ spec }) => [spec.role, [spec.outFeatures, spec.inFeatures]] as const),
+      [gate, up, down].map(({ role, outFeatures, inFeatures }) => [role, [outFeatures, inFeatures]] as const),
     );
   }
   const stack = (outFeatures: number, inFeatures: number): readonly number[] =>
@@ -166,17 +141,17 @@ function expertGroups(index: number, { gate, up, down }: Expert): InputGroup[] {
     {
       name: inputGroupOf(index),
       stage: 0,
-      inFeatures: gate.spec.inFeatures,
-      linears: [gate.spec, up.spec],
+      inFeatures: gate.inFeatures,
+      linears: [gate, up],
       isRouted: true,
     },
     {
       name: outputGroupOf(index),
       stage: 1,
-      inFeatures: down.spec.inFeatures,
-      linears: [down.spec],
+      inFeatures: down.inFeatures,
+      linears: [down],
       isRouted: true,
-      producers: [gate, up].map(({ spec }) => ({ ...spec, kind: "weight" })), // no expert has biases
+      producers: [gate, up].map((linear) => ({ ...linear, kind: "weight" })), // no expert has biases
     },
   ];
 }
@@ -234,16 +209,8 @@ export function mixtureBranch(spec: MixtureSpec): Branch {
       ...(shared === undefined ? [] : sharedGroups(shared)),
     ].toSorted((a, b) => a.stage - b.stage),
     build(context, input) {
-      const { graph, tensor } = context;
-      const routing = route(graph, input, tensor(`${router.path}.weight`), router);
-      const first =
-        shared === undefined
-          ? graph.node("ConstantOfShape", [graph.node("Shape", [input])])
-          : runShared(context, spec, shared, input);
-      return experts.reduce(
-        (sum, expert, index) => addExpert(context, spec, { expert, index, routing, input, sum }),
-        first,
-      );
+      const sum = shared === undefined ? undefined : runShared(context, spec, shared, input);
+      return runExperts(context, spec, experts, input, sum);
     },
   };
 }
@@ -251,42 +218,43 @@ export function mixtureBranch(spec: MixtureSpec): Branch {
 function runShared(context: BlockContext, spec: MixtureSpec, shared: SharedExpert, input: Value): Value {
   const { graph, tensor } = context;
   context.tap("shared-expert-input", input);
-  const gate = activate(graph, spec.activation, project(context, shared.gate, input));
-  const activated = graph.node("Mul", [gate, project(context, shared.up, input)]);
+  const [gate, up] = [project(context, shared.gate, input), project(context, shared.up, input)];
+  const activated = graph.apply("gatedActivation", [gate, up], { activation: spec.activation });
   context.tap("shared-expert-output", activated);
   const output = project(context, shared.down, activated);
   if (spec.shared?.gate === undefined) return output;
-  const openness = graph.node("Sigmoid", [linear(graph, input, tensor(`${spec.shared.gate}.weight`))]); // [tokens, 1]
-  return graph.node("Mul", [output, openness]);
+  const openness = graph.apply("sigmoid", [linear(graph, input, tensor(`${spec.shared.gate}.weight`))]); // [rows, 1]
+  return graph.apply("multiply", [output, openness]);
 }
 
-interface ExpertRun {
-  readonly expert: Expert;
-  readonly index: number;
-  readonly routing: Routing;
-  /** [tokens, hidden] */
-  readonly input: Value;
-  /** [tokens, hidden]: what the experts before it gave. */
-  readonly sum: Value;
-}
-
-/** Gather the expert's rows, run it, and add what it returns, weighted, to the rows it came from. */
-function addExpert(context: BlockContext, spec: MixtureSpec, { expert, index, routing, input, sum }: ExpertRun): Value {
-  const { graph } = context;
-  const activatedOf = (rows: Value): Value => {
-    const gate = activate(graph, spec.activation, expert.gate.apply(context, rows));
-    return graph.node("Mul", [gate, expert.up.apply(context, rows)]);
-  };
-  const { tokens, weights } = routedRows(graph, routing, index);
-  const rows = graph.node("Gather", [input, tokens], { axis: 0 });
-  const activated = activatedOf(rows);
-  // Bypassing the router changes what is tapped, never what the block returns.
-  context.tap(inputGroupOf(index), context.isRoutingBypassed ? input : rows);
-  context.tap(outputGroupOf(index), context.isRoutingBypassed ? activatedOf(input) : activated);
-  const column = graph.integers([1]);
-  const weighted = graph.node("Mul", [
-    expert.down.apply(context, activated),
-    graph.node("Unsqueeze", [weights, column]),
-  ]);
-  return graph.node("ScatterND", [sum, graph.node("Unsqueeze", [tokens, column]), weighted], { reduction: "add" });
+/** @param sum [rows, hidden]: what the experts' outputs are added to; nothing where absent */
+function runExperts(
+  context: BlockContext,
+  spec: MixtureSpec,
+  experts: readonly Expert[],
+  input: Value,
+  sum: Value | undefined,
+): Value {
+  const { graph, tensor } = context;
+  const { path, experts: count, ...choice } = spec.router;
+  const { layout } = spec.experts;
+  const routing = graph.applyAll("router", [input, tensor(`${path}.weight`)], choice);
+  const roles = new Set(experts.flatMap(({ gate, up, down }) => [gate.role, up.role, down.role])); // stacked ones share
+  const tapped = experts
+    .flatMap((_, expert): readonly (ExpertTap & { readonly group: string })[] => [
+      { group: inputGroupOf(expert), expert, at: "input" },
+      { group: outputGroupOf(expert), expert, at: "activated" },
+    ])
+    .filter(({ group }) => context.isTapped(group));
+  const operands = [input, ...routing, ...(sum === undefined ? [] : [sum]), ...[...roles].map((role) => tensor(role))];
+  const [output, ...taps] = graph.applyAll("experts", operands, {
+    experts: count,
+    activation: spec.activation,
+    layout: layout.kind === "separate" ? { kind: "separate" } : layout,
+    hasSum: sum !== undefined,
+    taps: tapped.map(({ expert, at }) => ({ expert, at })),
+    isRoutingBypassed: context.isRoutingBypassed, // changes what is tapped, never what the block returns
+  });
+  tapped.forEach(({ group }, index) => context.tap(group, taps[index] as Value));
+  return output as Value;
 }

@@ -1,9 +1,12 @@
 /**
- * Graph pieces that families are assembled from: norms, projections, activations, attention.
- * Shapes: hidden is [batch, tokens, hidden]; "flat" means [batch * tokens, features].
+ * Graph pieces that families are assembled from: norms, projections, activations, attention. Everything is
+ * [rows, features], a row per token, sequence after sequence.
  */
 import type { BlockContext, ChannelProducer, LinearSpec, OutputRange } from "./architecture.js";
-import type { GraphBuilder, Value } from "../onnx/graph.js";
+import type { Dim } from "../graph/dimensions.js";
+import type { GraphBuilder, Value } from "../graph/graph.js";
+
+export type { Activation } from "../graph/composites.js";
 
 /** Where a piece writes its nodes and finds its tensors. */
 export type PieceContext = Pick<BlockContext, "graph" | "tensor">;
@@ -11,19 +14,24 @@ export type PieceContext = Pick<BlockContext, "graph" | "tensor">;
 /** Shapes by role. */
 export type Shapes = readonly (readonly [role: string, shape: readonly number[]])[];
 
-export function flatten(graph: GraphBuilder, value: Value, features: number): Value {
-  return graph.node("Reshape", [value, graph.integers([-1, features])]);
+/** The same entries under another shape. */
+export function reshape(graph: GraphBuilder, value: Value, ...shape: readonly Dim[]): Value {
+  return graph.apply("reshape", [value], { shape });
 }
 
-/** Back to [batch, tokens, features], batch and tokens taken from `like`. */
-export function unflatten(graph: GraphBuilder, value: Value, like: Value, features: number): Value {
-  const sizes = graph.node("Shape", [like], { start: 0, end: 2 });
-  return graph.node("Reshape", [value, graph.node("Concat", [sizes, graph.integers([features])], { axis: 0 })]);
+/** Cut the last axis in pieces. */
+export function splitLast<const Sizes extends readonly number[]>(
+  graph: GraphBuilder,
+  value: Value,
+  sizes: Sizes,
+): { readonly [Index in keyof Sizes]: Value } {
+  const parts = graph.applyAll("split", [value], { axis: value.shape.length - 1, sizes });
+  return parts as { readonly [Index in keyof Sizes]: Value };
 }
 
 /** value · factor */
 export function scaleBy(graph: GraphBuilder, value: Value, factor: number): Value {
-  return factor === 1 ? value : graph.node("Mul", [value, graph.floats([factor], [])]);
+  return factor === 1 ? value : graph.apply("multiply", [value, graph.scalar(factor)]);
 }
 
 /** A normalisation over the last axis. */
@@ -45,17 +53,14 @@ export function normShapes(norm: Norm, path: string, width: number): Shapes {
 export function applyNorm(context: PieceContext, norm: Norm, path: string, value: Value): Value {
   const { graph, tensor } = context;
   const stored = tensor(`${path}.weight`);
-  const gain = norm.isGainFromOne === true ? graph.node("Add", [stored, graph.floats([1], [])]) : stored;
+  const gain = norm.isGainFromOne === true ? graph.apply("add", [stored, graph.scalar(1)]) : stored;
   return normalize(graph, norm, value, gain, norm.hasBias === true ? tensor(`${path}.bias`) : undefined);
 }
 
 /** The norm with its gain and bias at hand. */
 export function normalize(graph: GraphBuilder, norm: Norm, value: Value, gain: Value, bias?: Value): Value {
-  const operator = norm.kind === "rms" ? "RMSNormalization" : "LayerNormalization";
-  return graph.node(operator, bias === undefined ? [value, gain] : [value, gain, bias], {
-    axis: -1,
-    epsilon: { float: norm.epsilon },
-  });
+  const operator = norm.kind === "rms" ? "rmsNorm" : "layerNorm";
+  return graph.apply(operator, bias === undefined ? [value, gain] : [value, gain, bias], { epsilon: norm.epsilon });
 }
 
 /** One stored weight matrix: a linear, or several fused along their outputs. */
@@ -102,38 +107,16 @@ export function projectionProducers(projection: Projection, range?: OutputRange)
   return hasBias ? [weight, { kind: "bias", role: `${path}.bias`, inFeatures: 1, inputAxis: 1, ...made }] : [weight];
 }
 
-/** All of a projection's outputs, [rows, outFeatures], from flat x. */
+/** All of a projection's outputs, [rows, outFeatures]. */
 export function project({ graph, tensor }: PieceContext, projection: Projection, input: Value): Value {
   const { path, hasBias, inputAxis } = projection;
   const operands = [input, tensor(`${path}.weight`), ...(hasBias ? [tensor(`${path}.bias`)] : [])];
-  return graph.node("Gemm", operands, { transB: inputAxis === 0 ? 0 : 1 });
+  return graph.apply("gemm", operands, { transposeB: inputAxis !== 0 });
 }
 
-/** y = x Wᵀ (+ bias) for a weight stored [out, in]; x flat. */
-export function linear(graph: GraphBuilder, input: Value, weight: Value, bias?: Value): Value {
-  return graph.node("Gemm", bias === undefined ? [input, weight] : [input, weight, bias], { transB: 1 });
-}
-
-export type Activation = "silu" | "gelu" | "gelu-tanh" | "relu";
-
-export function activate(graph: GraphBuilder, activation: Activation, value: Value): Value {
-  switch (activation) {
-    case "silu":
-      return silu(graph, value);
-    case "gelu":
-      return graph.node("Gelu", [value], { approximate: "none" });
-    case "gelu-tanh":
-      return graph.node("Gelu", [value], { approximate: "tanh" });
-    case "relu":
-      return graph.node("Relu", [value]);
-    default:
-      return activation satisfies never;
-  }
-}
-
-/** x · sigmoid(x) */
-export function silu(graph: GraphBuilder, value: Value): Value {
-  return graph.node("QuickGelu", [value], { alpha: { float: 1 } }, "com.microsoft");
+/** y = x Wᵀ for a weight stored [out, in]. */
+export function linear(graph: GraphBuilder, input: Value, weight: Value): Value {
+  return graph.apply("gemm", [input, weight], { transposeB: true });
 }
 
 export interface AttentionShape {
@@ -154,38 +137,31 @@ export interface AttentionShape {
   readonly mask?: string;
 }
 
-/** Causal attention over flat q, k, v; returns flat [batch * tokens, heads * headDim]. */
-export function attention(
+/** Queries or keys turned by their positions. @param states [rows, heads * headDim] */
+export function rotate(
   context: BlockContext,
-  shape: AttentionShape,
-  flatQuery: Value,
-  flatKey: Value,
-  flatValue: Value,
+  states: Value,
+  table: string,
+  how: { readonly heads: number; readonly dimensions: number; readonly isInterleaved?: boolean },
 ): Value {
-  const { graph, hidden } = context;
-  const { heads, keyValueHeads, headDim } = shape;
-  let query = unflatten(graph, flatQuery, hidden, heads * headDim);
-  let key = unflatten(graph, flatKey, hidden, keyValueHeads * headDim);
-  const value = unflatten(graph, flatValue, hidden, keyValueHeads * headDim);
-  if (shape.rotary !== undefined) {
-    const { cos, sin, positions } = context.rotary(shape.rotary);
-    const { rotaryDimensions = headDim } = shape;
-    const attributes = {
-      interleaved: shape.isRotaryInterleaved === true ? 1 : 0,
-      ...(rotaryDimensions === headDim ? {} : { rotary_embedding_dim: rotaryDimensions }),
-    };
-    const rotate = (states: Value, count: number): Value =>
-      graph.node("RotaryEmbedding", [states, cos, sin, positions], { ...attributes, num_heads: count });
-    query = rotate(query, heads);
-    key = rotate(key, keyValueHeads);
-  }
-  const operands = shape.mask === undefined ? [query, key, value] : [query, key, value, context.mask(shape.mask)];
-  const mixed = graph.node("Attention", operands, {
-    q_num_heads: heads,
-    kv_num_heads: keyValueHeads,
-    is_causal: shape.mask === undefined ? 1 : 0, // masks are causal themselves
-    scale: { float: shape.scale },
-    ...(shape.softcap === undefined ? {} : { softcap: { float: shape.softcap } }),
+  const { cos, sin, positions } = context.rotary(table);
+  return context.graph.apply("rotary", [states, cos, sin, positions], how);
+}
+
+/** Causal attention of [rows, heads * headDim] queries; returns [rows, heads * headDim]. */
+export function attention(context: BlockContext, shape: AttentionShape, query: Value, key: Value, value: Value): Value {
+  const { graph, tokens } = context;
+  const { heads, keyValueHeads, headDim, rotary, rotaryDimensions: dimensions = headDim, mask, softcap } = shape;
+  const isInterleaved = shape.isRotaryInterleaved === true;
+  const turn = (states: Value, count: number): Value =>
+    rotary === undefined ? states : rotate(context, states, rotary, { heads: count, dimensions, isInterleaved });
+  const operands = [turn(query, heads), turn(key, keyValueHeads), value];
+  return graph.apply("attention", mask === undefined ? operands : [...operands, context.mask(mask)], {
+    heads,
+    keyValueHeads,
+    tokens,
+    scale: shape.scale,
+    isCausal: mask === undefined, // masks are causal themselves
+    ...(softcap === undefined ? {} : { softcap }),
   });
-  return flatten(graph, mixed, heads * headDim);
 }

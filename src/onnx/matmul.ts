@@ -1,5 +1,6 @@
 /** Matrix products on the CPU: one-node graphs, one per combination of transposes, sign and addition; and products in f64. */
-import { GraphBuilder, type BuiltGraph } from "./graph.js";
+import { GraphBuilder } from "../graph/graph.js";
+import { encodeGraph, type EncodedGraph } from "./encoder.js";
 import { createSession, type Session, type SessionOptions } from "./session.js";
 
 /** Where a product goes. */
@@ -37,14 +38,13 @@ interface ProductKind {
   readonly add: boolean;
 }
 
-function productModel({ transposeA, transposeB, sign, add }: ProductKind): BuiltGraph {
+function productModel({ transposeA, transposeB, sign, add }: ProductKind): EncodedGraph {
   const graph = new GraphBuilder("product");
-  const a = graph.input("a", ["a0", "a1"]);
-  const b = graph.input("b", ["b0", "b1"]);
-  const attributes = { transA: Number(transposeA), transB: Number(transposeB), alpha: { float: sign } };
+  const a = graph.input("a", transposeA ? ["k", "m"] : ["m", "k"]);
+  const b = graph.input("b", transposeB ? ["n", "k"] : ["k", "n"]);
   const inputs = add ? [a, b, graph.input("before", ["m", "n"])] : [a, b];
-  graph.output(graph.node("Gemm", inputs, attributes), "c", ["m", "n"]);
-  return graph.build();
+  graph.output("c", graph.apply("gemm", inputs, { transposeA, transposeB, alpha: sign }));
+  return encodeGraph(graph.build());
 }
 
 /** Sessions are created when first needed. */
@@ -73,7 +73,7 @@ export function createMatmulEngine(options: SessionOptions = {}): Promise<Matmul
         },
         target === undefined ? {} : { c: target },
       );
-      return c as Float32Array;
+      return c?.values as Float32Array;
     },
     async [Symbol.asyncDispose]() {
       for (const session of sessions.values()) await (await session)[Symbol.asyncDispose]();
@@ -102,18 +102,14 @@ export interface DoubleEngine extends AsyncDisposable {
   multiply(a: Float64Array, b: Float64Array, m: number, n: number, k: number): Promise<Float64Array>;
 }
 
-function doubleModel(transpose: "a" | "b" | "", sign: 1 | -1): BuiltGraph {
+function doubleModel(transpose: "a" | "b" | "", sign: 1 | -1): EncodedGraph {
   const graph = new GraphBuilder("double product");
-  const a = graph.input("a", ["a0", "a1"], "float64");
-  const b = graph.input("b", ["b0", "b1"], "float64");
-  const c = transpose === "" ? [] : [graph.input("c", ["m", "n"], "float64")];
-  const attributes = {
-    transA: Number(transpose === "a"),
-    transB: Number(transpose === "b"),
-    alpha: { float: sign },
-  };
-  graph.output(graph.node("Gemm", [a, b, ...c], attributes), "y", ["m", "n"], "float64");
-  return graph.build();
+  const [transposeA, transposeB] = [transpose === "a", transpose === "b"];
+  const a = graph.input("a", transposeA ? ["k", "m"] : ["m", "k"], "f64");
+  const b = graph.input("b", transposeB ? ["n", "k"] : ["k", "n"], "f64");
+  const c = transpose === "" ? [] : [graph.input("c", ["m", "n"], "f64")];
+  graph.output("y", graph.apply("gemm", [a, b, ...c], { transposeA, transposeB, alpha: sign }));
+  return encodeGraph(graph.build());
 }
 
 /** Sessions are created when first needed. */
@@ -131,17 +127,17 @@ export function createDoubleEngine(options: SessionOptions = {}): DoubleEngine {
   return {
     async multiplyAdd(a, b, c, { m, n, k }, { transpose, sign }) {
       const session = await sessionFor(transpose, sign);
-      const { y } = await session.runDouble({
+      const { y } = await session.run({
         a: { values: a, shape: transpose === "a" ? [k, m] : [m, k] },
         b: { values: b, shape: transpose === "b" ? [n, k] : [k, n] },
         c: { values: c, shape: [m, n] },
       });
-      return y as Float64Array;
+      return y?.values as Float64Array;
     },
     async multiply(a, b, m, n, k) {
       const session = await sessionFor("", 1);
-      const { y } = await session.runDouble({ a: { values: a, shape: [m, k] }, b: { values: b, shape: [k, n] } });
-      return y as Float64Array;
+      const { y } = await session.run({ a: { values: a, shape: [m, k] }, b: { values: b, shape: [k, n] } });
+      return y?.values as Float64Array;
     },
     async [Symbol.asyncDispose]() {
       for (const session of sessions.values()) await (await session)[Symbol.asyncDispose]();

@@ -6,7 +6,7 @@ import { availableParallelism } from "node:os";
 import { createRequire } from "node:module";
 import { InferenceSession, Tensor, env, listSupportedBackends } from "onnxruntime-node";
 import { InternalError } from "../errors.js";
-import type { BuiltGraph } from "./graph.js";
+import type { EncodedGraph } from "./encoder.js";
 
 export type TensorValues = Float32Array | Float64Array | BigInt64Array | Int32Array | Uint16Array;
 
@@ -24,17 +24,13 @@ export interface SessionOptions {
 }
 
 export interface Session extends AsyncDisposable {
-  /** The graph's inputs: what `run` must be fed. */
-  readonly inputNames: readonly string[];
   /**
    * Run the graph.
    * @param feeds at least every input of the graph; surplus feeds are ignored
    * @param into where to write outputs, by name; of the output's exact shape
    * @returns every output: what `into` names, else freshly allocated, owned by the caller
    */
-  run(feeds: Feeds, into?: Feeds): Promise<Record<string, Float32Array>>;
-  /** The same for a graph whose outputs are float64. */
-  runDouble(feeds: Feeds): Promise<Record<string, Float64Array>>;
+  run(feeds: Feeds, into?: Feeds): Promise<Feeds>;
 }
 
 const ELEMENT_NAMES = new Map<string, "float32" | "float64" | "int64" | "int32" | "uint16">([
@@ -52,8 +48,8 @@ function toTensor(name: string, feed: Feed | undefined): Tensor {
   return new Tensor(type, feed.values as Float32Array, feed.shape);
 }
 
-/** Compile a graph (see graph.ts). */
-export async function createSession(graph: BuiltGraph, options: SessionOptions = {}): Promise<Session> {
+/** Compile an encoded graph. */
+export async function createSession(graph: EncodedGraph, options: SessionOptions = {}): Promise<Session> {
   env.logLevel = "fatal"; // the runtime writes to fd 2 by itself, even for errors that are caught
   const session = await InferenceSession.create(graph.model, {
     intraOpNumThreads: options.threads ?? availableParallelism(),
@@ -66,27 +62,22 @@ export async function createSession(graph: BuiltGraph, options: SessionOptions =
     logSeverityLevel: 4,
     extra: { session: { intra_op: { allow_spinning: "0" } } }, // spinning threads would starve our own kernels
   });
-  const execute = async <Values>(
-    feeds: Feeds,
-    into: Feeds,
-    isExpected: (data: unknown) => data is Values,
-  ): Promise<Record<string, Values>> => {
-    const results = await session.run(
-      Object.fromEntries(graph.inputNames.map((name) => [name, toTensor(name, feeds[name])])),
-      Object.fromEntries(graph.outputNames.map((name) => [name, name in into ? toTensor(name, into[name]) : null])),
-    );
-    return Object.fromEntries(
-      graph.outputNames.map((name) => {
-        const data: unknown = results[name]?.data;
-        if (!isExpected(data)) throw new InternalError("E_OUTPUT", `graph output "${name}" has another element type`);
-        return [name, data];
-      }),
-    );
-  };
   return {
-    inputNames: graph.inputNames,
-    run: (feeds, into = {}) => execute(feeds, into, (data) => data instanceof Float32Array),
-    runDouble: (feeds) => execute(feeds, {}, (data) => data instanceof Float64Array),
+    async run(feeds, into = {}) {
+      const results = await session.run(
+        Object.fromEntries([...graph.inputs].map(([name, own]) => [own, toTensor(name, feeds[name])])),
+        Object.fromEntries(
+          [...graph.outputs].map(([name, own]) => [own, name in into ? toTensor(name, into[name]) : null]),
+        ),
+      );
+      return Object.fromEntries(
+        [...graph.outputs].map(([name, own]) => {
+          const result = results[own];
+          if (result === undefined) throw new InternalError("E_OUTPUT", `graph output "${name}" was not made`);
+          return [name, { values: result.data as TensorValues, shape: result.dims }];
+        }),
+      );
+    },
     async [Symbol.asyncDispose]() {
       await session.release();
     },

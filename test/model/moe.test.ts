@@ -10,6 +10,8 @@ import { test, type TestContext } from "node:test";
 import type { EngineEvent, RunConfig, RunReport, StarvedTreatment } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError } from "../../src/errors.js";
+import { borrowed, type HostArray } from "../../src/array.js";
+import { GraphBuilder, type Value } from "../../src/graph/graph.js";
 import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { ConfigObject } from "../../src/model/config.js";
@@ -17,9 +19,8 @@ import { familyOf } from "../../src/model/families/registry.js";
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
 import { openModel } from "../../src/model/open-model.js";
-import { route, routedRows, type RouterSpec } from "../../src/model/router.js";
-import { GraphBuilder } from "../../src/onnx/graph.js";
-import { createSession } from "../../src/onnx/session.js";
+import type { RouterSpec } from "../../src/model/moe.js";
+import { OnnxExecutor } from "../../src/onnx/executor.js";
 import { inspectModel } from "../../src/report/inspect-model.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { copyFixture, fixturePath, readJson } from "../helpers/architectures.js";
@@ -99,25 +100,35 @@ for (const { folder, experts, router } of ROUTERS) {
     assert.ok(block);
     const { tensor, shape } = lookUp(block.tensors, `${router.path}.weight`);
     const { rows, values } = routerInput(golden, experts);
+    const hidden = shape[1] ?? 0;
     const graph = new GraphBuilder("router");
-    const input = graph.input("input", [rows, shape[1] ?? 0]);
-    const routing = route(graph, input, graph.input("weight", shape), router);
-    for (let expert = 0; expert < router.experts; expert++) {
-      const { tokens, weights } = routedRows(graph, routing, expert);
-      graph.output(graph.node("Cast", [tokens], { to: 1 }), `tokens.${expert}`, ["n"]);
-      graph.output(weights, `weights.${expert}`, ["n"]);
-    }
-    await using session = await createSession(graph.build());
-    const results = await session.run({
-      input: { values, shape: [rows, shape[1] ?? 0] },
-      weight: { values: await model.checkpoint.readTensor(tensor), shape },
-    });
-    for (let expert = 0; expert < router.experts; expert++) {
+    const { path: _, experts: count, ...attributes } = router;
+    const operands = [graph.input("input", [rows, hidden]), graph.input("weight", shape)];
+    const [chosen, weights] = graph.applyAll("router", operands, attributes) as [Value, Value];
+    graph.output("chosen", chosen);
+    graph.output("weights", weights);
+    await using executor = new OnnxExecutor();
+    const program = await executor.compile(graph.build());
+    const results = await program.run(
+      new Map([
+        ["input", borrowed("input", values, [rows, hidden])],
+        ["weight", borrowed("weight", await model.checkpoint.readTensor(tensor), shape)],
+      ]),
+    );
+    const choices = [...(lookUp(results, "chosen") as HostArray).values].map(Number);
+    const shares = [...(lookUp(results, "weights") as HostArray).values].map(Number);
+    for (let expert = 0; expert < count; expert++) {
+      const places = choices.flatMap((choice, place) => (choice === expert ? [place] : []));
       const path = `routing/${block.name}.${experts}.${expert}`;
       const tokens = tensorOf(golden, `${path}/tokens`).values;
-      assert.deepEqual([...(results[`tokens.${expert}`] ?? [])], [...tokens], path);
+      assert.deepEqual(
+        places.map((place) => Math.floor(place / router.chosen)),
+        [...tokens],
+        path,
+      );
       if (tokens.length === 0) continue;
-      const error = relativeError(results[`weights.${expert}`] ?? [], tensorOf(golden, `${path}/weights`).values);
+      const found = places.map((place) => shares[place] ?? NaN);
+      const error = relativeError(found, tensorOf(golden, `${path}/weights`).values);
       assert.ok(error < TOLERANCE, `${path}/weights: ${error}`);
     }
   });

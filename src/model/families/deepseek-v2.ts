@@ -10,7 +10,7 @@ import { describeGatedDecoder } from "../gated-decoder.js";
 import { latentAttentionBranch } from "../latent-attention.js";
 import { readMixture, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
-import type { RouterSpec } from "../router.js";
+import type { RouterSpec } from "../moe.js";
 import type { Family } from "../family.js";
 
 /** Layers before `first_k_dense_replace` are dense, and of the others those that `moe_layer_freq` leaves out. */

@@ -1,0 +1,550 @@
+/**
+ * Operators that an executor may have as one kernel, and what each is made of where it has not. Rows are tokens:
+ * activations are [rows, features], sequence after sequence, so that only what mixes tokens knows how long sequences are.
+ */
+import { type Dim, product, type Shape } from "./dimensions.js";
+import type { GraphBuilder, Value, ValueType } from "./graph.js";
+import { dimAt, inputAt, knownDim, type None, refuse, requireShape, requireType, type Operator } from "./operator.js";
+import { reducedShape, reduction, type ReductionAttributes, sequencesOf } from "./primitives.js";
+
+export type Activation = "silu" | "gelu" | "gelu-tanh" | "relu";
+
+function sameAsInput(operator: string, inputs: readonly ValueType[]): readonly ValueType[] {
+  requireType(operator, inputs.slice(0, 1), "f32");
+  const { shape, dtype } = inputAt(operator, inputs, 0);
+  return [{ shape, dtype }];
+}
+
+/** x · sigmoid(x) */
+const silu: Operator<None> = {
+  infer: (inputs) => sameAsInput("silu", inputs),
+  decompose: (graph, inputs) => {
+    const [x] = inputs as readonly [Value];
+    return [graph.apply("multiply", [x, graph.apply("sigmoid", [x])])];
+  },
+};
+
+/** x · Φ(x) by the error function, or the form with tanh that many models were trained with. */
+const gelu: Operator<{ readonly form: "erf" | "tanh" }> = {
+  infer: (inputs) => sameAsInput("gelu", inputs),
+  decompose(graph, inputs, { form }) {
+    const [x] = inputs as readonly [Value];
+    const times = (value: Value, factor: number): Value => graph.apply("multiply", [value, graph.scalar(factor)]);
+    const cube = (): Value => graph.apply("multiply", [graph.apply("multiply", [x, x]), x]);
+    const inner =
+      form === "erf"
+        ? graph.apply("erf", [times(x, Math.SQRT1_2)])
+        : graph.apply("tanh", [times(graph.apply("add", [x, times(cube(), 0.044715)]), Math.sqrt(2 / Math.PI))]);
+    return [graph.apply("multiply", [times(x, 0.5), graph.apply("add", [inner, graph.scalar(1)])])];
+  },
+};
+
+/** activation(gate) · up */
+const gatedActivation: Operator<{ readonly activation: Activation }> = {
+  infer(inputs) {
+    requireShape("gatedActivation", inputs, 1, inputAt("gatedActivation", inputs, 0).shape);
+    return sameAsInput("gatedActivation", inputs);
+  },
+  decompose(graph, inputs, { activation }) {
+    const [gate, up] = inputs as readonly [Value, Value];
+    return [graph.apply("multiply", [activate(graph, activation, gate), up])];
+  },
+};
+
+export function activate(graph: GraphBuilder, activation: Activation, value: Value): Value {
+  switch (activation) {
+    case "silu":
+      return graph.apply("silu", [value]);
+    case "gelu":
+      return graph.apply("gelu", [value], { form: "erf" });
+    case "gelu-tanh":
+      return graph.apply("gelu", [value], { form: "tanh" });
+    case "relu":
+      return graph.apply("relu", [value]);
+    default:
+      return activation satisfies never;
+  }
+}
+
+export interface NormAttributes {
+  readonly epsilon: number;
+}
+
+function inferNorm(operator: string, inputs: readonly ValueType[]): readonly ValueType[] {
+  const value = inputAt(operator, inputs, 0);
+  requireType(operator, inputs, "f32");
+  inputs.slice(1).forEach((_, index) => requireShape(operator, inputs, index + 1, [dimAt(value, -1)]));
+  return sameAsInput(operator, inputs);
+}
+
+function overRoot(graph: GraphBuilder, value: Value, meanSquare: Value, epsilon: number): Value {
+  return graph.apply("divide", [value, graph.apply("sqrt", [graph.apply("add", [meanSquare, graph.scalar(epsilon)])])]);
+}
+
+function meanOfLast(graph: GraphBuilder, value: Value): Value {
+  return graph.apply("reduceMean", [value], { axes: [-1], keepsAxes: true });
+}
+
+/** x / √(mean(x²) + epsilon) · gain, over the last axis. */
+const rmsNorm: Operator<NormAttributes> = {
+  infer: (inputs) => inferNorm("rmsNorm", inputs),
+  decompose(graph, inputs, { epsilon }) {
+    const [x, gain] = inputs as readonly [Value, Value];
+    const normed = overRoot(graph, x, meanOfLast(graph, graph.apply("multiply", [x, x])), epsilon);
+    return [graph.apply("multiply", [normed, gain])];
+  },
+};
+
+/** The same of x less its mean, then + bias where there is one. */
+const layerNorm: Operator<NormAttributes> = {
+  infer: (inputs) => inferNorm("layerNorm", inputs),
+  decompose(graph, inputs, { epsilon }) {
+    const [x, gain, bias] = inputs as readonly [Value, Value, Value?];
+    const centred = graph.apply("subtract", [x, meanOfLast(graph, x)]);
+    const meanSquare = meanOfLast(graph, graph.apply("multiply", [centred, centred]));
+    const scaled = graph.apply("multiply", [overRoot(graph, centred, meanSquare, epsilon), gain]);
+    return [bias === undefined ? scaled : graph.apply("add", [scaled, bias])];
+  },
+};
+
+export interface RotaryAttributes {
+  readonly heads: number;
+  /** How many dimensions of each head are rotated, from its first. */
+  readonly dimensions: number;
+  /** Whether dimension 2i is rotated with 2i + 1, not i with i + dimensions / 2. */
+  readonly isInterleaved?: boolean;
+}
+
+/**
+ * Each pair (a, b) of a head's dimensions becomes (a cos - b sin, b cos + a sin).
+ * Inputs: states [rows, heads * headDim]; cos and sin [positions, dimensions / 2]; the positions of the rows,
+ * [sequences, tokens].
+ */
+const rotary: Operator<RotaryAttributes> = {
+  infer(inputs, { heads, dimensions }) {
+    const [states, cos, positions] = [0, 1, 3].map((index) => inputAt("rotary", inputs, index)) as [
+      ValueType,
+      ValueType,
+      ValueType,
+    ];
+    const headDim = knownDim(states, 1) / heads;
+    const isRotatable = Number.isInteger(headDim) && dimensions <= headDim && dimAt(cos, 1) === dimensions / 2;
+    if (!isRotatable || product(...positions.shape) !== dimAt(states, 0) || positions.shape.length !== 2)
+      throw refuse("rotary", inputs, `${heads} heads, ${dimensions} dimensions of each, a position per row`);
+    requireShape("rotary", inputs, 2, cos.shape);
+    return sameAsInput("rotary", inputs);
+  },
+  decompose(graph, inputs, { heads, dimensions, isInterleaved = false }) {
+    const [states, cosTable, sinTable, positions] = inputs as readonly [Value, Value, Value, Value];
+    const rows = dimAt(states, 0);
+    const headDim = knownDim(states, 1) / heads;
+    const half = dimensions / 2;
+    const reshape = (value: Value, ...shape: Shape): Value => graph.apply("reshape", [value], { shape });
+    const angles = (table: Value): Value => reshape(graph.apply("gather", [table, positions]), rows, 1, half);
+    const [cos, sin] = [angles(cosTable), angles(sinTable)];
+    const perHead = reshape(states, rows, heads, headDim);
+    const [turning, still] = graph.applyAll("split", [perHead], {
+      axis: 2,
+      sizes: dimensions === headDim ? [dimensions] : [dimensions, headDim - dimensions],
+    }) as [Value, Value?];
+    const pairs = isInterleaved
+      ? graph
+          .applyAll("split", [reshape(turning, rows, heads, half, 2)], { axis: 3, sizes: [1, 1] })
+          .map((part) => reshape(part, rows, heads, half))
+      : graph.applyAll("split", [turning], { axis: 2, sizes: [half, half] });
+    const [a, b] = pairs as readonly [Value, Value];
+    const times = (x: Value, y: Value): Value => graph.apply("multiply", [x, y]);
+    const turned = [
+      graph.apply("subtract", [times(a, cos), times(b, sin)]),
+      graph.apply("add", [times(b, cos), times(a, sin)]),
+    ];
+    const together = isInterleaved
+      ? graph.apply(
+          "concat",
+          turned.map((part) => reshape(part, rows, heads, half, 1)),
+          { axis: 3 },
+        )
+      : graph.apply("concat", turned, { axis: 2 });
+    const rotated = reshape(together, rows, heads, dimensions);
+    const whole = still === undefined ? rotated : graph.apply("concat", [rotated, still], { axis: 2 });
+    return [reshape(whole, rows, heads * headDim)];
+  },
+};
+
+export interface AttentionAttributes {
+  readonly heads: number;
+  /** Each serves heads / keyValueHeads heads in turn. */
+  readonly keyValueHeads: number;
+  /** Of a sequence: rows attend to rows of their own sequence. */
+  readonly tokens: Dim;
+  /** Factor on q·k. */
+  readonly scale: number;
+  /** Whether a row sees itself and earlier ones only. */
+  readonly isCausal: boolean;
+  /** Scaled scores become cap · tanh(score / cap) before anything is added to them. */
+  readonly softcap?: number;
+}
+
+/** What a score becomes that does not count. */
+const UNSEEN = -3e38;
+
+/**
+ * softmax(q kᵀ · scale + mask) v per head.
+ * Inputs: query [rows, heads * d], key [rows, keyValueHeads * d], value [rows, keyValueHeads * e], and where there is
+ * one an additive mask, [tokens, tokens] or [1, heads, tokens, tokens]. Returns [rows, heads * e].
+ */
+const attention: Operator<AttentionAttributes> = {
+  dims: ["tokens"],
+  infer(inputs, { heads, keyValueHeads, tokens }) {
+    const [query, key, value] = [0, 1, 2].map((index) => inputAt("attention", inputs, index)) as [
+      ValueType,
+      ValueType,
+      ValueType,
+    ];
+    requireType("attention", inputs, "f32");
+    sequencesOf("attention", inputs, tokens);
+    const headDim = knownDim(query, 1) / heads;
+    const valueDim = knownDim(value, 1) / keyValueHeads;
+    if (!Number.isInteger(headDim) || !Number.isInteger(valueDim) || heads % keyValueHeads !== 0)
+      throw refuse("attention", inputs, `${heads} heads over ${keyValueHeads}`);
+    requireShape("attention", inputs, 1, [dimAt(query, 0), keyValueHeads * headDim]);
+    requireShape("attention", inputs, 2, [dimAt(key, 0), keyValueHeads * valueDim]);
+    if (inputs.length > 3)
+      requireShape(
+        "attention",
+        inputs,
+        3,
+        inputs[3]?.shape.length === 2 ? [tokens, tokens] : [1, heads, tokens, tokens],
+      );
+    return [{ shape: [dimAt(query, 0), heads * valueDim], dtype: "f32" }];
+  },
+  decompose(graph, inputs, attributes) {
+    const { heads, keyValueHeads, tokens, scale, isCausal, softcap } = attributes;
+    const [query, key, value, mask] = inputs as readonly [Value, Value, Value, Value?];
+    const sequences = sequencesOf("attention", inputs, tokens);
+    const groups = keyValueHeads;
+    const perGroup = heads / groups;
+    const headDim = knownDim(query, 1) / heads;
+    const valueDim = knownDim(value, 1) / groups;
+    const reshape = (states: Value, ...shape: Shape): Value => graph.apply("reshape", [states], { shape });
+    const perHead = (states: Value, count: number, width: number, order: readonly number[]): Value =>
+      graph.apply("transpose", [reshape(states, sequences, tokens, groups, count, width)], { order });
+    const q = perHead(query, perGroup, headDim, [0, 2, 3, 1, 4]); // [sequences, groups, perGroup, tokens, headDim]
+    const k = perHead(key, 1, headDim, [0, 2, 3, 4, 1]);
+    const v = perHead(value, 1, valueDim, [0, 2, 3, 1, 4]);
+    const scaled = graph.apply("multiply", [graph.apply("matmul", [q, k]), graph.scalar(scale)]);
+    const capped = softcap === undefined ? scaled : cap(graph, scaled, softcap);
+    const seen = isCausal ? hideLater(graph, capped, tokens) : capped;
+    const masked = mask === undefined ? seen : graph.apply("add", [seen, spreadMask(mask)]);
+    const mixed = graph.apply("matmul", [graph.apply("softmax", [masked]), v]);
+    const backInOrder = graph.apply("transpose", [mixed], { order: [0, 3, 1, 2, 4] });
+    return [reshape(backInOrder, dimAt(query, 0), heads * valueDim)];
+
+    function spreadMask(table: Value): Value {
+      return table.shape.length === 2 ? table : reshape(table, 1, groups, perGroup, tokens, tokens);
+    }
+  },
+};
+
+/** cap · tanh(value / cap) */
+export function cap(graph: GraphBuilder, value: Value, limit: number): Value {
+  const divisor = graph.scalar(limit);
+  return graph.apply("multiply", [graph.apply("tanh", [graph.apply("divide", [value, divisor])]), divisor]);
+}
+
+/** @param scores [..., tokens of queries, tokens of keys] */
+function hideLater(graph: GraphBuilder, scores: Value, tokens: Dim): Value {
+  const keys = graph.apply("iota", [], { length: tokens });
+  const queries = graph.apply("reshape", [keys], { shape: [tokens, 1] });
+  return graph.apply("where", [graph.apply("lessOrEqual", [keys, queries]), scores, graph.scalar(UNSEEN)]);
+}
+
+export interface RouterAttributes {
+  /** Experts per token. */
+  readonly chosen: number;
+  /** Whether a token's weights are scaled to sum to 1. */
+  readonly isRenormalized: boolean;
+  /** Weights are multiplied by this; default 1. */
+  readonly scale?: number;
+  /** Choose only among the experts of this many groups: those with the best single expert. */
+  readonly limit?: { readonly groups: number; readonly kept: number };
+}
+
+/**
+ * softmax over all experts, the best `chosen` of them, and their probabilities as weights.
+ * Inputs: x [rows, hidden], weight [experts, hidden]. Returns experts (i64) and weights, each [rows, chosen].
+ */
+const router: Operator<RouterAttributes> = {
+  infer(inputs, { chosen }) {
+    const x = inputAt("router", inputs, 0);
+    requireShape("router", inputs, 1, [dimAt(inputAt("router", inputs, 1), 0), dimAt(x, 1)]);
+    const shape = [dimAt(x, 0), chosen];
+    return [
+      { shape, dtype: "i64" },
+      { shape, dtype: "f32" },
+    ];
+  },
+  decompose(graph, inputs, { chosen, isRenormalized, scale = 1, limit }) {
+    const [x, weight] = inputs as readonly [Value, Value];
+    const all = graph.apply("softmax", [graph.apply("gemm", [x, weight], { transposeB: true })]);
+    const eligible = limit === undefined ? all : limitToGroups(graph, all, limit);
+    const [best, experts] = graph.applyAll("topK", [eligible], { count: chosen }) as readonly [Value, Value];
+    const sum = (): Value => graph.apply("reduceSum", [best], { axes: [1], keepsAxes: true });
+    const normed = isRenormalized ? graph.apply("divide", [best, sum()]) : best;
+    return [experts, scale === 1 ? normed : graph.apply("multiply", [normed, graph.scalar(scale)])];
+  },
+};
+
+/** Probabilities with those outside the best groups set to 0; a group is as good as its best expert. */
+function limitToGroups(
+  graph: GraphBuilder,
+  probabilities: Value,
+  { groups, kept }: NonNullable<RouterAttributes["limit"]>,
+): Value {
+  const rows = dimAt(probabilities, 0);
+  const experts = knownDim(probabilities, 1);
+  const grouped = graph.apply("reshape", [probabilities], { shape: [rows, groups, experts / groups] });
+  const scores = graph.apply("reduceMax", [grouped], { axes: [2] });
+  const [, best] = graph.applyAll("topK", [scores], { count: kept }) as readonly [Value, Value];
+  const zeros = graph.apply("fill", [], { shape: [rows, groups], value: 0 });
+  const ones = graph.apply("fill", [], { shape: [rows, kept], value: 1 });
+  const mask = graph.apply("scatterAlong", [zeros, best, ones], { axis: 1 });
+  const spread = graph.apply("reshape", [mask], { shape: [rows, groups, 1] });
+  return graph.apply("reshape", [graph.apply("multiply", [grouped, spread])], { shape: [rows, experts] });
+}
+
+/** One place inside the experts that a graph also returns. */
+export interface ExpertTap {
+  readonly expert: number;
+  /** "input": the rows that its gate and up projections read; "activated": what its down projection reads. */
+  readonly at: "input" | "activated";
+}
+
+export interface ExpertsAttributes {
+  readonly experts: number;
+  readonly activation: Activation;
+  /**
+   * "separate": inputs are gate, up and down of expert 0, of expert 1, …, each [out, in]; "stacked": two inputs hold
+   * all experts, [experts, out, in] (inputAxis 1) or [experts, in, out] (inputAxis 0), gate before up in the first.
+   */
+  readonly layout: { readonly kind: "separate" } | { readonly kind: "stacked"; readonly inputAxis: 0 | 1 };
+  /** Whether the input after the weights of the routing is what the experts' outputs are added to; else zeros are. */
+  readonly hasSum: boolean;
+  /** Each is an output after the first. */
+  readonly taps: readonly ExpertTap[];
+  /** Taps see all rows instead of the routed ones; what the experts return stays the same. */
+  readonly isRoutingBypassed?: boolean;
+}
+
+/**
+ * All experts of a mixture, gated MLPs: each is run on the rows routed to it alone, in order, and what it returns is
+ * added, times the routing's weight, to the rows it came from, expert after expert.
+ * Inputs: x [rows, hidden]; experts and weights [rows, chosen], as the router returns them; the sum; the matrices.
+ * Returns [rows, hidden] and the taps, whose rows only a run knows.
+ */
+const experts: Operator<ExpertsAttributes> = {
+  infer(inputs, attributes, fresh) {
+    const x = inputAt("experts", inputs, 0);
+    const matrices = expertMatrices(inputs, attributes);
+    const { layout } = attributes;
+    const expected = layout.kind === "stacked" ? 2 : 3 * attributes.experts;
+    if (matrices.length !== expected) throw refuse("experts", inputs, `${expected} inputs of weights`);
+    if (attributes.hasSum) requireShape("experts", inputs, 3, x.shape);
+    const width = expertWidth(inputs, attributes);
+    const rows = new Map<number, Dim>();
+    const rowsOf = (expert: number): Dim => {
+      const known = attributes.isRoutingBypassed === true ? dimAt(x, 0) : (rows.get(expert) ?? fresh("rows"));
+      rows.set(expert, known);
+      return known;
+    };
+    const taps = attributes.taps.map(({ expert, at }): ValueType => {
+      if (expert >= attributes.experts) throw refuse("experts", inputs, `fewer taps than of expert ${expert}`);
+      return { shape: [rowsOf(expert), at === "input" ? dimAt(x, 1) : width], dtype: "f32" };
+    });
+    return [{ shape: x.shape, dtype: "f32" }, ...taps];
+  },
+  decompose(graph, inputs, attributes) {
+    const [x, chosen, weights] = inputs as readonly [Value, Value, Value];
+    const runs = Array.from({ length: attributes.experts }, (_, expert) =>
+      runExpert(graph, { x, chosen, weights, expert, attributes, matrices: expertMatrices(inputs, attributes) }),
+    );
+    const zeros = (): Value => graph.apply("fill", [], { shape: x.shape, value: 0 });
+    const first = attributes.hasSum ? (inputs[3] as Value) : zeros();
+    const sum = runs.reduce((total, { places, output }) => graph.apply("scatterAdd", [total, places, output()]), first);
+    return [sum, ...attributes.taps.map(({ expert, at }) => (runs[expert] as ExpertRun)[at]())];
+  },
+};
+
+/** The inputs that are weights. */
+function expertMatrices<Type extends ValueType>(
+  inputs: readonly Type[],
+  { hasSum }: ExpertsAttributes,
+): readonly Type[] {
+  return inputs.slice(hasSum ? 4 : 3);
+}
+
+/** Of the hidden layer of an expert. */
+function expertWidth(inputs: readonly ValueType[], attributes: ExpertsAttributes): number {
+  const [first] = expertMatrices(inputs, attributes);
+  if (first === undefined) throw refuse("experts", inputs, "inputs of weights");
+  const { layout } = attributes;
+  if (layout.kind === "separate") return knownDim(first, 0);
+  return knownDim(first, layout.inputAxis === 1 ? 1 : 2) / 2;
+}
+
+interface ExpertRun {
+  /** The rows routed to it, ascending, [n]. */
+  readonly places: Value;
+  /** What it adds to them, [n, hidden]. */
+  output(): Value;
+  input(): Value;
+  activated(): Value;
+}
+
+interface ExpertInputs {
+  readonly x: Value;
+  readonly chosen: Value;
+  readonly weights: Value;
+  readonly expert: number;
+  readonly attributes: ExpertsAttributes;
+  readonly matrices: readonly Value[];
+}
+
+function runExpert(graph: GraphBuilder, run: ExpertInputs): ExpertRun {
+  const { x, chosen, weights, expert, attributes } = run;
+  const multiplied = expertProducts(graph, run);
+  const activatedOf = (rows: Value): Value =>
+    graph.apply("gatedActivation", [multiplied.gate(rows), multiplied.up(rows)], {
+      activation: attributes.activation,
+    });
+  const isChosen = graph.apply("equal", [chosen, graph.integers([expert], [])]);
+  const found = graph.apply("nonZero", [isChosen]); // [2, n]: rows, and which of their choices
+  const places = graph.apply("gather", [found, graph.integers([0], [])]);
+  const points = graph.apply("transpose", [found], { order: [1, 0] });
+  const weight = graph.apply("gatherPoints", [weights, points]);
+  const rows = graph.apply("gather", [x, places]);
+  const activated = activatedOf(rows);
+  const isBypassed = attributes.isRoutingBypassed === true;
+  return {
+    places,
+    output: () =>
+      graph.apply("multiply", [
+        multiplied.down(activated),
+        graph.apply("reshape", [weight], { shape: [dimAt(points, 0), 1] }),
+      ]),
+    input: () => (isBypassed ? x : rows),
+    activated: () => (isBypassed ? activatedOf(x) : activated),
+  };
+}
+
+interface ExpertProducts {
+  gate(rows: Value): Value;
+  up(rows: Value): Value;
+  down(rows: Value): Value;
+}
+
+function expertProducts(graph: GraphBuilder, { expert, attributes, matrices }: ExpertInputs): ExpertProducts {
+  const { layout } = attributes;
+  if (layout.kind === "separate") {
+    const by = (index: number) => (rows: Value) =>
+      graph.apply("gemm", [rows, matrices[3 * expert + index] as Value], { transposeB: true });
+    return { gate: by(0), up: by(1), down: by(2) };
+  }
+  const transposeB = layout.inputAxis === 1;
+  const [gateUp, down] = matrices as readonly [Value, Value];
+  const width = knownDim(gateUp, transposeB ? 1 : 2) / 2;
+  const slab = (stack: Value): Value => graph.apply("gather", [stack, graph.integers([expert], [])]);
+  const half = (start: number): Value =>
+    graph.apply("slice", [slab(gateUp)], { axis: transposeB ? 0 : 1, start, end: start + width });
+  const times = (rows: Value, matrix: Value): Value => graph.apply("gemm", [rows, matrix], { transposeB });
+  return {
+    gate: (rows) => times(rows, half(0)),
+    up: (rows) => times(rows, half(width)),
+    down: (rows) => times(rows, slab(down)),
+  };
+}
+
+/** log Σ exp(x) over axes. */
+const logSumExp: Operator<ReductionAttributes> = {
+  ...reduction("logSumExp"),
+  decompose(graph, inputs, attributes) {
+    const [x] = inputs as readonly [Value];
+    const top = graph.apply("reduceMax", [x], { axes: attributes.axes, keepsAxes: true });
+    const sum = graph.apply("reduceSum", [graph.apply("exp", [graph.apply("subtract", [x, top])])], attributes);
+    const shape = reducedShape(x, attributes);
+    return [graph.apply("add", [graph.apply("log", [sum]), graph.apply("reshape", [top], { shape })])];
+  },
+};
+
+/** Σ x² over axes. */
+const sumSquares: Operator<ReductionAttributes> = {
+  ...reduction("sumSquares"),
+  decompose: (graph, inputs, attributes) => {
+    const [x] = inputs as readonly [Value];
+    return [graph.apply("reduceSum", [graph.apply("multiply", [x, x])], attributes)];
+  },
+};
+
+/** Rows [first, end) of the lower block triangle of a Gram matrix: columns [0, end). */
+export interface GramPanel {
+  readonly first: number;
+  readonly end: number;
+}
+
+/** xᵀx of x [rows, n], its lower triangle panel by panel: outputs [end - first, end]. */
+const gram: Operator<{ readonly panels: readonly GramPanel[] }> = {
+  infer(inputs, { panels }) {
+    const width = knownDim(inputAt("gram", inputs, 0), 1);
+    if (panels.some(({ first, end }) => first < 0 || end <= first || end > width))
+      throw refuse("gram", inputs, "panels within the matrix");
+    return panels.map(({ first, end }) => ({ shape: [end - first, end], dtype: "f32" }));
+  },
+  decompose(graph, inputs, { panels }) {
+    const [x] = inputs as readonly [Value];
+    const width = knownDim(x, 1);
+    const columns = (start: number, end: number): Value =>
+      start === 0 && end === width ? x : graph.apply("slice", [x], { axis: 1, start, end });
+    return panels.map(({ first, end }) =>
+      graph.apply("gemm", [columns(first, end), columns(0, end)], { transposeA: true }),
+    );
+  },
+};
+
+/** Per column of x [rows, n]: Σ x, and Σ (x - mean of its sequence)². All rows are one sequence where no tokens are given. */
+const moments: Operator<{ readonly tokens?: Dim }> = {
+  dims: ["tokens"],
+  infer(inputs, { tokens }) {
+    const x = inputAt("moments", inputs, 0);
+    if (tokens !== undefined) sequencesOf("moments", inputs, tokens);
+    const type = { shape: [dimAt(x, 1)], dtype: "f32" } as const;
+    return [type, type];
+  },
+  decompose(graph, inputs, attributes) {
+    const [x] = inputs as readonly [Value];
+    const { tokens = dimAt(x, 0) } = attributes;
+    const sequenceCount = attributes.tokens === undefined ? 1 : sequencesOf("moments", inputs, tokens);
+    const sequences = graph.apply("reshape", [x], { shape: [sequenceCount, tokens, dimAt(x, 1)] });
+    const mean = graph.apply("reduceMean", [sequences], { axes: [1], keepsAxes: true });
+    const deviations = graph.apply("subtract", [sequences, mean]);
+    return [
+      graph.apply("reduceSum", [sequences], { axes: [0, 1] }),
+      graph.apply("sumSquares", [deviations], { axes: [0, 1] }),
+    ];
+  },
+};
+
+export const COMPOSITES = {
+  silu,
+  gelu,
+  gatedActivation,
+  rmsNorm,
+  layerNorm,
+  rotary,
+  attention,
+  router,
+  experts,
+  logSumExp,
+  sumSquares,
+  gram,
+  moments,
+} as const;

@@ -1,0 +1,28 @@
+/** What runs graphs: compiled once for every size that its symbols may take, run as often as wanted. */
+import type { Home, NdArray } from "../array.js";
+import type { Graph } from "./graph.js";
+import type { OperatorName } from "./operators.js";
+
+export interface Executor extends AsyncDisposable {
+  /** Where the arrays live that its programs read and make. */
+  readonly home: Home;
+  /** Whether it runs an operator as it is. Composites that it has not are decomposed. */
+  supports(operator: OperatorName): boolean;
+  /** @throws InternalError E_OPERATOR naming an operator that it can neither run nor decompose */
+  compile(graph: Graph): Promise<Program>;
+}
+
+/** By name of an input or output. */
+export type Arrays = ReadonlyMap<string, NdArray>;
+
+export interface Program extends AsyncDisposable {
+  /**
+   * Run the graph.
+   * @param feeds at least every input of the graph, of its type and a shape that fits; others are ignored. They are
+   *   borrowed until the promise settles
+   * @param into arrays to write outputs to, by name, of the output's shape
+   * @returns every output: what `into` names, else an array that is the caller's until it disposes of it; its memory
+   *   may then be that of a later output
+   */
+  run(feeds: Arrays, into?: Arrays): Promise<Arrays>;
+}

@@ -3,6 +3,7 @@
  * the same run. Operations are counted as a straightforward implementation would do them: the Gram matrix in full
  * (2·T·C², although symmetry lets us skip almost half), attention causally (half of the square).
  */
+import { borrowed } from "../src/array.js";
 import { BlockRunner, type BlockRequest, type TapKind } from "../src/forward/block-runner.js";
 import { compareWithRoofline, machineLine, randomValues } from "./harness.js";
 import { syntheticArchitecture } from "./llama-shape.js";
@@ -38,11 +39,24 @@ const forward = (2 * TOKENS * parameters + 2 * TOKENS * TOKENS * 2048) / 1e9;
 const withoutDown = forward - (2 * TOKENS * linearOf("mlp.down_proj.weight")) / 1e9;
 const gram = block.groups.reduce((sum, group) => sum + 2 * TOKENS * group.inFeatures ** 2, 0) / 1e9;
 
-const run = (request: BlockRequest) => (): Promise<unknown> => runner.run(block, weights, hidden, 1, TOKENS, request);
+const size = { batch: 1, tokens: TOKENS };
+const states = borrowed("hidden", hidden, [TOKENS, architecture.hiddenSize]);
+/** The result's memory goes back to the executor, as in a run. */
+const run = (request: BlockRequest) => async (): Promise<void> => {
+  using _result = await runner.run(block, weights, states, size, request);
+};
+/** The result is never given back, so that the next one is written to fresh pages. */
+const runFresh = (request: BlockRequest) => async (): Promise<void> => {
+  await runner.run(block, weights, states, size, request);
+};
 const taps = (kind: TapKind): BlockRequest["taps"] => ({ kind, groups });
+const moving: BlockRequest = { hidden: true, taps: undefined };
+const tapping: BlockRequest = { hidden: false, taps: taps("inputs") };
+const sparsegpt: BlockRequest = { hidden: false, taps: taps("gram") };
 const rows = await compareWithRoofline(
   [
-    { name: "forward", gigaflops: forward, run: run({ hidden: true, taps: undefined }) },
+    { name: "forward", gigaflops: forward, run: run(moving) },
+    { name: "forward, outputs in fresh memory", gigaflops: forward, run: runFresh(moving) },
     {
       name: "forward to the last linear's input + column norms (wanda's pass)",
       gigaflops: withoutDown,
@@ -52,8 +66,11 @@ const rows = await compareWithRoofline(
     {
       name: "forward to the last linear's input + Gram matrices (sparsegpt's pass)",
       gigaflops: withoutDown + gram,
-      run: run({ hidden: false, taps: taps("gram") }),
+      run: run(sparsegpt),
     },
+    { name: "the same, outputs in fresh memory", gigaflops: withoutDown + gram, run: runFresh(sparsegpt) },
+    { name: "forward, inputs handed out (what another device reads)", gigaflops: withoutDown, run: run(tapping) },
+    { name: "the same, outputs in fresh memory", gigaflops: withoutDown, run: runFresh(tapping) },
   ],
   ROUNDS,
 );

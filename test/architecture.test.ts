@@ -6,7 +6,17 @@ import { test } from "node:test";
 import { repositoryPath } from "./helpers/paths.js";
 
 /** Plain data, errors, logging and words: everyone may import these. */
-const EVERYWHERE = ["array", "contract", "context", "errors", "logging", "look-up", "nearest-name", "version"];
+const EVERYWHERE = [
+  "array",
+  "array-pool",
+  "contract",
+  "context",
+  "errors",
+  "logging",
+  "look-up",
+  "nearest-name",
+  "version",
+];
 
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cli: ["index", "driver", "report", "config"],

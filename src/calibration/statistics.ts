@@ -5,10 +5,12 @@
  * through JavaScript; on a GPU the inputs themselves are tapped and the Gram matrix is accumulated there.
  * Sums within a run cover a few thousand tokens at most and are then added up, which keeps float32 chains short.
  */
+import type { NdArray } from "../array.js";
 import { NumericalError } from "../errors.js";
 import type { Device, Matrix } from "../device/device.js";
 import type { InputGroup, BlockSpec } from "../model/architecture.js";
 import { gramPanels, type BlockWeights, type Tap, type TapKind } from "../forward/block-runner.js";
+import { valuesOf } from "../forward/values.js";
 import { lookUp } from "../look-up.js";
 import type { Stream } from "../forward/stream.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
@@ -73,6 +75,7 @@ export async function collectStatistics(options: CollectOptions): Promise<Map<st
         dense === undefined || compared.length === 0
           ? undefined
           : await dense.stream.run(block, dense.weights, { first, count }, denseRequest);
+      using _truth = truth;
       for (const [group, tap] of heard) lookUp(statistics, group).add(tap, count, truth?.taps.get(group));
     },
     ...(options.onBatch === undefined ? {} : { onBatch: options.onBatch }),
@@ -117,8 +120,9 @@ class WithMoments implements GroupStatistics {
 
   add(tap: Tap, sequences: number, dense?: Tap): void {
     this.#inner.add(tap, sequences, dense);
-    tap.moments?.sums.forEach((value, channel) => (this.#sums[channel] += value));
-    tap.moments?.squaredDeviations.forEach((value, channel) => (this.#squaredDeviations[channel] += value));
+    if (tap.moments === undefined) return;
+    valuesOf(tap.moments.sums).forEach((value, channel) => (this.#sums[channel] += value));
+    valuesOf(tap.moments.squaredDeviations).forEach((value, channel) => (this.#squaredDeviations[channel] += value));
   }
 
   async finish(): Promise<LayerStatistics> {
@@ -178,7 +182,8 @@ class ColumnNorms implements GroupStatistics {
   }
 
   add({ parts: [sums], rows }: Tap, sequences: number): void {
-    sums?.forEach((value, channel) => (this.#sums[channel] = this.#sums[channel] + value));
+    if (sums !== undefined)
+      valuesOf(sums).forEach((value, channel) => (this.#sums[channel] = this.#sums[channel] + value));
     this.#tokens += rows;
     this.#sequences += sequences;
   }
@@ -215,8 +220,8 @@ class HostGram implements GroupStatistics {
   }
 
   add({ parts, rows }: Tap, sequences: number): void {
-    if (this.#panels.length === 0) this.#panels = [...parts];
-    else parts.forEach((part, index) => addInto(this.#panels[index] as Float32Array, part));
+    if (this.#panels.length === 0) this.#panels = parts.map((part) => valuesOf(part).slice());
+    else parts.forEach((part, index) => addInto(this.#panels[index] as Float32Array, valuesOf(part)));
     this.#tokens += rows;
     this.#sequences += sequences;
   }
@@ -272,7 +277,7 @@ class DeviceGram implements GroupStatistics {
   add({ parts: [inputs], rows }: Tap, sequences: number, dense?: Tap): void {
     if (inputs === undefined) return;
     if (rows > 0) {
-      using x = this.#device.uploadMatrix(inputs, rows, this.#width, `${this.#label} inputs`);
+      using x = this.#device.uploadMatrix(valuesOf(inputs), rows, this.#width, `${this.#label} inputs`);
       this.#device.accumulateGram({ matrix: x }, this.#gram);
       this.#addErrors(x, dense?.parts[0]);
     }
@@ -293,9 +298,9 @@ class DeviceGram implements GroupStatistics {
   }
 
   /** The difference is taken before the product: it is small beside both inputs. */
-  #addErrors(x: Matrix, dense: Float32Array | undefined): void {
+  #addErrors(x: Matrix, dense: NdArray | undefined): void {
     if (this.#errors === undefined || dense === undefined) return;
-    using difference = this.#device.uploadMatrix(dense, x.rows, x.columns, `${this.#label} dense inputs`);
+    using difference = this.#device.uploadMatrix(valuesOf(dense), x.rows, x.columns, `${this.#label} dense inputs`);
     this.#device.subtract({ matrix: difference }, { matrix: x }, { matrix: difference });
     const [a, b, out] = [{ matrix: difference }, { matrix: x }, { matrix: this.#errors }];
     this.#device.matmul({ a, b, out, transposeA: true, beta: 1 });

@@ -21,6 +21,7 @@ import {
   type TileOptions,
 } from "../forward/head.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
+import { batchesOf } from "../forward/stream.js";
 import { valuesOf } from "../forward/values.js";
 import type { Model } from "../model/open-model.js";
 import { OnnxExecutor } from "../onnx/executor.js";
@@ -98,18 +99,16 @@ export async function measureDivergence(
       ...(await tileFeeds(reference.model, tile, "p.")),
       ...(await tileFeeds(candidate.model, tile, "q.")),
     ];
-    for (let first = 0; first < sequences; first += batch) {
-      const count = Math.min(batch, sequences - first);
+    for (const { first, count } of batchesOf(reference.states, { size: batch })) {
       const [from, to] = [first * tokens, (first + count) * tokens];
       const feedsOf = async (
-        { model, states }: ForwardedModel,
+        { states }: ForwardedModel,
         offsets: Float64Array,
         prefix: string,
       ): Promise<[string, NdArray][]> => {
-        const shape = [to - from, model.architecture.hiddenSize];
         const partition = Float32Array.from(offsets.subarray(from, to));
         return [
-          [`${prefix}hidden`, borrowed("hidden", await states.read(first, count), shape)],
+          [`${prefix}hidden`, await states.read(first, count)],
           [`${prefix}logPartition`, borrowed("partition", partition, [to - from, 1])],
         ];
       };
@@ -124,7 +123,7 @@ export async function measureDivergence(
       partitions?.add(read("q.logSumExp"), from);
       best.p.update(read("p.top"), read("p.topIndex"), from, tile.first);
       best.q.update(read("q.top"), read("q.topIndex"), from, tile.first);
-      results.forEach((array) => array[Symbol.dispose]());
+      for (const arrays of [results, feeds]) arrays.forEach((array) => array[Symbol.dispose]());
     }
   }
   partitions?.value().forEach((partition, at) => (divergence[at] += partition - offsets[at]));

@@ -40,36 +40,22 @@ export interface BlockRequest {
     | undefined;
 }
 
-/** What a group's tap returned. */
+/** What a group's tap returned, where the executor made it. */
 export interface Tap {
-  /** One array, or one per panel of the Gram matrix. */
-  readonly parts: readonly Float32Array[];
+  /** x [rows, inFeatures], its column norms [inFeatures], or panels [end - first, end] of its Gram matrix. */
+  readonly parts: readonly NdArray[];
   /** Σ x and Σ (x - mean of its sequence)², per channel, where asked for. An expert's tokens count as one sequence. */
-  readonly moments: { readonly sums: Float32Array; readonly squaredDeviations: Float32Array } | undefined;
+  readonly moments: { readonly sums: NdArray; readonly squaredDeviations: NdArray } | undefined;
   /** Tokens that reached the group: all of the run, or those routed to an expert. */
   readonly rows: number;
 }
 
-export interface BlockResult {
-  /** [batch, tokens, hidden]; present where asked for. */
-  readonly hidden: Float32Array | undefined;
+/** The caller's until it disposes of it, and of all arrays with it: their memory is then that of later results. */
+export interface BlockResult extends Disposable {
+  /** [rows, hidden]; present where asked for. */
+  readonly hidden: NdArray | undefined;
   /** By group. */
   readonly taps: ReadonlyMap<string, Tap>;
-}
-
-/** What a group's tap returned, where the executor made it. */
-export interface TapArrays {
-  /** x [rows, inFeatures], its column norms [inFeatures], or panels [end - first, end] of its Gram matrix. */
-  readonly parts: readonly NdArray[];
-  readonly moments: { readonly sums: NdArray; readonly squaredDeviations: NdArray } | undefined;
-  readonly rows: number;
-}
-
-/** The same as a `BlockResult`, where the executor made it. Disposing of it disposes of every array. */
-export interface BlockArrays extends Disposable {
-  /** [rows, hidden] */
-  readonly hidden: NdArray | undefined;
-  readonly taps: ReadonlyMap<string, TapArrays>;
 }
 
 /** Narrower panels skip more of the upper triangle but make thinner products; measured best near this width. */
@@ -201,64 +187,37 @@ export class BlockRunner implements AsyncDisposable {
     return this.#sessionsCompiled;
   }
 
-  /** Where the arrays that `runArrays` takes and returns live. */
+  /** Where the arrays live that it reads and makes. */
   get home(): Executor["home"] {
     return this.#executor.home;
   }
 
-  /**
-   * @param hidden [batch, tokens, hidden]
-   * @returns arrays that are the caller's for good
-   */
+  /** About how wide a panel of a Gram matrix is, see `gramPanels`. */
+  get gramPanelWidth(): number {
+    return this.#panelWidth;
+  }
+
+  /** Let go of memory that is kept for results of later runs. */
+  trim(): void {
+    this.#executor.trim();
+  }
+
+  /** @param hidden [batch * tokens, hidden], borrowed */
   async run(
     block: BlockSpec,
     weights: BlockWeights,
-    hidden: Float32Array,
-    batch: number,
-    tokens: number,
-    request: BlockRequest,
-  ): Promise<BlockResult> {
-    const tensors = new Map(
-      [...block.tensors].map(([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)]),
-    );
-    const states = borrowed("hidden", hidden, [batch * tokens, this.#architecture.hiddenSize]);
-    const result = await this.runArrays(block, tensors, states, { batch, tokens }, request);
-    // None of the arrays is disposed of, so their memory is never used again.
-    return {
-      hidden: result.hidden && valuesOf(result.hidden),
-      taps: new Map(
-        [...result.taps].map(([group, { parts, moments, rows }]) => [
-          group,
-          {
-            parts: parts.map(valuesOf),
-            moments: moments && {
-              sums: valuesOf(moments.sums),
-              squaredDeviations: valuesOf(moments.squaredDeviations),
-            },
-            rows,
-          },
-        ]),
-      ),
-    };
-  }
-
-  /**
-   * The same where the executor's arrays live.
-   * @param weights by role, of the shapes of the block's tensors
-   * @param hidden  [batch * tokens, hidden]
-   * @returns arrays that are the caller's until it disposes of them
-   */
-  async runArrays(
-    block: BlockSpec,
-    weights: ReadonlyMap<string, NdArray>,
     hidden: NdArray,
     { batch, tokens }: { readonly batch: number; readonly tokens: number },
     request: BlockRequest,
-  ): Promise<BlockArrays> {
+  ): Promise<BlockResult> {
     const program = await this.#program(block, request);
-    const feeds = new Map([...this.#positionFeeds(batch, tokens), ...weights, ["hidden", hidden]]);
-    const results = await program.run(feeds);
-    const taps = new Map<string, TapArrays>();
+    const tensors = [...block.tensors].map(
+      ([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)] as const,
+    );
+    const results = await program.run(
+      new Map<string, NdArray>([...this.#positionFeeds(batch, tokens), ...tensors, ["hidden", hidden]]),
+    );
+    const taps = new Map<string, Tap>();
     for (const group of request.taps?.groups ?? []) {
       const parts: NdArray[] = [];
       for (let part = results.get(tapName(group, 0)); part !== undefined;) {

@@ -2,9 +2,8 @@
 import { borrowed, type NdArray } from "../array.js";
 import { GraphBuilder, type Graph } from "../graph/graph.js";
 import { OnnxExecutor } from "../onnx/executor.js";
-import { valuesOf } from "./values.js";
 import type { Architecture, PrologueSpec } from "../model/architecture.js";
-import { sequencesPerRun } from "./weights.js";
+import { batchesOf } from "./stream.js";
 import { lookUp } from "../look-up.js";
 import type { HiddenStates } from "./hidden-states.js";
 import type { Model } from "../model/open-model.js";
@@ -81,17 +80,16 @@ async function runPrologue(model: Model, prologue: PrologueSpec, states: HiddenS
   for (const [role, { tensor, shape }] of prologue.tensors)
     tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
   const { tokens } = states;
-  const batch = sequencesPerRun(tokens);
-  for (let first = 0; first < states.sequences; first += batch) {
-    const count = Math.min(batch, states.sequences - first);
+  for (const { first, count } of batchesOf(states)) {
     const rows = count * tokens;
     const positions = BigInt64Array.from({ length: rows }, (_, i) => BigInt(i % tokens));
+    using slots = await states.read(first, count);
     const feeds = new Map<string, NdArray>([
       ...tensors,
-      ["slots", borrowed("slots", await states.read(first, count), [rows, architecture.hiddenSize])],
+      ["slots", slots],
       ["positions", borrowed("positions", positions, [rows])],
     ]);
     using hidden = lookUp(await program.run(feeds), "hidden");
-    await states.write(first, valuesOf(hidden));
+    await states.write(first, hidden);
   }
 }

@@ -10,6 +10,7 @@ import { OnnxExecutor } from "../onnx/executor.js";
 import type { Architecture } from "../model/architecture.js";
 import { lookUp } from "../look-up.js";
 import type { HiddenStates } from "./hidden-states.js";
+import { batchesOf } from "./stream.js";
 import type { Model } from "../model/open-model.js";
 import { valuesOf } from "./values.js";
 
@@ -129,12 +130,10 @@ export async function applyFinalNorm(model: Model, states: HiddenStates, batch: 
   const weights = new Map<string, NdArray>();
   for (const [role, { tensor, shape }] of architecture.head.tensors)
     weights.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
-  for (let first = 0; first < states.sequences; first += batch) {
-    const count = Math.min(batch, states.sequences - first);
-    const shape = [count * states.tokens, architecture.hiddenSize];
-    const hidden = borrowed("hidden", await states.read(first, count), shape);
+  for (const { first, count } of batchesOf(states, { size: batch })) {
+    using hidden = await states.read(first, count);
     using normed = lookUp(await program.run(new Map([...weights, ["hidden", hidden]])), "normed");
-    await states.write(first, valuesOf(normed));
+    await states.write(first, normed);
   }
 }
 
@@ -157,18 +156,17 @@ interface TilePass {
 }
 
 async function forEachTile({ model, states, batch, program, tiles, targetOf, visit }: TilePass): Promise<void> {
-  const { hiddenSize } = model.architecture;
   for (const tile of tiles) {
     const weights = await tileFeeds(model, tile);
-    for (let first = 0; first < states.sequences; first += batch) {
-      const count = Math.min(batch, states.sequences - first);
+    for (const { first, count } of batchesOf(states, { size: batch })) {
       const tokens = count * states.tokens;
       const targets = BigInt64Array.from({ length: tokens }, (_, i) =>
         targetOf(first + Math.floor(i / states.tokens), i % states.tokens, tile.first, tile.rows),
       );
+      using hidden = await states.read(first, count);
       const feeds = new Map<string, NdArray>([
         ...weights,
-        ["hidden", borrowed("hidden", await states.read(first, count), [tokens, hiddenSize])],
+        ["hidden", hidden],
         ["targets", borrowed("targets", targets, [tokens, 1])],
       ]);
       const results = await program.run(feeds);

@@ -3,7 +3,10 @@
  * One slot per sequence, read and overwritten in place.
  */
 import { open, rm, type FileHandle } from "node:fs/promises";
+import { borrowed, type NdArray } from "../array.js";
+import { ArrayPool } from "../array-pool.js";
 import { InternalError } from "../errors.js";
+import { valuesOf } from "./values.js";
 
 export interface HiddenStatesOptions {
   readonly sequences: number;
@@ -24,6 +27,9 @@ export class HiddenStates implements AsyncDisposable {
   readonly #residentSequences: number;
   readonly #scratch: FileHandle | undefined;
   readonly #scratchFile: string;
+  readonly #hiddenSize: number;
+  /** For what is read from the scratch file. */
+  readonly #pool = new ArrayPool();
 
   private constructor(options: HiddenStatesOptions, residentSequences: number, scratch: FileHandle | undefined) {
     this.sequences = options.sequences;
@@ -33,6 +39,7 @@ export class HiddenStates implements AsyncDisposable {
     this.#resident = new Float32Array(residentSequences * this.sequenceLength);
     this.#scratch = scratch;
     this.#scratchFile = options.scratchFile;
+    this.#hiddenSize = options.hiddenSize;
   }
 
   static async create(options: HiddenStatesOptions): Promise<HiddenStates> {
@@ -42,23 +49,26 @@ export class HiddenStates implements AsyncDisposable {
     return new HiddenStates(options, residentSequences, scratch);
   }
 
-  /** [count, tokens, hidden]: a view where everything is in memory, otherwise a copy. Do not write to it. */
-  async read(first: number, count: number): Promise<Float32Array> {
+  /** [count * tokens, hidden]: a view where everything is in memory, otherwise a copy. Do not write to it. */
+  async read(first: number, count: number): Promise<NdArray> {
     const length = this.sequenceLength;
+    const shape = [count * this.tokens, this.#hiddenSize];
     if (first + count <= this.#residentSequences)
-      return this.#resident.subarray(first * length, (first + count) * length);
-    const values = new Float32Array(count * length);
+      return borrowed("hidden states", this.#resident.subarray(first * length, (first + count) * length), shape);
+    const array = this.#pool.take("hidden states", shape, "f32");
+    const values = valuesOf(array);
     for (let i = 0; i < count; i++) {
       const target = values.subarray(i * length, (i + 1) * length);
       if (first + i < this.#residentSequences)
         target.set(this.#resident.subarray((first + i) * length, (first + i + 1) * length));
       else await this.#transfer("read", target, first + i);
     }
-    return values;
+    return array;
   }
 
-  /** Overwrite the slots from `first` on with [count, tokens, hidden] values. */
-  async write(first: number, values: Float32Array): Promise<void> {
+  /** Overwrite the slots from `first` on with [count * tokens, hidden] values. */
+  async write(first: number, array: NdArray): Promise<void> {
+    const values = valuesOf(array);
     const length = this.sequenceLength;
     for (let i = 0; i * length < values.length; i++) {
       const source = values.subarray(i * length, (i + 1) * length);
@@ -75,6 +85,7 @@ export class HiddenStates implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#pool.clear();
     if (this.#scratch === undefined) return;
     await this.#scratch.close();
     await rm(this.#scratchFile, { force: true });

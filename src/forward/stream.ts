@@ -32,7 +32,7 @@ export function* batchesOf(
 
 /** What a pass hands out of each batch. */
 export interface HeardBatch extends Batch {
-  /** By group; borrowed until the listener is done. */
+  /** By group; borrowed until the listener is done: their memory is used again. */
   readonly taps: ReadonlyMap<string, Tap>;
 }
 
@@ -67,21 +67,26 @@ export class Stream {
     if (!moves && taps === undefined) return; // an empty graph is no graph
     const { first: start, end } = request.range ?? { first: 0, end: this.states.sequences };
     for (const { first, count } of batchesOf(this.states, { first: start, end, size: this.#batchSize })) {
-      const result = await this.run(block, weights, { first, count }, { hidden: moves, taps });
+      using result = await this.run(block, weights, { first, count }, { hidden: moves, taps });
       await hear?.({ first, count, taps: result.taps });
       if (result.hidden !== undefined) await this.states.write(first, result.hidden);
       onBatch?.(first + count - start, end - start);
     }
+    if (taps?.kind === "gram") this.runner.trim(); // as large as what is solved next
   }
 
-  /** One batch through a block; its states stay as they are. For what goes along with another stream's pass. */
+  /**
+   * One batch through a block; its states stay as they are. For what goes along with another stream's pass.
+   * @returns the caller's to dispose of
+   */
   async run(
     block: BlockSpec,
     weights: BlockWeights,
     { first, count }: Batch,
     request: BlockRequest,
   ): Promise<BlockResult> {
-    const hidden = await this.states.read(first, count);
-    return this.runner.run(block, weights, hidden, count, this.states.tokens, request);
+    const { states, runner } = this;
+    using hidden = await states.read(first, count);
+    return await runner.run(block, weights, hidden, { batch: count, tokens: states.tokens }, request);
   }
 }

@@ -10,6 +10,8 @@ export interface Executor extends AsyncDisposable {
   supports(operator: OperatorName): boolean;
   /** @throws InternalError E_OPERATOR naming an operator that it can neither run nor decompose */
   compile(graph: Graph): Promise<Program>;
+  /** Let go of memory that is kept for later outputs, before something else needs much. */
+  trim(): void;
 }
 
 /** By name of an input or output. */

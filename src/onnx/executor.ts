@@ -5,7 +5,7 @@ import { decompose } from "../graph/decompose.js";
 import { bindShape, evaluate, symbolsOf, type Bindings } from "../graph/dimensions.js";
 import type { Arrays, Executor, Program } from "../graph/executor.js";
 import type { Graph, NamedValue } from "../graph/graph.js";
-import { ArrayPool } from "./array-pool.js";
+import { ArrayPool } from "../array-pool.js";
 import { canEncode, encodeGraph } from "./encoder.js";
 import { createSession, type Feeds, type Session, type SessionOptions } from "./session.js";
 
@@ -28,7 +28,6 @@ export class OnnxExecutor implements Executor {
     return program;
   }
 
-  /** Let go of the memory of outputs that were disposed of; what is made from now on is fresh. */
   trim(): void {
     this.#pool.clear();
   }

@@ -13,6 +13,7 @@ import { Stream } from "../../src/forward/stream.js";
 import { openModel } from "../../src/model/open-model.js";
 import type { StatisticName } from "../../src/solvers/solver.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
+import { readStates, runBlock, writeStates } from "../helpers/forward.js";
 import { repositoryPath } from "../helpers/paths.js";
 import { relativeError } from "../helpers/tensors.js";
 import { referenceMatmul } from "../reference/products.js";
@@ -29,7 +30,8 @@ test("column norms, Gram matrices and moments are those of all sequences", async
   const scratchFile = join(temporaryDirectory(t), "scratch");
   const shape = { sequences: SEQUENCES, tokens: TOKENS, hiddenSize: architecture.hiddenSize };
   await using states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
-  await states.write(
+  await writeStates(
+    states,
     0,
     Float32Array.from({ length: SEQUENCES * TOKENS * shape.hiddenSize }, (_, i) => Math.sin(i * 0.31) + 0.2),
   );
@@ -37,10 +39,17 @@ test("column norms, Gram matrices and moments are those of all sequences", async
   await using device = await createCpuDevice({ threads: 1 });
   const names = block.groups.map((group) => group.name);
   const taps = { kind: "inputs", groups: names } as const;
-  const inputs = await runner.run(block, weights, await states.read(0, SEQUENCES), SEQUENCES, TOKENS, {
-    hidden: false,
-    taps,
-  });
+  const inputs = await runBlock(
+    runner,
+    block,
+    weights,
+    await readStates(states, 0, SEQUENCES),
+    { batch: SEQUENCES, tokens: TOKENS },
+    {
+      hidden: false,
+      taps,
+    },
+  );
 
   for (const needs of [["column-norms"], ["gram"], ["gram", "input-moments"], ["input-moments"]] as StatisticName[][]) {
     // Two sequences a run, so that the last run is a shorter one.
@@ -96,7 +105,8 @@ test("inherited errors compare with the dense model's inputs, token by token", a
     const shape = { sequences: SEQUENCES, tokens: TOKENS, hiddenSize: architecture.hiddenSize };
     const states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
     const length = SEQUENCES * TOKENS * shape.hiddenSize;
-    await states.write(
+    await writeStates(
+      states,
       0,
       Float32Array.from({ length }, (_, i) => Math.sin(i * 0.31 + phase) + 0.2),
     );
@@ -108,7 +118,16 @@ test("inherited errors compare with the dense model's inputs, token by token", a
   await using device = await createCpuDevice({ threads: 1 });
   const taps = { kind: "inputs", groups: block.groups.map((group) => group.name) } as const;
   const tap = async (of: HiddenStates, with_: ReadonlyMap<string, Float32Array>) =>
-    (await runner.run(block, with_, await of.read(0, SEQUENCES), SEQUENCES, TOKENS, { hidden: false, taps })).taps;
+    (
+      await runBlock(
+        runner,
+        block,
+        with_,
+        await readStates(of, 0, SEQUENCES),
+        { batch: SEQUENCES, tokens: TOKENS },
+        { hidden: false, taps },
+      )
+    ).taps;
   const [seen, dense] = [await tap(states, pruned), await tap(denseStates, weights)];
   const stream = new Stream(runner, states, 2);
   const options = { stream, block, weights: pruned, groups: block.groups, device };
@@ -143,7 +162,7 @@ test("inputs that are not finite are refused with the channel, whatever collects
   await using states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
   const values = new Float32Array(2 * TOKENS * shape.hiddenSize).fill(0.5);
   values[values.length - 1] = NaN; // of the last sequence: earlier batches are fine
-  await states.write(0, values);
+  await writeStates(states, 0, values);
   await using runner = new BlockRunner(architecture);
   await using device = await createCpuDevice({ threads: 1 });
   const stream = new Stream(runner, states, 1);

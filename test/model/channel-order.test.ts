@@ -12,6 +12,7 @@ import { reorderChannels, reorderColumns, reorderRows } from "../../src/model/ch
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { openModel } from "../../src/model/open-model.js";
 import { fixturePath, fixtures } from "../helpers/architectures.js";
+import { runBlock } from "../helpers/forward.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { relativeError } from "../helpers/tensors.js";
 
@@ -45,7 +46,7 @@ async function compareForwards(directory: string): Promise<void> {
     const weights = await readBlockWeights(checkpoint, block);
     const dense = new Map([...weights].map(([role, values]) => [role, values.slice()]));
     const forward = { hidden: true, taps: undefined };
-    const before = await runner.run(block, weights, hidden, batch, tokens, forward);
+    const before = await runBlock(runner, block, weights, hidden, { batch, tokens }, forward);
     const changed = block.groups.flatMap((group, index) =>
       group.producers === undefined
         ? []
@@ -56,7 +57,7 @@ async function compareForwards(directory: string): Promise<void> {
       // A bias of zeros looks the same in any order.
       if (!isSame || !role.endsWith(".bias")) assert.equal(isSame, !changed.includes(role), role);
     }
-    const after = await runner.run(block, weights, hidden, batch, tokens, forward);
+    const after = await runBlock(runner, block, weights, hidden, { batch, tokens }, forward);
     assert.ok(before.hidden && after.hidden);
     const error = relativeError(after.hidden, before.hidden);
     assert.ok(error < 1e-5, `${block.name}: ${error}`); // sums of a few dozen float32 terms in another order

@@ -9,12 +9,13 @@ import { test, type TestContext } from "node:test";
 import type { BlockSpec } from "../../src/model/architecture.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { embedTokens } from "../../src/forward/embedding.js";
-import { BlockRunner, gramPanels, type Tap } from "../../src/forward/block-runner.js";
+import { BlockRunner, gramPanels } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
 import { applyFinalNorm, computeLogits, nextTokenLosses } from "../../src/forward/head.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
 import { copyFixture, fixturePath, fixtures, readJson, type Fixture } from "../helpers/architectures.js";
+import { type PlainTap, readStates, runBlock, writeStates } from "../helpers/forward.js";
 import { readTensors, relativeError, rowsOf, tensorOf, type StoredTensor } from "../helpers/tensors.js";
 
 const TOLERANCE = 1e-4;
@@ -26,7 +27,7 @@ function storedModule(block: BlockSpec, role: string, linear: string): string {
 
 function checkInputs(
   block: BlockSpec,
-  taps: ReadonlyMap<string, Tap>,
+  taps: ReadonlyMap<string, PlainTap>,
   golden: ReadonlyMap<string, StoredTensor>,
 ): void {
   for (const group of block.groups) {
@@ -56,7 +57,7 @@ async function compareForward(t: TestContext, fixture: Fixture, config: string):
     scratchFile: join(directory, "scratch.bin"),
   });
   await embedTokens(model, ids, states);
-  const embedError = relativeError(await states.read(0, 2), tensorOf(golden, "embed").values);
+  const embedError = relativeError(await readStates(states, 0, 2), tensorOf(golden, "embed").values);
   assert.ok(embedError < TOLERANCE, `embeddings: ${embedError}`);
 
   await using runner = new BlockRunner(architecture);
@@ -65,13 +66,20 @@ async function compareForward(t: TestContext, fixture: Fixture, config: string):
     const weights = await readBlockWeights(model.checkpoint, block);
     const groups = block.groups.map((group) => group.name);
     const taps = block.index === 1 ? ({ kind: "inputs", groups } as const) : undefined;
-    const result = await runner.run(block, weights, await states.read(0, 2), 2, tokens, { hidden: true, taps });
+    const result = await runBlock(
+      runner,
+      block,
+      weights,
+      await readStates(states, 0, 2),
+      { batch: 2, tokens: tokens },
+      { hidden: true, taps },
+    );
     assert.ok(result.hidden);
     if (taps !== undefined) checkInputs(block, result.taps, golden);
     const size = 2 * tokens * architecture.hiddenSize;
     const error = relativeError(result.hidden, hiddenStates.subarray(block.index * size, (block.index + 1) * size));
     assert.ok(error < TOLERANCE, `hidden states of block ${block.index}: ${error}`);
-    await states.write(0, result.hidden);
+    await writeStates(states, 0, result.hidden);
   }
   await applyFinalNorm(model, states, 2);
   const logits = tensorOf(golden, "logits").values;
@@ -169,7 +177,7 @@ for (const folder of ["llama", "llama_bias"]) {
     await using runner = new BlockRunner(architecture);
     const groups = block.groups.map((group) => group.name);
     const run = (kind: "inputs" | "column-norms" | "gram") =>
-      runner.run(block, weights, hidden, 3, tokens, { hidden: false, taps: { kind, groups } });
+      runBlock(runner, block, weights, hidden, { batch: 3, tokens }, { hidden: false, taps: { kind, groups } });
     const [inputs, norms, grams] = [await run("inputs"), await run("column-norms"), await run("gram")];
     for (const { name, inFeatures: n } of block.groups) {
       const x = lookUp(inputs.taps, name).parts[0] as Float32Array;

@@ -24,6 +24,7 @@ import { OnnxExecutor } from "../../src/onnx/executor.js";
 import { inspectModel } from "../../src/report/inspect-model.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { copyFixture, fixturePath, readJson } from "../helpers/architectures.js";
+import { runBlock } from "../helpers/forward.js";
 import { encodeSafetensors, temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
 import { demoRun } from "../helpers/runs.js";
@@ -145,10 +146,17 @@ test("an expert without tokens gives empty inputs and zero statistics, and with 
   await using runner = new BlockRunner(model.architecture);
   const groups = ["expert-5-input", "expert-5-output"];
   const run = (kind: "inputs" | "column-norms" | "gram", isRoutingBypassed: boolean) =>
-    runner.run(block, weights, hidden, batch, tokens, {
-      hidden: isRoutingBypassed,
-      taps: { kind, groups, ...(isRoutingBypassed ? { isRoutingBypassed } : {}) },
-    });
+    runBlock(
+      runner,
+      block,
+      weights,
+      hidden,
+      { batch, tokens },
+      {
+        hidden: isRoutingBypassed,
+        taps: { kind, groups, ...(isRoutingBypassed ? { isRoutingBypassed } : {}) },
+      },
+    );
   for (const kind of ["inputs", "column-norms", "gram"] as const) {
     for (const { rows, parts } of (await run(kind, false)).taps.values()) {
       assert.equal(rows, 0, kind);
@@ -440,7 +448,7 @@ test("stacked experts give the stored hidden states", async (t) => {
         const block = model.architecture.blocks[layer] as BlockSpec;
         const weights = await readBlockWeights(model.checkpoint, block);
         const request = { hidden: true, taps: undefined };
-        ({ hidden } = await runner.run(block, weights, hidden ?? new Float32Array(), batch, tokens, request));
+        ({ hidden } = await runBlock(runner, block, weights, hidden ?? new Float32Array(), { batch, tokens }, request));
         const error = relativeError(hidden ?? [], values.subarray(layer * size, (layer + 1) * size));
         assert.ok(error < TOLERANCE, `${folder} block ${layer}: ${error}`);
       }
@@ -487,8 +495,22 @@ for (const { title, architecture: describe } of DEEP) {
         ]),
       );
       const groups = block.groups.map(({ name }) => name);
-      await runner.run(block, weights, hidden, 2, tokens, { hidden: false, taps: { kind: "column-norms", groups } });
-      const result = await runner.run(block, weights, hidden, 2, tokens, { hidden: true, taps: undefined });
+      await runBlock(
+        runner,
+        block,
+        weights,
+        hidden,
+        { batch: 2, tokens },
+        { hidden: false, taps: { kind: "column-norms", groups } },
+      );
+      const result = await runBlock(
+        runner,
+        block,
+        weights,
+        hidden,
+        { batch: 2, tokens },
+        { hidden: true, taps: undefined },
+      );
       assert.ok(result.hidden?.every(Number.isFinite), block.name);
       hidden = result.hidden as Float32Array<ArrayBuffer>;
     }

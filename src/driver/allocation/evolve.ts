@@ -6,6 +6,7 @@
  */
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { borrowed } from "../../array.js";
 import { MersenneTwister } from "../../calibration/random.js";
 import { throwIfStopped, type EngineContext } from "../../context.js";
 import type { Device } from "../../device/device.js";
@@ -15,6 +16,7 @@ import { readBlockWeights, sequencesPerRun } from "../../forward/weights.js";
 import { embedTokens } from "../../forward/embedding.js";
 import { type BlockRunner } from "../../forward/block-runner.js";
 import { Stream } from "../../forward/stream.js";
+import { valuesOf } from "../../forward/values.js";
 import { lookUp } from "../../look-up.js";
 import { applyFinalNorm, nextTokenStatistics } from "../../forward/head.js";
 import { HiddenStates } from "../../forward/hidden-states.js";
@@ -152,7 +154,10 @@ async function copySequences(
   chosen: readonly number[],
   first: number,
 ): Promise<void> {
-  for (const [i, sequence] of chosen.entries()) await to.write(first + i, await from.read(sequence, 1));
+  for (const [i, sequence] of chosen.entries()) {
+    using values = await from.read(sequence, 1);
+    await to.write(first + i, values);
+  }
 }
 
 interface Measurement {
@@ -212,9 +217,11 @@ function repeatReference(reference: DenseReference, chosen: readonly number[], t
       tokens,
       async read(first, count) {
         const values = new Float32Array(count * sequenceLength);
-        for (let i = 0; i < count; i++)
-          values.set(await states.read(chosen[(first + i) % chosen.length], 1), i * sequenceLength);
-        return values;
+        for (let i = 0; i < count; i++) {
+          using sequence = await states.read(chosen[(first + i) % chosen.length], 1);
+          values.set(valuesOf(sequence), i * sequenceLength);
+        }
+        return borrowed("repeated states", values, [count * tokens, sequenceLength / tokens]);
       },
     },
   };

@@ -2,8 +2,8 @@
  * Arrays on the host whose memory is used again: the first write to a fresh page costs many times what one to a used
  * page does, and a block's outputs have the same few sizes at every run.
  */
-import { elementsOf, type ElementType, type HostArray } from "../array.js";
-import { InternalError } from "../errors.js";
+import { elementsOf, type ElementType, type HostArray } from "./array.js";
+import { InternalError } from "./errors.js";
 
 type Numbers = Float32Array | BigInt64Array;
 

@@ -31,7 +31,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   forward: ["model", "checkpoint", "onnx"],
   model: ["checkpoint", "onnx"],
   checkpoint: [],
-  device: ["onnx"],
+  device: ["onnx", "sparsity"],
   sparsity: [],
   onnx: [],
   contract: ["sparsity"],

@@ -12,7 +12,7 @@ import { isCholeskyFailure } from "../../src/device/device.js";
 import { DAWN_FLAGS, createWebGpuDevice, listAdapters } from "../../src/device/webgpu/adapter.js";
 import type { WebGpuOptions } from "../../src/device/webgpu/adapter.js";
 import { Dispatcher, foldGrid } from "../../src/device/webgpu/dispatch.js";
-import { WebGpuDevice } from "../../src/device/webgpu/webgpu-device.js";
+import { createDeviceOn } from "../../src/device/webgpu/webgpu-device.js";
 import { findTestAdapter } from "../helpers/adapter.js";
 
 const found = await findTestAdapter();
@@ -198,14 +198,14 @@ describe("webgpu device", { skip }, () => {
     const expected = await everything(device);
     // Rows are padded to 192 floats here: 128 of them fit, so every matrix of 140 or 150 rows is bound in parts.
     const dispatcher = new Dispatcher(await openGpuDevice(), { largestBinding: 128 * 192 * 4 });
-    await using narrow = new WebGpuDevice(dispatcher, "narrow bindings");
+    await using narrow = createDeviceOn(dispatcher, "narrow bindings");
     assert.deepEqual(await everything(narrow), expected);
   });
 
   test("a product whose inner dimension exceeds a binding is summed in parts", async () => {
     const [m, k, n] = [70, 300, 33];
     const dispatcher = new Dispatcher(await openGpuDevice(), { largestBinding: 128 * 4 * 70 });
-    await using narrow = new WebGpuDevice(dispatcher, "narrow bindings");
+    await using narrow = createDeviceOn(dispatcher, "narrow bindings");
     const [left, right] = [values(k * m, 7), values(k * n, 8)];
     using a = narrow.uploadMatrix(left, k, m, "a");
     using b = narrow.uploadMatrix(right, k, n, "b");
@@ -370,7 +370,7 @@ describe("webgpu device", { skip }, () => {
 
   test("a lost device is a DeviceError at the next wait, and closing it does not hang", async () => {
     const dispatcher = new Dispatcher(await openGpuDevice());
-    const lost = new WebGpuDevice(dispatcher, "to be lost");
+    const lost = createDeviceOn(dispatcher, "to be lost");
     using a = lost.uploadMatrix(values(64, 6), 8, 8, "a");
     lost.scale(a, 2);
     dispatcher.device.destroy();
@@ -383,7 +383,7 @@ describe("webgpu device", { skip }, () => {
 
   test("work is cut into submits within the budget once the device's rate is known", async () => {
     const dispatcher = new Dispatcher(await openGpuDevice());
-    await using cut = new WebGpuDevice(dispatcher, "for counting");
+    await using cut = createDeviceOn(dispatcher, "for counting");
     using a = cut.createMatrix(256, 256, "a");
     const budget = dispatcher.workBudget;
     // Each product is 2·256³ = 3.4e7 operations; more of them than fit three budgets.

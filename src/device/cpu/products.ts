@@ -1,7 +1,30 @@
 /** Matrix products of the CPU device: views are packed where needed, ONNX Runtime multiplies, alpha and beta follow. */
 import type { MatmulEngine, ProductTarget } from "../../onnx/matmul.js";
+import type { ProductOperations, ResolvedView } from "../device.js";
 import { addArray, subtractArrays } from "./elementwise.js";
-import { compactValues, copyRectangle, SPARE_ROWS, subRectangle, wholeMatrix, type Rectangle } from "./matrix.js";
+import {
+  compactValues,
+  copyRectangle,
+  rectangleOf,
+  SPARE_ROWS,
+  subRectangle,
+  wholeMatrix,
+  type CpuMatrix,
+  type Rectangle,
+} from "./matrix.js";
+import type { WorkQueue } from "./queue.js";
+
+export function productOperations(
+  queue: WorkQueue,
+  products: ProductEngine,
+): ProductOperations<ResolvedView<CpuMatrix>> {
+  return {
+    matmul({ transposeA = false, transposeB = false, alpha = 1, beta = 0, ...options }) {
+      const [a, b, out] = [rectangleOf(options.a), rectangleOf(options.b), rectangleOf(options.out)];
+      queue.enqueue(() => multiplyInto(products, { a, b, transposeA, transposeB }, out, alpha, beta));
+    },
+  };
+}
 
 export interface ProductEngine {
   readonly engine: MatmulEngine;

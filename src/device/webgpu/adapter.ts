@@ -10,7 +10,7 @@ import process from "node:process";
 import { DeviceError } from "../../errors.js";
 import type { Device } from "../device.js";
 import { Dispatcher } from "./dispatch.js";
-import { WebGpuDevice } from "./webgpu-device.js";
+import { createDeviceOn } from "./webgpu-device.js";
 
 export interface AdapterSummary {
   readonly vendor: string;
@@ -167,7 +167,7 @@ export async function createWebGpuDevice(options: WebGpuOptions = {}): Promise<D
     device,
     options.dispatchGridCap === undefined ? {} : { gridCap: options.dispatchGridCap },
   );
-  return new WebGpuDevice(dispatcher, describe(summary));
+  return createDeviceOn(dispatcher, describe(summary));
 }
 
 async function openDevice(adapter: GPUAdapter, options: WebGpuOptions): Promise<GPUDevice> {

@@ -10,8 +10,8 @@
  * - Everything is queued; errors (validation, out of memory, device loss) are kept and thrown at the next wait.
  */
 import { DeviceError } from "../../errors.js";
-import type { Binding, BufferOwner } from "./buffer.js";
-import { Ledger } from "./buffer.js";
+import { Ledger, type Owner } from "../resident.js";
+import type { Binding } from "./buffer.js";
 import { BUFFER_USAGE, DEFAULT_GRID_CAP, MAP_MODE_READ, OFFSET_ALIGNMENT } from "./gpu-constants.js";
 import type { Constants, KernelSpec } from "./kernel.js";
 import { NO_CONSTANTS, PARAM_BYTES, PipelineCache } from "./kernel.js";
@@ -35,7 +35,7 @@ export interface DispatcherOptions {
   readonly largestBinding?: number;
 }
 
-export class Dispatcher implements BufferOwner {
+export class Dispatcher implements Owner<GPUBuffer> {
   readonly device: GPUDevice;
   readonly pipelines: PipelineCache;
   readonly ledger = new Ledger();
@@ -136,6 +136,7 @@ export class Dispatcher implements BufferOwner {
     return { buffer, offset: 0, size };
   }
 
+  /** Destroy the buffer once everything recorded so far has been submitted. */
   release(buffer: GPUBuffer): void {
     if (this.#encoder === undefined) buffer.destroy();
     else this.#releases.push(buffer);

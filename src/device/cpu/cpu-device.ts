@@ -17,7 +17,7 @@ import { factorizationOperations } from "./factorization.js";
 import { KernelPool } from "./kernel-pool.js";
 import { maskedOperations } from "./masked.js";
 import type { CpuMask, CpuMatrix } from "./matrix.js";
-import { productOperations, type ProductEngine } from "./products.js";
+import { DEFAULT_SPACING, productOperations, type ProductEngine, type Spacing } from "./products.js";
 import { WorkQueue } from "./queue.js";
 import { rowSystemOperations } from "./row-systems.js";
 import { selectionOperations } from "./selection.js";
@@ -27,13 +27,16 @@ import { sweepOperations } from "./sweep.js";
 export interface CpuDeviceOptions {
   /** Threads of every operation; default: all cores. Results do not depend on it. */
   readonly threads?: number;
+  /** When and how products space the rows of a first factor; tests lower its numbers. Results do not depend on it. */
+  readonly spacing?: Spacing;
 }
 
 /** @throws ResourceError when staging memory cannot be had */
 export async function createCpuDevice(options: CpuDeviceOptions = {}): Promise<Device> {
   const threads = options.threads ?? availableParallelism();
   const pool = await KernelPool.create(threads);
-  const products: ProductEngine = { engine: await createMatmulEngine({ threads }), threads };
+  const engine = await createMatmulEngine({ threads });
+  const products: ProductEngine = { engine, threads, spacing: options.spacing ?? DEFAULT_SPACING };
   const queue = new WorkQueue();
   const ledger = new Ledger();
   const owner = { ledger, release: () => undefined }; // arrays are collected when queued work lets go of them
@@ -55,7 +58,7 @@ export async function createCpuDevice(options: CpuDeviceOptions = {}): Promise<D
     async [Symbol.asyncDispose]() {
       await queue.idle();
       await pool[Symbol.asyncDispose]();
-      await products.engine[Symbol.asyncDispose]();
+      await engine[Symbol.asyncDispose]();
     },
   });
 }

@@ -10,7 +10,8 @@
  * - A matrix is dense, row-major f32. Operations borrow their arguments; only `create…` and `upload…` return
  *   something the caller owns and must dispose.
  * - Operations are queued in order. Only those that return a promise wait for the device; a failure of a queued
- *   operation surfaces at the next promise. Disposing a matrix that queued operations still use is safe: it is freed
+ *   operation surfaces at the next promise. A matrix that the device had no memory for fails when it is made or with the
+ *   operations that use it. Disposing a matrix that queued operations still use is safe: it is freed
  *   after them.
  * - A keep mask is one bit per weight, 1 = kept: row r, column c is bit (c & 31) of word r * wordsPerRow + (c >> 5),
  *   wordsPerRow = ceil(columns / 32); spare bits of the last word are 0.

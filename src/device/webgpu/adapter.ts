@@ -48,6 +48,8 @@ export interface WebGpuOptions {
   readonly baseLimits?: boolean;
   /** Largest grid dimension, default 65,535; tests lower it to force folding. */
   readonly dispatchGridCap?: number;
+  /** Largest buffer in bytes, default the adapter's limit; for tests. */
+  readonly largestBuffer?: number;
 }
 
 /**
@@ -163,10 +165,10 @@ export async function createWebGpuDevice(options: WebGpuOptions = {}): Promise<D
   if (adapter === undefined) return undefined;
   const summary = summarize(adapter);
   const device = await openDevice(adapter, options);
-  const dispatcher = new Dispatcher(
-    device,
-    options.dispatchGridCap === undefined ? {} : { gridCap: options.dispatchGridCap },
-  );
+  const dispatcher = new Dispatcher(device, {
+    ...(options.dispatchGridCap !== undefined && { gridCap: options.dispatchGridCap }),
+    ...(options.largestBuffer !== undefined && { largestBuffer: options.largestBuffer }),
+  });
   return createDeviceOn(dispatcher, describe(summary));
 }
 

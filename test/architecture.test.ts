@@ -43,7 +43,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   forward: ["model", "checkpoint", "onnx", "graph"],
   model: ["checkpoint", "graph"],
   checkpoint: [],
-  device: ["onnx"],
+  device: ["onnx", "sparsity"],
   spectra: ["onnx"],
   allocation: [],
   sparsity: [],

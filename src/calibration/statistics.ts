@@ -1,8 +1,9 @@
 /**
  * Statistics of linears' inputs, collected by running a block over all calibration sequences.
  *
- * On the CPU device column norms and Gram matrices are part of the block's own graph, so activations never pass
- * through JavaScript; on a GPU the inputs themselves are tapped and the Gram matrix is accumulated there.
+ * Column norms are part of the block's own graph, and so are Gram matrices where the forward's arrays live on the solvers'
+ * device: then activations never leave the executor. Else the inputs themselves are tapped and the Gram matrix is
+ * accumulated on the device.
  * Sums within a run cover a few thousand tokens at most and are then added up, which keeps float32 chains short.
  */
 import type { NdArray } from "../array.js";
@@ -47,17 +48,21 @@ export interface GroupStatistics extends Disposable {
   finish(): Promise<LayerStatistics>;
 }
 
-/** Which statistics a run must tap, or undefined where the method needs none. */
-export function tapKindOf(needs: readonly StatisticName[], device: Device): TapKind | undefined {
+/**
+ * Which statistics a run must tap, or undefined where the method needs none.
+ * @param isAtHome whether solvers read arrays where the forward makes them: then Gram matrices are part of the block's graph;
+ *   else the inputs cross over once and are summed up there
+ */
+export function tapKindOf(needs: readonly StatisticName[], isAtHome: boolean): TapKind | undefined {
   if (needs.includes("inherited-errors")) return "inputs";
-  if (needs.includes("gram")) return device.kind === "cpu" ? "gram" : "inputs";
+  if (needs.includes("gram")) return isAtHome ? "gram" : "inputs";
   return needs.length > 0 ? "column-norms" : undefined;
 }
 
 /** One pass over all sequences; one entry per group, each to be disposed by the caller. */
 export async function collectStatistics(options: CollectOptions): Promise<Map<string, GroupStatistics>> {
   const { stream, block, weights, groups, device, dense, moves = false } = options;
-  const kind = tapKindOf(options.needs, device);
+  const kind = tapKindOf(options.needs, device.home === stream.runner.home);
   const statistics = new Map<string, GroupStatistics>();
   if (kind !== undefined)
     for (const group of groups) statistics.set(group.name, createStatistics(options, kind, group));
@@ -98,7 +103,7 @@ function createStatistics(options: CollectOptions, kind: TapKind, group: InputGr
         device,
         device.createMatrix(group.inFeatures, group.inFeatures, `${label} errors`),
       )
-    : createGroupStatistics(kind, label, group.inFeatures, device);
+    : createGroupStatistics(kind, label, group.inFeatures, device, options.stream.runner.gramPanelWidth);
   return needs.includes("input-moments") ? new WithMoments(statistics, group.inFeatures) : statistics;
 }
 
@@ -138,12 +143,18 @@ class WithMoments implements GroupStatistics {
   }
 }
 
-function createGroupStatistics(kind: TapKind, label: string, width: number, device: Device): GroupStatistics {
+function createGroupStatistics(
+  kind: TapKind,
+  label: string,
+  width: number,
+  device: Device,
+  panelWidth: number,
+): GroupStatistics {
   switch (kind) {
     case "column-norms":
       return new ColumnNorms(label, width);
     case "gram":
-      return new HostGram(label, width, device);
+      return new HostGram(label, width, device, panelWidth);
     case "inputs":
       return new DeviceGram(label, width, device);
     default:
@@ -204,15 +215,18 @@ class HostGram implements GroupStatistics {
   readonly #label: string;
   readonly #width: number;
   readonly #device: Device;
+  readonly #panelWidth: number;
   #panels: Float32Array[] = [];
   #gram: Matrix | undefined;
   #tokens = 0;
   #sequences = 0;
 
-  constructor(label: string, width: number, device: Device) {
+  /** @param panelWidth about how wide the panels are that come in */
+  constructor(label: string, width: number, device: Device, panelWidth: number) {
     this.#label = label;
     this.#width = width;
     this.#device = device;
+    this.#panelWidth = panelWidth;
   }
 
   get tokens(): number {
@@ -229,7 +243,7 @@ class HostGram implements GroupStatistics {
   async finish(): Promise<LayerStatistics> {
     const n = this.#width;
     const values = new Float32Array(n * n);
-    gramPanels(n).forEach(({ first, end }, index) => {
+    gramPanels(n, this.#panelWidth).forEach(({ first, end }, index) => {
       const panel = this.#panels[index] as Float32Array;
       for (let row = first; row < end; row++)
         values.set(panel.subarray((row - first) * end, (row - first) * end + row + 1), row * n);

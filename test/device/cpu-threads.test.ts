@@ -3,8 +3,9 @@ import { execFile } from "node:child_process";
 import { test } from "node:test";
 import assert from "node:assert/strict";
 import { promisify } from "node:util";
-import { assertSameBits } from "../helpers/compare.js";
+import { assertSameBits, assertWithin, F32_ROUNDOFF } from "../helpers/compare.js";
 import { gramOfTokens } from "../helpers/layer-problem.js";
+import { referenceMatmul } from "../reference/products.js";
 import { correlatedTokens, normals, positives, quantized } from "../reference/random.js";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
 import { isCholeskyFailure, type Device } from "../../src/device/device.js";
@@ -64,6 +65,40 @@ test("products do not depend on the number of threads, also with few columns and
     }
     return results;
   });
+});
+
+test("a first factor with spaced rows, in several stretches, gives the bits of the product as it is", async () => {
+  const never = { crowdedWidth: 2 ** 30, rowsAtOnce: 1 };
+  // 300 rows are two stretches of 128 and one of 44; 128 is one stretch of ONNX Runtime's sums, 320 two and a half.
+  for (const [m, n, k] of [
+    [300, 250, 128],
+    [256, 240, 320],
+  ]) {
+    const [x, y, start] = [normals(m * k, m), normals(k * n, n), normals(m * n, 3)];
+    const products: Float32Array[][] = [];
+    for (const spacing of [never, { crowdedWidth: 64, rowsAtOnce: 128 }]) {
+      await using device = await createCpuDevice({ threads: 3, spacing });
+      using a = device.uploadMatrix(x, m, k, "a");
+      using b = device.uploadMatrix(y, k, n, "b");
+      const results: Float32Array[] = [];
+      // Written over `out`, added to it, and gone through a fresh array.
+      for (const [alpha, beta] of [
+        [1, 0],
+        [-1, 1],
+        [0.5, 2],
+      ]) {
+        using out = device.uploadMatrix(start, m, n, "out");
+        device.matmul({ a: { matrix: a }, b: { matrix: b }, out: { matrix: out }, alpha, beta });
+        results.push(await device.download({ matrix: out }));
+      }
+      products.push(results);
+    }
+    const [plain, spaced] = products;
+    spaced.forEach((values, i) => assertSameBits(values, plain[i], `[${m}, ${k}]·[${k}, ${n}], result ${i}`));
+    const magnitude = referenceMatmul(x.map(Math.abs), y.map(Math.abs), { m, n, k });
+    const bound = (i: number): number => (k + 1) * F32_ROUNDOFF * magnitude[i];
+    assertWithin(spaced[0], referenceMatmul(x, y, { m, n, k }), bound, `[${m}, ${k}]·[${k}, ${n}] in float64`);
+  }
 });
 
 test("selections do not depend on the number of threads", async () => {
@@ -182,11 +217,11 @@ test("shapes that do not fit are refused before anything is queued", async () =>
   using scale = device.createMatrix(1, 4, "scale");
   assert.throws(
     () => device.matmul({ a: { matrix: a }, b: { matrix: b }, out: { matrix: b } }),
-    /matmul: shapes do not fit/,
+    /matmul: op\(a\) is 3 × 4, op\(b\) 3 × 4/,
   );
   assert.throws(() => device.selectRows(a, scale, 1, mask), /selectRows/);
   assert.throws(() => device.transpose({ matrix: a }, { matrix: b }), /transpose/);
-  assert.throws(() => device.subtract({ matrix: a, rows: 4 }, { matrix: b }, { matrix: b }), /leaves the matrix/);
+  assert.throws(() => device.subtract({ matrix: a, rows: 4 }, { matrix: b }, { matrix: b }), /leaves "a"/);
   await assert.rejects(device.choleskyReversed(a, 128), /choleskyReversed/);
 });
 

@@ -12,7 +12,7 @@ import { isCholeskyFailure } from "../../src/device/device.js";
 import { DAWN_FLAGS, createWebGpuDevice, listAdapters } from "../../src/device/webgpu/adapter.js";
 import type { WebGpuOptions } from "../../src/device/webgpu/adapter.js";
 import { Dispatcher, foldGrid } from "../../src/device/webgpu/dispatch.js";
-import { WebGpuDevice } from "../../src/device/webgpu/webgpu-device.js";
+import { createDeviceOn } from "../../src/device/webgpu/webgpu-device.js";
 import { findTestAdapter } from "../helpers/adapter.js";
 
 const found = await findTestAdapter();
@@ -34,6 +34,45 @@ async function openGpuDevice(): Promise<GPUDevice> {
   const adapter = await gpu.requestAdapter();
   assert.ok(adapter !== null);
   return adapter.requestDevice();
+}
+
+/**
+ * The GPU device as it is without memory for buffers whose label matches: as Dawn shows it, by a buffer that no command
+ * may use and an error in the scope around its creation.
+ */
+function withoutMemory(device: GPUDevice, memory: { readonly lacking: RegExp }): GPUDevice {
+  const failed: boolean[] = [];
+  const own: Partial<GPUDevice> = {
+    pushErrorScope(filter) {
+      failed.push(false);
+      return device.pushErrorScope(filter);
+    },
+    async popErrorScope() {
+      const lacked = failed.pop();
+      const error = await device.popErrorScope();
+      return lacked === true ? ({ message: "out of memory" } as GPUError) : error;
+    },
+    createBuffer(descriptor) {
+      if (!memory.lacking.test(descriptor.label ?? "")) return device.createBuffer(descriptor);
+      failed[failed.length - 1] = true;
+      device.pushErrorScope("validation");
+      const unusable = device.createBuffer({ ...descriptor, usage: 0 });
+      device.popErrorScope().catch(() => undefined);
+      return unusable;
+    },
+  };
+  return new Proxy(device, {
+    get(target, name) {
+      const value: unknown = name in own ? Reflect.get(own, name) : Reflect.get(target, name, target);
+      return typeof value === "function" ? (value.bind(target) as unknown) : value;
+    },
+  });
+}
+
+function isOutOfMemory(error: Error): boolean {
+  assert.ok(error instanceof DeviceError, String(error));
+  assert.equal(error.code, "E_DEVICE_MEMORY", error.message);
+  return error.message.includes('matrix "too much');
 }
 
 /** Deterministic values in [-1, 1). */
@@ -198,14 +237,14 @@ describe("webgpu device", { skip }, () => {
     const expected = await everything(device);
     // Rows are padded to 192 floats here: 128 of them fit, so every matrix of 140 or 150 rows is bound in parts.
     const dispatcher = new Dispatcher(await openGpuDevice(), { largestBinding: 128 * 192 * 4 });
-    await using narrow = new WebGpuDevice(dispatcher, "narrow bindings");
+    await using narrow = createDeviceOn(dispatcher, "narrow bindings");
     assert.deepEqual(await everything(narrow), expected);
   });
 
   test("a product whose inner dimension exceeds a binding is summed in parts", async () => {
     const [m, k, n] = [70, 300, 33];
     const dispatcher = new Dispatcher(await openGpuDevice(), { largestBinding: 128 * 4 * 70 });
-    await using narrow = new WebGpuDevice(dispatcher, "narrow bindings");
+    await using narrow = createDeviceOn(dispatcher, "narrow bindings");
     const [left, right] = [values(k * m, 7), values(k * n, 8)];
     using a = narrow.uploadMatrix(left, k, m, "a");
     using b = narrow.uploadMatrix(right, k, n, "b");
@@ -216,12 +255,12 @@ describe("webgpu device", { skip }, () => {
       for (let j = 0; j < n; j += 1) {
         let [sum, size] = [0, 0];
         for (let t = 0; t < k; t += 1) {
-          const term = (left[t * m + i] ?? 0) * (right[t * n + j] ?? 0);
+          const term = left[t * m + i] * right[t * n + j];
           sum += term;
           size += Math.abs(term);
         }
         // k roundings of at most 2⁻²⁴ of the partial sums, which are at most Σ|a||b|.
-        assert.ok(Math.abs((got[i * n + j] ?? 0) - sum) <= k * 2 ** -24 * size, `element ${i}, ${j}`);
+        assert.ok(Math.abs(got[i * n + j] - sum) <= k * 2 ** -24 * size, `element ${i}, ${j}`);
       }
     }
   });
@@ -234,7 +273,7 @@ describe("webgpu device", { skip }, () => {
     for (let i = 0; i < n; i += 1) {
       for (let j = 0; j <= i; j += 1) {
         let sum = i === j ? 4 + i / n : 0;
-        for (let t = 0; t < 20; t += 1) sum += (factors[i * 20 + t] ?? 0) * (factors[j * 20 + t] ?? 0);
+        for (let t = 0; t < 20; t += 1) sum += factors[i * 20 + t] * factors[j * 20 + t];
         h[i * n + j] = sum;
       }
     }
@@ -249,12 +288,12 @@ describe("webgpu device", { skip }, () => {
       for (let i = 0; i < n; i += 7) {
         for (let j = 0; j <= i; j += 1) {
           let sum = 0;
-          for (let k = i; k < n; k += 1) sum += (l[k * n + i] ?? 0) * (l[k * n + j] ?? 0);
-          worst = Math.max(worst, Math.abs(sum - (h[i * n + j] ?? 0)));
+          for (let k = i; k < n; k += 1) sum += l[k * n + i] * l[k * n + j];
+          worst = Math.max(worst, Math.abs(sum - h[i * n + j]));
         }
       }
       // Cholesky's backward error is n·2⁻²⁴·max diagonal in the worst case and about √n of it in practice.
-      const scale = Math.max(...Array.from({ length: n }, (_, i) => h[i * n + i] ?? 0));
+      const scale = Math.max(...Array.from({ length: n }, (_, i) => h[i * n + i]));
       assert.ok(worst <= Math.sqrt(n) * 2 ** -24 * scale * 4, `panel ${panelWidth}: ${worst} of ${scale}`);
     }
   });
@@ -274,7 +313,7 @@ describe("webgpu device", { skip }, () => {
     device.matmul({ a: { matrix: xs }, b: { matrix: xs }, out: { matrix: product }, transposeA: true });
     const expected = Array.from({ length: n * n }, (_, at) => {
       let sum = 0;
-      for (let t = 0; t < tokens; t += 1) sum += (x[t * n + Math.floor(at / n)] ?? 0) * (x[t * n + (at % n)] ?? 0);
+      for (let t = 0; t < tokens; t += 1) sum += x[t * n + Math.floor(at / n)] * x[t * n + (at % n)];
       return sum;
     });
     assert.deepEqual([...(await device.download({ matrix: product }))], expected);
@@ -302,16 +341,57 @@ describe("webgpu device", { skip }, () => {
     ]);
   });
 
-  test("a matrix beyond the largest buffer is a DeviceError that names it and the sizes", () => {
+  test("a matrix beyond the largest buffer is a DeviceError that names it and the sizes", async () => {
+    await using small = await open({ largestBuffer: 2 ** 20 });
     assert.throws(
-      () => device.createMatrix(2 ** 20, 2 ** 16, "huge gram"),
+      () => small.createMatrix(2 ** 10, 2 ** 9, "huge gram"),
       (error: Error) =>
         error instanceof DeviceError &&
         error.code === "E_DEVICE_MEMORY" &&
-        error.message.includes('matrix "huge gram" of 1048576 × 65536') &&
-        error.message.includes(String(2 ** 38)),
+        error.message.includes('matrix "huge gram" of 1024 × 512') &&
+        error.message.includes(String(2 ** 21)) &&
+        error.message.includes(String(2 ** 20)),
     );
-    assert.deepEqual([...device.liveBytes()], []);
+    using largest = small.createMatrix(2 ** 10, 2 ** 8, "largest");
+    assert.deepEqual([...small.liveBytes()], [[largest.label, 2 ** 20]]);
+  });
+
+  test("an allocation that fails is an error of the operations that use its matrix, and of no other", async () => {
+    const memory = { lacking: /too much/ };
+    await using poor = createDeviceOn(new Dispatcher(withoutMemory(await openGpuDevice(), memory)), "without memory");
+    using other = poor.uploadMatrix(values(25, 3), 5, 5, "other");
+    using failed = poor.createMatrix(5, 5, "too much");
+    // Not known yet: what uses the matrix fails at the next wait, and nothing is left of it at the one after.
+    poor.scale(failed, 2);
+    await assert.rejects(poor.synchronize(), isOutOfMemory);
+    await poor.synchronize();
+    // Known: refused at the call, and at the promise.
+    assert.throws(() => poor.copy(other, failed), isOutOfMemory);
+    await assert.rejects(poor.download({ matrix: failed }), isOutOfMemory);
+    {
+      using _unused = poor.createMatrix(5, 5, "too much, and unused");
+      poor.scale(other, 2);
+      const expected = values(25, 3).map((value) => 2 * value);
+      assert.deepEqual(await poor.download({ matrix: other }), expected, "work without it goes on");
+    }
+    using upload = poor.uploadMatrix(values(25, 3), 5, 5, "too much to upload");
+    await assert.rejects(poor.download({ matrix: other }), isOutOfMemory);
+    assert.throws(() => poor.scale(upload, 2), isOutOfMemory);
+    await poor.synchronize();
+  });
+
+  test("scratch memory and readback that could not be had once are asked for again", async () => {
+    const memory = { lacking: /scratch diagonal|readback/ };
+    await using poor = createDeviceOn(new Dispatcher(withoutMemory(await openGpuDevice(), memory)), "without memory");
+    using matrix = poor.uploadMatrix(values(25, 3), 5, 5, "matrix");
+    const isLacking = (error: Error): boolean => error instanceof DeviceError && error.code === "E_DEVICE_MEMORY";
+    await assert.rejects(poor.downloadDiagonal(matrix), isLacking);
+    memory.lacking = /readback/;
+    await assert.rejects(poor.downloadDiagonal(matrix), isLacking);
+    memory.lacking = /nothing/;
+    const diagonal = values(25, 3).filter((_, i) => i % 6 === 0);
+    assert.deepEqual(await poor.downloadDiagonal(matrix), diagonal);
+    assert.deepEqual(await poor.download({ matrix }), values(25, 3));
   });
 
   test("a matrix used after its disposal, and one of another device, are refused", async () => {
@@ -370,7 +450,7 @@ describe("webgpu device", { skip }, () => {
 
   test("a lost device is a DeviceError at the next wait, and closing it does not hang", async () => {
     const dispatcher = new Dispatcher(await openGpuDevice());
-    const lost = new WebGpuDevice(dispatcher, "to be lost");
+    const lost = createDeviceOn(dispatcher, "to be lost");
     using a = lost.uploadMatrix(values(64, 6), 8, 8, "a");
     lost.scale(a, 2);
     dispatcher.device.destroy();
@@ -383,7 +463,7 @@ describe("webgpu device", { skip }, () => {
 
   test("work is cut into submits within the budget once the device's rate is known", async () => {
     const dispatcher = new Dispatcher(await openGpuDevice());
-    await using cut = new WebGpuDevice(dispatcher, "for counting");
+    await using cut = createDeviceOn(dispatcher, "for counting");
     using a = cut.createMatrix(256, 256, "a");
     const budget = dispatcher.workBudget;
     // Each product is 2·256³ = 3.4e7 operations; more of them than fit three budgets.

@@ -1,6 +1,46 @@
 /** Element-wise steps of the CPU device: memory-bound, so plain loops over typed arrays. */
-import { maskWordsPerRow } from "../device.js";
-import type { Rectangle } from "./matrix.js";
+import type { ElementwiseOperations, ResolvedView } from "../device.js";
+import { rectangleOf, wholeOf, type CpuMatrix, type Rectangle } from "./matrix.js";
+import type { WorkQueue } from "./queue.js";
+
+export function elementwiseOperations(queue: WorkQueue): ElementwiseOperations<CpuMatrix, ResolvedView<CpuMatrix>> {
+  return {
+    async downloadDiagonal({ values, rows: n }) {
+      await queue.synchronize();
+      return Float32Array.from({ length: n }, (_, i) => values[i * n + i]);
+    },
+    setDiagonal({ values, columns }, diagonal) {
+      const taken = diagonal.slice();
+      queue.enqueue(() => taken.forEach((value, i) => (values[i * columns + i] = value)));
+    },
+    scale({ values }, factor) {
+      const rounded = Math.fround(factor);
+      queue.enqueue(() => scaleArray(values, rounded));
+    },
+    scaleColumns({ values, rows, columns }, { values: factors }) {
+      queue.enqueue(() => scaleColumns(values, rows, columns, factors));
+    },
+    scaleRows({ values, rows, columns }, { values: factors }) {
+      queue.enqueue(() => scaleRows(values, rows, columns, factors));
+    },
+    subtract(a, b, out) {
+      const [x, y, z] = [rectangleOf(a), rectangleOf(b), rectangleOf(out)];
+      queue.enqueue(() => subtract(x, y, z));
+    },
+    transpose(a, out) {
+      const [x, z] = [rectangleOf(a), rectangleOf(out)];
+      queue.enqueue(() => transpose(x, z));
+    },
+    gather(a, out, { rows, columns }) {
+      const [x, z] = [wholeOf(a), wholeOf(out)];
+      const [fromRows, fromColumns] = [rows?.slice(), columns?.slice()];
+      queue.enqueue(() => gather(x, z, fromRows, fromColumns));
+    },
+    mirrorLower({ values, rows }) {
+      queue.enqueue(() => mirrorLower(values, rows));
+    },
+  };
+}
 
 // Loops below go four entries at a time: the compiler neither unrolls nor vectorises, and this is 1.7 times as fast.
 
@@ -55,14 +95,14 @@ export function scaleArray(values: Float32Array, factor: number): void {
   for (; i < count; i++) values[i] *= factor;
 }
 
-export function scaleColumns(values: Float32Array, rows: number, columns: number, factors: Float32Array): void {
+function scaleColumns(values: Float32Array, rows: number, columns: number, factors: Float32Array): void {
   for (let r = 0; r < rows; r++) {
     const row = values.subarray(r * columns, (r + 1) * columns);
     for (let c = 0; c < columns; c++) row[c] = row[c] * factors[c] + 0; // + 0 turns -0 into +0
   }
 }
 
-export function scaleRows(values: Float32Array, rows: number, columns: number, factors: Float32Array): void {
+function scaleRows(values: Float32Array, rows: number, columns: number, factors: Float32Array): void {
   for (let r = 0; r < rows; r++) {
     const row = values.subarray(r * columns, (r + 1) * columns);
     const factor = factors[r];
@@ -70,7 +110,7 @@ export function scaleRows(values: Float32Array, rows: number, columns: number, f
   }
 }
 
-export function subtract(a: Rectangle, b: Rectangle, out: Rectangle): void {
+function subtract(a: Rectangle, b: Rectangle, out: Rectangle): void {
   for (let r = 0; r < out.rows; r++) {
     const x = a.values.subarray(a.offset + r * a.stride, a.offset + r * a.stride + out.columns);
     const y = b.values.subarray(b.offset + r * b.stride, b.offset + r * b.stride + out.columns);
@@ -80,12 +120,7 @@ export function subtract(a: Rectangle, b: Rectangle, out: Rectangle): void {
 }
 
 /** out[r, c] = a[rows[r], columns[c]]; absent indices count up. Whole matrices. */
-export function gather(
-  a: Rectangle,
-  out: Rectangle,
-  rows: Uint32Array | undefined,
-  columns: Uint32Array | undefined,
-): void {
+function gather(a: Rectangle, out: Rectangle, rows: Uint32Array | undefined, columns: Uint32Array | undefined): void {
   for (let r = 0; r < out.rows; r++) {
     const start = (rows === undefined ? r : rows[r]) * a.stride;
     const from = a.values.subarray(start, start + a.columns);
@@ -156,19 +191,5 @@ export function mirrorLower(values: Float32Array, n: number): void {
       transpose(block(first, column, size, MIRROR_BLOCK), block(column, first, MIRROR_BLOCK, size));
     for (let r = first; r < first + size; r++)
       for (let c = r + 1; c < first + size; c++) values[r * n + c] = values[c * n + r];
-  }
-}
-
-/** Pruned entries become +0; bits of kept ones are not touched (no float passes through an operation). */
-export function applyMask(values: Float32Array, rows: number, columns: number, words: Uint32Array): void {
-  const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
-  const wordsPerRow = maskWordsPerRow(columns);
-  for (let r = 0; r < rows; r++) {
-    for (let w = 0; w < wordsPerRow; w++) {
-      const word = words[r * wordsPerRow + w];
-      const start = r * columns + 32 * w;
-      const count = Math.min(32, columns - 32 * w);
-      for (let i = 0; i < count; i++) bits[start + i] &= -((word >>> i) & 1);
-    }
   }
 }

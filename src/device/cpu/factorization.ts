@@ -5,23 +5,67 @@
  * rest of its row is the product V·A by that inverse; panels of one strip are updated from each other when they are
  * reached, and everything above a strip by one product with a long inner dimension.
  */
-import type { CholeskyFailure } from "../device.js";
+import type { CholeskyFailure, FactorizationOperations } from "../device.js";
+import type { Owner } from "../resident.js";
+import { factorBlock } from "./cholesky-block.js";
 import { transpose } from "./elementwise.js";
+import { invertPositiveDefinite } from "./inverse.js";
 import type { KernelPool } from "./kernel-pool.js";
-import { copyRectangle, subRectangle, wholeMatrix, type Rectangle } from "./matrix.js";
+import {
+  copyRectangle,
+  filledMatrix,
+  subRectangle,
+  wholeMatrix,
+  wholeOf,
+  type CpuMatrix,
+  type Rectangle,
+} from "./matrix.js";
 import { addSymmetricProduct, multiplyInto, type ProductEngine } from "./products.js";
+import type { WorkQueue } from "./queue.js";
+
+export function factorizationOperations(
+  queue: WorkQueue,
+  products: ProductEngine,
+  pool: KernelPool,
+  owner: Owner<Float32Array>,
+): FactorizationOperations<CpuMatrix> {
+  return {
+    async choleskyReversed(h, panelWidth) {
+      const { label, rows: n } = h;
+      const view = wholeOf(h);
+      const result = await queue.resultOf(() => choleskyReversed(products, pool, view, panelWidth));
+      if ("pivot" in result) return result;
+      const rows = Math.ceil(n / panelWidth) * panelWidth;
+      const inverses = { label: `${label}: panel inverses`, rows, columns: panelWidth };
+      return {
+        factor: h,
+        panelInverses: filledMatrix(owner, inverses, result.panelInverses),
+        panelWidth,
+        diagonal: filledMatrix(owner, { label: `${label}: diagonal`, rows: 1, columns: n }, result.diagonal),
+      };
+    },
+    triangularInverse({ factor, panelInverses: { values: inverses }, panelWidth }, out) {
+      const [l, target] = [wholeOf(factor), wholeOf(out)];
+      queue.enqueue(() => triangularInverse(products, l, inverses, panelWidth, target));
+    },
+    invertPositiveDefinite(h) {
+      const target = wholeOf(h);
+      return queue.resultOf(() => invertPositiveDefinite({ engine: products, pool }, target));
+    },
+  };
+}
 
 /** Rows of a strip: the inner dimension of the products that carry nearly all the work. */
 const STRIP_ROWS = 512;
 
-export interface Factorization {
+interface Factorization {
   /** [panels * panelWidth, panelWidth] */
   readonly panelInverses: Float32Array;
   /** [n] */
   readonly diagonal: Float32Array;
 }
 
-export async function choleskyReversed(
+async function choleskyReversed(
   engine: ProductEngine,
   pool: KernelPool,
   h: Rectangle,
@@ -96,30 +140,10 @@ async function updateAbove(engine: ProductEngine, h: Rectangle, start: number, e
   await addSymmetricProduct(engine, t, subRectangle(h, 0, start, 0, start), -1);
 }
 
-/** Factor one diagonal block in place and write its inverse; returns the failing column inside the block. */
-export function factorBlock(pool: KernelPool, block: Rectangle, inverse: Rectangle): CholeskyFailure | undefined {
-  const width = block.rows;
-  pool.reset(2 * 8 * width * (width + 1));
-  const staged = pool.allocate(4 * width * width);
-  const inverted = pool.allocate(4 * width * width);
-  const status = pool.allocate(16);
-  const values = pool.floats(staged, width * width);
-  copyRectangle(block, wholeMatrix(values, width, width));
-  pool.run({ kernel: "choleskyBlock", items: 1, grain: 1, args: [staged, inverted, width, status] });
-  const column = pool.words(status, 1)[0];
-  if (column >= 0) return { column, pivot: pool.doubles(status + 8, 1)[0] };
-  copyRectangle(wholeMatrix(pool.floats(staged, width * width), width, width), block);
-  copyRectangle(
-    wholeMatrix(pool.floats(inverted, width * width), width, width),
-    subRectangle(inverse, 0, width, 0, width),
-  );
-  return undefined;
-}
-
 /**
  * out = U = R⁻¹ with R = Lᵀ, by block columns: U_JJ = V_J and U[0:j, J] = -U[0:j, 0:j]·(R[0:j, J]·V_J).
  */
-export async function triangularInverse(
+async function triangularInverse(
   engine: ProductEngine,
   l: Rectangle,
   panelInverses: Float32Array,

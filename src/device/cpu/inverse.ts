@@ -10,8 +10,8 @@
  * in fewer and larger products. Blocks go from the last to the first: pivots are those of the reversed Cholesky.
  */
 import type { CholeskyFailure } from "../device.js";
+import { factorBlock } from "./cholesky-block.js";
 import { mirrorLower, scaleArray, transpose } from "./elementwise.js";
-import { factorBlock } from "./factorization.js";
 import type { KernelPool } from "./kernel-pool.js";
 import { copyRectangle, subRectangle, wholeMatrix, type Rectangle } from "./matrix.js";
 import { multiplyInto, type ProductEngine } from "./products.js";

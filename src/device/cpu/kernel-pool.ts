@@ -15,23 +15,18 @@ import { InternalError, ResourceError } from "../../errors.js";
 
 /** Every kernel of assembly/index.ts: works on items [first, end). */
 export type Kernel = (first: number, end: number, args: number, scratch: number) => void;
-export type KernelName =
-  | "selectRows"
-  | "selectGroups"
-  | "bracketRows"
-  | "histogramRows"
-  | "countTiesRows"
-  | "markRows"
-  | "panelKeys"
-  | "histogramKeys"
-  | "countTiesPanel"
-  | "markPanel"
-  | "markPanelTies"
-  | "sweepTiles"
-  | "choleskyBlock"
-  | "solveRows"
-  | "combineRows"
-  | "conjugateRows";
+
+declare const KERNEL: unique symbol;
+/** A name made by `defineKernel`. */
+export type KernelName = string & { readonly [KERNEL]: true };
+
+/** Every kernel that an operation named so far: a pool is refused where kernels.wasm lacks one of them. */
+export const KERNEL_NAMES = new Set<KernelName>();
+
+export function defineKernel(name: string): KernelName {
+  KERNEL_NAMES.add(name as KernelName);
+  return name as KernelName;
+}
 
 /** Indices into the control words. */
 export const CONTROL = {
@@ -125,6 +120,7 @@ export class KernelPool implements AsyncDisposable {
     this.#indices = new Map([...table.keys()].map((name, index) => [name, index]));
     this.#workers = workers;
     this.threads = workers.length + 1;
+    for (const name of KERNEL_NAMES) this.#indexOf(name);
   }
 
   static async create(threads: number): Promise<KernelPool> {
@@ -181,8 +177,7 @@ export class KernelPool implements AsyncDisposable {
 
   /** Run a kernel over all items and return when they are finished. */
   run({ kernel, items, grain, args }: Dispatch): void {
-    const index = this.#indices.get(kernel);
-    if (index === undefined) throw new InternalError("E_KERNEL", `${kernel}: not in kernels.wasm; run "npm run build"`);
+    const index = this.#indexOf(kernel);
     if (items > LARGEST_ITEM_COUNT) throw new InternalError("E_KERNEL", `${kernel}: ${items} items at once`);
     this.words(ARGUMENTS_ADDRESS, args.length).set(args);
     if (items <= grain || this.threads === 1) {
@@ -204,6 +199,12 @@ export class KernelPool implements AsyncDisposable {
     Atomics.notify(control, CONTROL.epoch);
     takeItems(control, 0, this.#kernels);
     this.#waitForItems(items);
+  }
+
+  #indexOf(kernel: KernelName): number {
+    const index = this.#indices.get(kernel);
+    if (index === undefined) throw new InternalError("E_KERNEL", `${kernel}: not in kernels.wasm; run "npm run build"`);
+    return index;
   }
 
   #waitForItems(items: number): void {

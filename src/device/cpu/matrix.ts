@@ -1,29 +1,11 @@
 /**
  * Matrices and masks of the CPU device: plain (not shared) typed arrays, which ONNX Runtime takes without a copy.
- * Views are resolved and checked here; nothing here computes.
+ * Views become rectangles of such arrays here; nothing here computes.
  */
-import { InternalError } from "../../errors.js";
-import { type KeepMask, type Matrix, type MatrixView } from "../device.js";
-
-/** Bytes of live objects by label. */
-export class Ledger {
-  readonly #bytes = new Map<string, { bytes: number; count: number }>();
-
-  add(label: string, bytes: number): void {
-    const entry = this.#bytes.get(label) ?? { bytes: 0, count: 0 };
-    this.#bytes.set(label, { bytes: entry.bytes + bytes, count: entry.count + 1 });
-  }
-
-  remove(label: string, bytes: number): void {
-    const entry = this.#bytes.get(label) ?? { bytes, count: 1 };
-    if (entry.count === 1) this.#bytes.delete(label);
-    else this.#bytes.set(label, { bytes: entry.bytes - bytes, count: entry.count - 1 });
-  }
-
-  snapshot(): ReadonlyMap<string, number> {
-    return new Map([...this.#bytes].map(([label, { bytes }]) => [label, bytes]));
-  }
-}
+import type { HostArray } from "../../array.js";
+import { ResourceError } from "../../errors.js";
+import { maskWordsPerRow, type KeepMask, type Matrix, type ResolvedView } from "../device.js";
+import { Resident, type Description, type Owner } from "../resident.js";
 
 /** What queued work holds on to: it outlives the object's disposal. */
 export interface Borrowed<Values> {
@@ -32,56 +14,67 @@ export interface Borrowed<Values> {
   readonly columns: number;
 }
 
-/** Shape, label and life of an object on the device. Queued work keeps its array; new work on it is refused. */
-abstract class Resident<Values extends Float32Array | Uint32Array> implements Disposable {
-  readonly rows: number;
-  readonly columns: number;
-  readonly label: string;
-  readonly #ledger: Ledger;
-  #values: Values | undefined;
-
-  constructor(
-    values: Values,
-    shape: { readonly rows: number; readonly columns: number },
-    label: string,
-    ledger: Ledger,
-  ) {
-    this.rows = shape.rows;
-    this.columns = shape.columns;
-    this.label = label;
-    this.#values = values;
-    this.#ledger = ledger;
-    ledger.add(label, values.byteLength);
-  }
-
-  get values(): Values {
-    if (this.#values === undefined) throw new InternalError("E_DISPOSED", `${this.label}: used after it was disposed`);
-    return this.#values;
-  }
-
-  borrow(): Borrowed<Values> {
-    return { values: this.values, rows: this.rows, columns: this.columns };
-  }
-
-  [Symbol.dispose](): void {
-    if (this.#values !== undefined) this.#ledger.remove(this.label, this.#values.byteLength);
-    this.#values = undefined;
-  }
-}
-
 /** Rows of zeros that lie behind every matrix, for products that read beyond its end (products.ts). */
 export const SPARE_ROWS = 16;
 
 /** All zero when it is made. */
-export class CpuMatrix extends Resident<Float32Array> implements Matrix {
-  constructor(rows: number, columns: number, label: string, ledger: Ledger) {
-    const values = new Float32Array((rows + SPARE_ROWS) * columns).subarray(0, rows * columns);
-    super(values, { rows, columns }, label, ledger);
+export class CpuMatrix extends Resident<Float32Array> implements Matrix, HostArray {
+  readonly home = "host";
+  readonly dtype = "f32";
+
+  constructor(owner: Owner<Float32Array>, size: Description) {
+    const elements = size.rows * size.columns;
+    const memory = allocate(size, () => new Float32Array(elements + SPARE_ROWS * size.columns));
+    super(owner, memory.subarray(0, elements), 4 * elements, size);
+  }
+
+  get shape(): readonly [rows: number, columns: number] {
+    return [this.rows, this.columns];
+  }
+
+  get values(): Float32Array {
+    return this.memory;
+  }
+
+  borrow(): BorrowedMatrix {
+    return { values: this.values, rows: this.rows, columns: this.columns };
   }
 }
 
-/** `values` are the mask's words. */
-export class CpuMask extends Resident<Uint32Array> implements KeepMask {}
+/** Copies `values`. */
+export function filledMatrix(owner: Owner<Float32Array>, size: Description, values: Float32Array): CpuMatrix {
+  const matrix = new CpuMatrix(owner, size);
+  matrix.values.set(values);
+  return matrix;
+}
+
+/** All pruned when it is made. */
+export class CpuMask extends Resident<Uint32Array> implements KeepMask {
+  constructor(owner: Owner<Uint32Array>, size: Description) {
+    const memory = allocate(size, () => new Uint32Array(size.rows * maskWordsPerRow(size.columns)));
+    super(owner, memory, memory.byteLength, size);
+  }
+
+  /** The words. */
+  get values(): Uint32Array {
+    return this.memory;
+  }
+
+  borrow(): BorrowedMask {
+    return { values: this.values, rows: this.rows, columns: this.columns };
+  }
+}
+
+function allocate<Memory>({ label, rows, columns }: Description, make: () => Memory): Memory {
+  try {
+    return make();
+  } catch (cause) {
+    throw new ResourceError("E_OUT_OF_MEMORY", `cpu device: "${label}" of ${rows} × ${columns} cannot be allocated`, {
+      cause,
+      details: { rows, columns },
+    });
+  }
+}
 
 export type BorrowedMatrix = Borrowed<Float32Array>;
 /** `values` are the words. */
@@ -98,39 +91,7 @@ export interface Rectangle {
   readonly isWhole?: boolean;
 }
 
-export function cpuMatrix(matrix: Matrix): CpuMatrix {
-  if (!(matrix instanceof CpuMatrix))
-    throw new InternalError("E_DEVICE", `${matrix.label}: not a matrix of this device`);
-  return matrix;
-}
-
-export function cpuMask(mask: KeepMask): CpuMask {
-  if (!(mask instanceof CpuMask)) throw new InternalError("E_DEVICE", `${mask.label}: not a mask of this device`);
-  return mask;
-}
-
-export function resolveView(view: MatrixView): Rectangle {
-  const matrix = cpuMatrix(view.matrix);
-  const firstRow = view.firstRow ?? 0;
-  const firstColumn = view.firstColumn ?? 0;
-  const rows = view.rows ?? matrix.rows - firstRow;
-  const columns = view.columns ?? matrix.columns - firstColumn;
-  const inside =
-    firstRow >= 0 &&
-    firstColumn >= 0 &&
-    rows >= 0 &&
-    columns >= 0 &&
-    firstRow + rows <= matrix.rows &&
-    firstColumn + columns <= matrix.columns;
-  if (!inside) {
-    throw new InternalError(
-      "E_VIEW",
-      `${matrix.label}: the view leaves the matrix [${matrix.rows}, ${matrix.columns}]`,
-      {
-        details: { firstRow, rows, firstColumn, columns },
-      },
-    );
-  }
+export function rectangleOf({ matrix, firstRow, rows, firstColumn, columns }: ResolvedView<CpuMatrix>): Rectangle {
   return {
     values: matrix.values,
     offset: firstRow * matrix.columns + firstColumn,
@@ -139,6 +100,11 @@ export function resolveView(view: MatrixView): Rectangle {
     columns,
     isWhole: rows === matrix.rows && columns === matrix.columns,
   };
+}
+
+export function wholeOf(matrix: CpuMatrix): Rectangle {
+  const { rows, columns } = matrix;
+  return rectangleOf({ matrix, firstRow: 0, rows, firstColumn: 0, columns });
 }
 
 /** A rectangle inside another. */
@@ -180,10 +146,4 @@ export function copyRectangle(from: Rectangle, to: Rectangle): void {
 
 export function wholeMatrix(values: Float32Array, rows: number, columns: number): Rectangle {
   return { values, offset: 0, stride: columns, rows, columns };
-}
-
-/** Throw unless `condition` holds: a broken invariant between a solver and the device. */
-export function expectShapes(condition: boolean, operation: string, details: Readonly<Record<string, unknown>>): void {
-  if (!condition)
-    throw new InternalError("E_SHAPE", `${operation}: shapes do not fit: ${JSON.stringify(details)}`, { details });
 }

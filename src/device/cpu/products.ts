@@ -1,14 +1,46 @@
 /** Matrix products of the CPU device: views are packed where needed, ONNX Runtime multiplies, alpha and beta follow. */
 import type { MatmulEngine, ProductTarget } from "../../onnx/matmul.js";
+import type { ProductOperations, ResolvedView } from "../device.js";
 import { addArray, subtractArrays } from "./elementwise.js";
-import { compactValues, copyRectangle, SPARE_ROWS, subRectangle, wholeMatrix, type Rectangle } from "./matrix.js";
+import {
+  compactValues,
+  copyRectangle,
+  rectangleOf,
+  SPARE_ROWS,
+  subRectangle,
+  wholeMatrix,
+  type CpuMatrix,
+  type Rectangle,
+} from "./matrix.js";
+import type { WorkQueue } from "./queue.js";
+
+export function productOperations(
+  queue: WorkQueue,
+  products: ProductEngine,
+): ProductOperations<ResolvedView<CpuMatrix>> {
+  return {
+    matmul({ transposeA = false, transposeB = false, alpha = 1, beta = 0, ...options }) {
+      const [a, b, out] = [rectangleOf(options.a), rectangleOf(options.b), rectangleOf(options.out)];
+      queue.enqueue(() => multiplyInto(products, { a, b, transposeA, transposeB }, out, alpha, beta));
+    },
+  };
+}
 
 export interface ProductEngine {
   readonly engine: MatmulEngine;
   /** That `engine` was created with. */
   readonly threads: number;
+  readonly spacing: Spacing;
   /** Rows of a first factor with zeros between them, from one product to the next. */
   spacedRows?: { readonly width: number; readonly values: Float32Array };
+}
+
+/** Which first factors are spaced, and how many rows at a time; see below. */
+export interface Spacing {
+  /** Those whose width is a multiple of it. */
+  readonly crowdedWidth: number;
+  /** Enough for a fast product, and the copy stays small. */
+  readonly rowsAtOnce: number;
 }
 
 export interface Product {
@@ -38,27 +70,26 @@ function needsPadding(m: number, n: number, k: number, threads: number): boolean
  * with SPARE_ROWS zeros between them, and the second factor with as many zero rows behind it, which changes no bit and
  * saves more than the copy costs: 6 % on a quiet machine, up to a quarter on a busy one (bench/RESULTS.md).
  */
-const CROWDED_WIDTH = 1024;
-/** Rows copied at a time: enough for a fast product, and the copy stays small. */
-const SPACED_ROWS = 1024;
+export const DEFAULT_SPACING: Spacing = { crowdedWidth: 1024, rowsAtOnce: 1024 };
 const FEWEST_ROWS = 128;
 
-function isCrowded({ a, b, transposeA, transposeB }: Product, threads: number): boolean {
+function isCrowded({ a, b, transposeA, transposeB }: Product, { threads, spacing }: ProductEngine): boolean {
   const { rows, columns } = a;
-  if (transposeA || transposeB || b.isWhole !== true || columns % CROWDED_WIDTH !== 0) return false;
+  if (transposeA || transposeB || b.isWhole !== true || columns % spacing.crowdedWidth !== 0) return false;
   return rows >= FEWEST_ROWS && b.columns >= COLUMNS_PER_THREAD * threads;
 }
 
 /** a·b, fresh or added to `into`, for a crowded first factor. */
 async function multiplySpaced(products: ProductEngine, { a, b }: Product, into?: ProductTarget): Promise<Float32Array> {
   const [m, n, width] = [a.rows, b.columns, a.columns + SPARE_ROWS];
+  const { rowsAtOnce } = products.spacing;
   const { values: out, sign, add } = into ?? { values: new Float32Array(m * n), sign: 1, add: false };
   if (products.spacedRows?.width !== width)
-    products.spacedRows = { width, values: new Float32Array(SPACED_ROWS * width) };
-  const spaced = wholeMatrix(products.spacedRows.values, SPACED_ROWS, width);
+    products.spacedRows = { width, values: new Float32Array(rowsAtOnce * width) };
+  const spaced = wholeMatrix(products.spacedRows.values, rowsAtOnce, width);
   const factor = new Float32Array(b.values.buffer, b.values.byteOffset, width * n);
-  for (let first = 0; first < m; first += SPACED_ROWS) {
-    const rows = Math.min(SPACED_ROWS, m - first);
+  for (let first = 0; first < m; first += rowsAtOnce) {
+    const rows = Math.min(rowsAtOnce, m - first);
     copyRectangle(subRectangle(a, first, rows, 0, a.columns), spaced);
     const target = { values: out.subarray(first * n, (first + rows) * n), sign, add };
     await products.engine.multiply(spaced.values, factor, rows, n, width, false, false, target);
@@ -72,7 +103,7 @@ async function multiply(products: ProductEngine, product: Product, into?: Produc
   const { a, b, transposeA, transposeB } = product;
   const [m, n, k] = shapeOf(product);
   if (m === 0 || n === 0 || k === 0) return new Float32Array(m * n);
-  if (isCrowded(product, threads)) return multiplySpaced(products, product, into);
+  if (isCrowded(product, products)) return multiplySpaced(products, product, into);
   if (!needsPadding(m, n, k, threads))
     return engine.multiply(compactValues(a), compactValues(b), m, n, k, transposeA, transposeB, into);
   const columns = COLUMNS_PER_THREAD * threads;

@@ -1,29 +1,46 @@
 /** Row systems of the CPU device: stages a block, its two matrices and its mask bits, and runs the kernel over rows. */
-import { maskWordsPerRow } from "../device.js";
-import type { KernelPool } from "./kernel-pool.js";
-import { compactValues, type BorrowedMask, type Rectangle } from "./matrix.js";
+import { maskWordsPerRow, type ResolvedView, type RowSystemOperations, type RowSystemOptions } from "../device.js";
+import { defineKernel, type KernelPool } from "./kernel-pool.js";
+import {
+  compactValues,
+  rectangleOf,
+  type BorrowedMask,
+  type CpuMask,
+  type CpuMatrix,
+  type Rectangle,
+} from "./matrix.js";
 import { readPanelMask, writePanelMask } from "./panel-mask.js";
+import type { WorkQueue } from "./queue.js";
 import { stagePanel } from "./selection.js";
 
-export interface RowSystems {
-  /** [columns, rows] */
-  readonly panel: Rectangle;
-  readonly matrix: Rectangle;
-  readonly inverse: Rectangle;
-  readonly mask: BorrowedMask;
-  readonly maskColumn: number;
-  readonly choose: { readonly keep: number; readonly group: number; readonly scale: Rectangle } | undefined;
-  /** [columns, rows], written. */
-  readonly multipliers: Rectangle;
-  /** [rows], added to. */
-  readonly losses: Float32Array;
+const SOLVE_ROWS = defineKernel("solveRows");
+
+export function rowSystemOperations(
+  queue: WorkQueue,
+  pool: KernelPool,
+): RowSystemOperations<CpuMatrix, ResolvedView<CpuMatrix>, CpuMask> {
+  return {
+    solveRowSystems({ choose, ...options }) {
+      const systems = {
+        panel: rectangleOf(options.panel),
+        matrix: rectangleOf(options.matrix),
+        inverse: rectangleOf(options.inverse),
+        keepMask: options.keepMask.borrow(),
+        maskColumn: options.maskColumn,
+        ...(choose && { choose: { ...choose, scale: rectangleOf(choose.scale) } }),
+        multipliers: rectangleOf(options.multipliers),
+        losses: options.losses.values,
+      };
+      queue.enqueue(() => solveRowSystems(pool, systems));
+    },
+  };
 }
 
 /** Work of one grain: some hundred microseconds. */
 const MULTIPLICATIONS_PER_GRAIN = 1e5;
 
-export function solveRowSystems(pool: KernelPool, systems: RowSystems): void {
-  const { panel, mask, maskColumn, choose, multipliers } = systems;
+function solveRowSystems(pool: KernelPool, systems: RowSystemOptions<Float32Array, Rectangle, BorrowedMask>): void {
+  const { panel, keepMask: mask, maskColumn, choose, multipliers } = systems;
   const columns = panel.rows; // the panel lies transposed
   const rows = panel.columns;
   const width = columns + (columns & 1);
@@ -41,7 +58,7 @@ export function solveRowSystems(pool: KernelPool, systems: RowSystems): void {
   if (choose === undefined) readPanelMask(mask, maskColumn, columns, pool.words(words, wordCount), paddedRows);
   else pool.floats(scales, columns).set(compactValues(choose.scale));
   pool.run({
-    kernel: "solveRows",
+    kernel: SOLVE_ROWS,
     items: rows,
     grain: Math.max(1, Math.ceil(MULTIPLICATIONS_PER_GRAIN / (largest ** 3 / 6 + columns ** 2))),
     args: [

@@ -2,10 +2,63 @@
  * Selections of the CPU device: rows are staged in chunks, kernels find thresholds and write mask words.
  * Scores become integer keys (assembly/keys.ts); a threshold key plus a number of equal keys to prune is exact.
  */
-import { maskWordsPerRow } from "../device.js";
-import type { KernelName, KernelPool } from "./kernel-pool.js";
-import type { BorrowedMask, BorrowedMatrix, Rectangle } from "./matrix.js";
-import { writePanelMask } from "./panel-mask.js";
+import { maskWordsPerRow, type ResolvedView, type SelectionOperations } from "../device.js";
+import { defineKernel, type KernelName, type KernelPool } from "./kernel-pool.js";
+import {
+  compactValues,
+  rectangleOf,
+  type BorrowedMask,
+  type BorrowedMatrix,
+  type CpuMask,
+  type CpuMatrix,
+  type Rectangle,
+} from "./matrix.js";
+import { countPruned, writePanelMask } from "./panel-mask.js";
+import type { WorkQueue } from "./queue.js";
+
+const SELECT_ROWS = defineKernel("selectRows");
+const SELECT_GROUPS = defineKernel("selectGroups");
+const BRACKET_ROWS = defineKernel("bracketRows");
+const HISTOGRAM_ROWS = defineKernel("histogramRows");
+const COUNT_TIES_ROWS = defineKernel("countTiesRows");
+const MARK_ROWS = defineKernel("markRows");
+const PANEL_KEYS = defineKernel("panelKeys");
+const HISTOGRAM_KEYS = defineKernel("histogramKeys");
+const COUNT_TIES_PANEL = defineKernel("countTiesPanel");
+const MARK_PANEL = defineKernel("markPanel");
+const MARK_PANEL_TIES = defineKernel("markPanelTies");
+
+export function selectionOperations(
+  queue: WorkQueue,
+  pool: KernelPool,
+): SelectionOperations<CpuMatrix, ResolvedView<CpuMatrix>, CpuMask> {
+  return {
+    selectRows(weight, { values: scale }, pruneCount, mask) {
+      const [source, target] = [weight.borrow(), mask.borrow()];
+      queue.enqueue(() => selectRows(pool, source, scale, pruneCount, target));
+    },
+    selectMatrix(weight, { values: scale }, pruneCount, mask) {
+      const [source, target] = [weight.borrow(), mask.borrow()];
+      queue.enqueue(() => selectMatrix(pool, source, scale, pruneCount, target));
+    },
+    selectGroups(weight, { values: scale }, keep, group, mask) {
+      const [source, target] = [weight.borrow(), mask.borrow()];
+      queue.enqueue(() => selectGroups(pool, source, scale, { keep, group }, target));
+    },
+    selectPanel(panel, scale, pruneCount, mask, maskColumn) {
+      const [block, scales, target] = [rectangleOf(panel), rectangleOf(scale), mask.borrow()];
+      queue.enqueue(() => selectPanel(pool, block, compactValues(scales), pruneCount, target, maskColumn));
+    },
+    selectRemaining(panel, scale, pruneCount, mask, maskColumn) {
+      const [block, scales, target] = [rectangleOf(panel), rectangleOf(scale), mask.borrow()];
+      const elements = block.rows * block.columns;
+      queue.enqueue(() => {
+        const left = Math.min(Math.max(pruneCount - countPruned(target, maskColumn), 0), elements);
+        selectPanel(pool, block, compactValues(scales), left, target, maskColumn);
+      });
+    },
+  };
+}
 
 /** Staged at a time: large enough to hide a dispatch, small enough for the second-level cache of two cores. */
 const CHUNK_BYTES = 1 << 20;
@@ -75,7 +128,7 @@ function keepAll(mask: BorrowedMask): void {
   for (let r = 1; r <= mask.rows; r++) mask.values[r * wordsPerRow - 1] = (1 << spare) - 1;
 }
 
-export function selectRows(
+function selectRows(
   pool: KernelPool,
   weight: BorrowedMatrix,
   scale: Float32Array,
@@ -87,12 +140,12 @@ export function selectRows(
   const staging = stage(pool, weight, scale);
   forRowChunks(pool, weight, staging, (firstRow, rows) => {
     const args = [staging.weights, staging.scales, staging.words, columns, pruneCount];
-    pool.run({ kernel: "selectRows", items: rows, grain: rowGrain(columns), args });
+    pool.run({ kernel: SELECT_ROWS, items: rows, grain: rowGrain(columns), args });
     copyWords(pool, staging, mask, firstRow, rows);
   });
 }
 
-export function selectGroups(
+function selectGroups(
   pool: KernelPool,
   weight: BorrowedMatrix,
   scale: Float32Array,
@@ -103,7 +156,7 @@ export function selectGroups(
   const staging = stage(pool, weight, scale);
   forRowChunks(pool, weight, staging, (firstRow, rows) => {
     const args = [staging.weights, staging.scales, staging.words, columns, pattern.keep, pattern.group];
-    pool.run({ kernel: "selectGroups", items: rows, grain: rowGrain(columns), args });
+    pool.run({ kernel: SELECT_GROUPS, items: rows, grain: rowGrain(columns), args });
     copyWords(pool, staging, mask, firstRow, rows);
   });
 }
@@ -152,7 +205,7 @@ function distributeTies(counts: Int32Array, tiesToPrune: number): void {
   }
 }
 
-export function selectMatrix(
+function selectMatrix(
   pool: KernelPool,
   weight: BorrowedMatrix,
   scale: Float32Array,
@@ -215,7 +268,7 @@ function selectBracketed(
   forRowChunks(pool, weight, staging, (firstRow, count) => {
     if (!fits) return;
     const args = [staging.weights, staging.scales, columns, bracket.low, bracket.high, staging.words, lists, counts];
-    pool.run({ kernel: "bracketRows", items: count, grain: rowGrain(columns), args });
+    pool.run({ kernel: BRACKET_ROWS, items: count, grain: rowGrain(columns), args });
     copyWords(pool, staging, mask, firstRow, count);
     const found = pool.words(counts, 2 * count);
     for (let r = 0; r < count; r++) {
@@ -285,15 +338,15 @@ function selectByHistograms(
       pool.run({ kernel, items: count, grain: rowGrain(columns), args: [...source, ...args(firstRow)] });
       done?.(firstRow, count);
     });
-  const threshold = findThreshold(pool, pruneCount, (digit) => pass("histogramRows", () => digit));
+  const threshold = findThreshold(pool, pruneCount, (digit) => pass(HISTOGRAM_ROWS, () => digit));
   if (threshold.tiesToPrune < threshold.ties) {
-    pass("countTiesRows", (firstRow) => [threshold.key, ties + 4 * firstRow]);
+    pass(COUNT_TIES_ROWS, (firstRow) => [threshold.key, ties + 4 * firstRow]);
     distributeTies(pool.words(ties, rows), threshold.tiesToPrune);
   } else {
     pool.words(ties, rows).fill(columns); // all of them
   }
   pass(
-    "markRows",
+    MARK_ROWS,
     (firstRow) => [threshold.key, ties + 4 * firstRow, staging.words],
     (firstRow, count) => copyWords(pool, staging, mask, firstRow, count),
   );
@@ -314,7 +367,7 @@ export function stagePanel(
   return { address, paddedRows };
 }
 
-export function selectPanel(
+function selectPanel(
   pool: KernelPool,
   panel: Rectangle,
   scale: Float32Array,
@@ -334,10 +387,10 @@ export function selectPanel(
   if (pruneCount === 0) {
     pool.words(words, wordCount).fill(-1);
   } else {
-    pool.run({ kernel: "panelKeys", items: columns, grain: columnGrain, args: [address, scales, paddedRows] });
+    pool.run({ kernel: PANEL_KEYS, items: columns, grain: columnGrain, args: [address, scales, paddedRows] });
     const threshold = findThreshold(pool, pruneCount, (digit) =>
       pool.run({
-        kernel: "histogramKeys",
+        kernel: HISTOGRAM_KEYS,
         items: columns,
         grain: columnGrain,
         args: [address, paddedRows, rows, ...digit],
@@ -361,10 +414,10 @@ function markPanel(pool: KernelPool, staged: StagedPanel, threshold: Threshold):
   const blocks = paddedRows / 16;
   const grain = Math.max(1, Math.ceil(512 / columns));
   const source = [address, paddedRows, columns, threshold.key];
-  pool.run({ kernel: "markPanel", items: blocks, grain, args: [...source, words] });
+  pool.run({ kernel: MARK_PANEL, items: blocks, grain, args: [...source, words] });
   if (threshold.tiesToPrune === threshold.ties) return;
   const ties = pool.allocate(4 * paddedRows);
-  pool.run({ kernel: "countTiesPanel", items: blocks, grain, args: [...source, ties] });
+  pool.run({ kernel: COUNT_TIES_PANEL, items: blocks, grain, args: [...source, ties] });
   distributeTies(pool.words(ties, rows), threshold.tiesToPrune); // lower row first, then lower column
-  pool.run({ kernel: "markPanelTies", items: blocks, grain, args: [...source, words, ties] });
+  pool.run({ kernel: MARK_PANEL_TIES, items: blocks, grain, args: [...source, words, ties] });
 }

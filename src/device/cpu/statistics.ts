@@ -1,7 +1,25 @@
 /** Gram accumulation and column norms of the CPU device. */
+import type { ResolvedView, StatisticsOperations } from "../device.js";
 import { transpose } from "./elementwise.js";
-import { subRectangle, wholeMatrix, type Rectangle } from "./matrix.js";
+import { rectangleOf, subRectangle, wholeMatrix, wholeOf, type CpuMatrix, type Rectangle } from "./matrix.js";
 import { addSymmetricProduct, type ProductEngine } from "./products.js";
+import type { WorkQueue } from "./queue.js";
+
+export function statisticsOperations(
+  queue: WorkQueue,
+  products: ProductEngine,
+): StatisticsOperations<CpuMatrix, ResolvedView<CpuMatrix>> {
+  return {
+    accumulateGram(x, gram) {
+      const [tokens, target] = [rectangleOf(x), wholeOf(gram)];
+      queue.enqueue(() => accumulateGram(products, tokens, target));
+    },
+    accumulateSquareSums(x, sums) {
+      const [tokens, { values }] = [rectangleOf(x), sums];
+      queue.enqueue(() => accumulateSquareSums(tokens, values));
+    },
+  };
+}
 
 /**
  * Tokens of one product: rounding errors grow with the length of a chain of additions, so partial sums of at most so
@@ -10,7 +28,7 @@ import { addSymmetricProduct, type ProductEngine } from "./products.js";
 const TOKENS_PER_PRODUCT = 2048;
 
 /** Lower triangle of gram += xᵀx. */
-export async function accumulateGram(engine: ProductEngine, x: Rectangle, gram: Rectangle): Promise<void> {
+async function accumulateGram(engine: ProductEngine, x: Rectangle, gram: Rectangle): Promise<void> {
   for (let first = 0; first < x.rows; first += TOKENS_PER_PRODUCT) {
     const tokens = Math.min(TOKENS_PER_PRODUCT, x.rows - first);
     // Transposed once, every block of the triangle is a contiguous range of rows.
@@ -21,7 +39,7 @@ export async function accumulateGram(engine: ProductEngine, x: Rectangle, gram: 
 }
 
 /** sums[c] += Σ over rows of x[r, c]², added up in f64. */
-export function accumulateSquareSums(x: Rectangle, sums: Float32Array): void {
+function accumulateSquareSums(x: Rectangle, sums: Float32Array): void {
   const totals = new Float64Array(x.columns);
   for (let r = 0; r < x.rows; r++) {
     const row = x.values.subarray(x.offset + r * x.stride, x.offset + r * x.stride + x.columns);

@@ -1,28 +1,36 @@
 /** The OBS sweep of the CPU device: stages the panel, its inverse and its mask bits, and runs the kernel over rows. */
-import type { KernelPool } from "./kernel-pool.js";
-import type { BorrowedMask, Rectangle } from "./matrix.js";
-import { maskWordsPerRow } from "../device.js";
+import { maskWordsPerRow, type ResolvedView, type SweepOperations, type SweepOptions } from "../device.js";
+import { defineKernel, type KernelPool } from "./kernel-pool.js";
+import { rectangleOf, type BorrowedMask, type CpuMask, type CpuMatrix, type Rectangle } from "./matrix.js";
 import { readPanelMask, writePanelMask } from "./panel-mask.js";
+import type { WorkQueue } from "./queue.js";
 import { stagePanel } from "./selection.js";
 
 /** In step with assembly/sweep.ts: tile, errors, lanes, scores and losses of one thread. */
 const SCRATCH_BYTES = 64 * (128 + 8 + 64 + 16 + 1);
 
-export interface PanelSweep {
-  /** [panel columns, rows], replaced. */
-  readonly panel: Rectangle;
-  readonly inverse: Rectangle;
-  readonly firstColumn: number;
-  readonly columns: number;
-  readonly mask: BorrowedMask;
-  readonly maskColumn: number;
-  readonly choose: { readonly keep: number; readonly group: number } | undefined;
-  /** [rows], added to. */
-  readonly losses: Float32Array;
+const SWEEP_TILES = defineKernel("sweepTiles");
+
+export function sweepOperations(
+  queue: WorkQueue,
+  pool: KernelPool,
+): SweepOperations<CpuMatrix, ResolvedView<CpuMatrix>, CpuMask> {
+  return {
+    sweepPanel(options) {
+      const sweep = {
+        ...options,
+        panel: rectangleOf(options.panel),
+        inverse: rectangleOf(options.inverse),
+        keepMask: options.keepMask.borrow(),
+        losses: options.losses.values,
+      };
+      queue.enqueue(() => sweepPanel(pool, sweep));
+    },
+  };
 }
 
-export function sweepPanel(pool: KernelPool, sweep: PanelSweep): void {
-  const { panel, inverse, firstColumn, columns, mask, maskColumn, choose } = sweep;
+function sweepPanel(pool: KernelPool, sweep: SweepOptions<Float32Array, Rectangle, BorrowedMask>): void {
+  const { panel, inverse, firstColumn, columns, keepMask: mask, maskColumn, choose } = sweep;
   const panelColumns = panel.rows;
   const rows = panel.columns;
   pool.reset(SCRATCH_BYTES);
@@ -39,7 +47,7 @@ export function sweepPanel(pool: KernelPool, sweep: PanelSweep): void {
   const losses = pool.allocate(4 * paddedRows);
   pool.floats(losses, paddedRows).fill(0);
   pool.run({
-    kernel: "sweepTiles",
+    kernel: SWEEP_TILES,
     items: paddedRows / 16,
     grain: 1,
     args: [

@@ -10,7 +10,7 @@ import process from "node:process";
 import { DeviceError } from "../../errors.js";
 import type { Device } from "../device.js";
 import { Dispatcher } from "./dispatch.js";
-import { WebGpuDevice } from "./webgpu-device.js";
+import { createDeviceOn } from "./webgpu-device.js";
 
 export interface AdapterSummary {
   readonly vendor: string;
@@ -48,6 +48,8 @@ export interface WebGpuOptions {
   readonly baseLimits?: boolean;
   /** Largest grid dimension, default 65,535; tests lower it to force folding. */
   readonly dispatchGridCap?: number;
+  /** Largest buffer in bytes, default the adapter's limit; for tests. */
+  readonly largestBuffer?: number;
 }
 
 /**
@@ -163,11 +165,11 @@ export async function createWebGpuDevice(options: WebGpuOptions = {}): Promise<D
   if (adapter === undefined) return undefined;
   const summary = summarize(adapter);
   const device = await openDevice(adapter, options);
-  const dispatcher = new Dispatcher(
-    device,
-    options.dispatchGridCap === undefined ? {} : { gridCap: options.dispatchGridCap },
-  );
-  return new WebGpuDevice(dispatcher, describe(summary));
+  const dispatcher = new Dispatcher(device, {
+    ...(options.dispatchGridCap !== undefined && { gridCap: options.dispatchGridCap }),
+    ...(options.largestBuffer !== undefined && { largestBuffer: options.largestBuffer }),
+  });
+  return createDeviceOn(dispatcher, describe(summary));
 }
 
 async function openDevice(adapter: GPUAdapter, options: WebGpuOptions): Promise<GPUDevice> {

@@ -7,11 +7,13 @@
  *   ring of 256-byte slots in one uniform buffer, written once per submit.
  * - A submit is cut when its estimated work exceeds what the device does in about 100 ms at the best rate seen, because
  *   operating systems reset a GPU that is busy for seconds. Operations ask `workBudget` to cut single dispatches too.
- * - Everything is queued; errors (validation, out of memory, device loss) are kept and thrown at the next wait.
+ * - Everything is queued; errors (validation, device loss) are kept and thrown at the next wait.
+ * - Whether the device had memory for a buffer is known only later. An allocation that failed is an error of the
+ *   operations that use its buffer, at their call or at the next wait, and of nothing else.
  */
 import { DeviceError } from "../../errors.js";
-import type { Binding, BufferOwner } from "./buffer.js";
-import { Ledger } from "./buffer.js";
+import { Ledger, type Owner } from "../resident.js";
+import type { Binding } from "./buffer.js";
 import { BUFFER_USAGE, DEFAULT_GRID_CAP, MAP_MODE_READ, OFFSET_ALIGNMENT } from "./gpu-constants.js";
 import type { Constants, KernelSpec } from "./kernel.js";
 import { NO_CONSTANTS, PARAM_BYTES, PipelineCache } from "./kernel.js";
@@ -33,14 +35,24 @@ export interface DispatcherOptions {
   readonly gridCap?: number;
   /** Largest binding in bytes, default the device's limit; tests lower it to force row ranges. */
   readonly largestBinding?: number;
+  /** Largest buffer in bytes, default the device's limit; tests lower it, since some adapters report no real one. */
+  readonly largestBuffer?: number;
 }
 
-export class Dispatcher implements BufferOwner {
+/** A buffer of which it is not known, or known to be untrue, that the device had memory for it. */
+interface Doubt {
+  failure?: DeviceError;
+  isUsed: boolean;
+}
+
+export class Dispatcher implements Owner<GPUBuffer> {
   readonly device: GPUDevice;
   readonly pipelines: PipelineCache;
   readonly ledger = new Ledger();
   readonly #gridCap: number;
   readonly #largestBinding: number;
+  readonly #largestBuffer: number;
+  readonly #doubts = new WeakMap<GPUBuffer, Doubt>();
   readonly #ring: GPUBuffer;
   readonly #ringGroup: GPUBindGroup;
   readonly #params = new ArrayBuffer(RING_SLOTS * OFFSET_ALIGNMENT);
@@ -54,6 +66,8 @@ export class Dispatcher implements BufferOwner {
   #releases: GPUBuffer[] = [];
   readonly #watched = new Set<Promise<void>>();
   #failure: DeviceError | undefined;
+  /** An allocation that failed and was used: commands are refused because of it, so it is the one to tell. */
+  #shortage: DeviceError | undefined;
   #lost: DeviceError | undefined;
   readonly #loss: Promise<void>;
   #closed = false;
@@ -69,6 +83,7 @@ export class Dispatcher implements BufferOwner {
     this.device = device;
     this.#gridCap = options.gridCap ?? DEFAULT_GRID_CAP;
     this.#largestBinding = options.largestBinding ?? device.limits.maxStorageBufferBindingSize;
+    this.#largestBuffer = options.largestBuffer ?? device.limits.maxBufferSize;
     this.pipelines = new PipelineCache(device);
     this.#ring = device.createBuffer({
       label: "params ring",
@@ -111,31 +126,51 @@ export class Dispatcher implements BufferOwner {
   /** A zero-filled storage buffer. `describe` names it and its shape in the error. */
   createBuffer(bytes: number, label: string, describe: string): GPUBuffer {
     const size = Math.max(OFFSET_ALIGNMENT, bytes);
-    const limit = this.device.limits.maxBufferSize;
+    const limit = this.#largestBuffer;
     if (size > limit) throw this.#outOfMemory(describe, size, `the adapter's largest buffer is ${limit} bytes`);
+    const usage = BUFFER_USAGE.storage | BUFFER_USAGE.copySource | BUFFER_USAGE.copyDestination;
+    return this.#allocate({ label, size, usage }, describe);
+  }
+
+  #allocate(descriptor: GPUBufferDescriptor, describe: string): GPUBuffer {
     this.device.pushErrorScope("out-of-memory");
-    const buffer = this.device.createBuffer({
-      label,
-      size,
-      usage: BUFFER_USAGE.storage | BUFFER_USAGE.copySource | BUFFER_USAGE.copyDestination,
+    const buffer = this.device.createBuffer(descriptor);
+    const doubt: Doubt = { isUsed: false };
+    this.#doubts.set(buffer, doubt);
+    this.#watch(this.device.popErrorScope(), (error) => {
+      if (error === null) {
+        this.#doubts.delete(buffer);
+        return;
+      }
+      doubt.failure = this.#outOfMemory(describe, descriptor.size, "the device has not enough memory");
+      if (doubt.isUsed) this.#shortage ??= doubt.failure;
     });
-    this.#watch(this.device.popErrorScope(), () =>
-      this.#outOfMemory(describe, size, "the device has not enough memory"),
-    );
     return buffer;
+  }
+
+  /** Throws where the device is known to have had no memory for the buffer; else that surfaces at the next wait. */
+  #use(buffer: GPUBuffer): void {
+    const doubt = this.#doubts.get(buffer);
+    if (doubt?.failure !== undefined) throw doubt.failure;
+    if (doubt !== undefined) doubt.isUsed = true;
+  }
+
+  #hasFailed(buffer: GPUBuffer): boolean {
+    return this.#doubts.get(buffer)?.failure !== undefined;
   }
 
   /** Scratch memory that lasts until it is asked for again under the same name; contents unspecified. */
   scratch(name: string, bytes: number): Binding {
     const size = Math.max(OFFSET_ALIGNMENT, Math.ceil(bytes / OFFSET_ALIGNMENT) * OFFSET_ALIGNMENT);
     const known = this.#scratch.get(name);
-    if (known !== undefined && known.size >= size) return { buffer: known, offset: 0, size };
+    if (known !== undefined && known.size >= size && !this.#hasFailed(known)) return { buffer: known, offset: 0, size };
     if (known !== undefined) this.release(known);
     const buffer = this.createBuffer(size, `scratch ${name}`, `scratch "${name}"`);
     this.#scratch.set(name, buffer);
     return { buffer, offset: 0, size };
   }
 
+  /** Destroy the buffer once everything recorded so far has been submitted. */
   release(buffer: GPUBuffer): void {
     if (this.#encoder === undefined) buffer.destroy();
     else this.#releases.push(buffer);
@@ -143,6 +178,8 @@ export class Dispatcher implements BufferOwner {
 
   /** Copies into a buffer that no recorded command uses yet. */
   upload(buffer: GPUBuffer, byteOffset: number, data: Uint32Array | Float32Array): void {
+    this.#use(buffer);
+    this.device.pushErrorScope("validation");
     const chunk = UPLOAD_BYTES / 4;
     for (let first = 0; first < data.length; first += chunk) {
       const part = data.subarray(first, first + chunk);
@@ -154,6 +191,9 @@ export class Dispatcher implements BufferOwner {
         part.byteLength,
       );
     }
+    this.#watch(this.device.popErrorScope(), (error) => {
+      this.#failure ??= refusalOf(error);
+    });
   }
 
   /**
@@ -169,6 +209,7 @@ export class Dispatcher implements BufferOwner {
     constants: Constants = NO_CONSTANTS,
   ): void {
     if (workgroups <= 0) return;
+    for (const { buffer } of bindings) this.#use(buffer);
     if (this.#work > 0 && this.#work + work > this.workBudget) this.flush();
     const pass = this.#openPass();
     const pipeline = this.pipelines.get(spec, constants);
@@ -188,11 +229,14 @@ export class Dispatcher implements BufferOwner {
   }
 
   copy(from: GPUBuffer, fromOffset: number, to: GPUBuffer, toOffset: number, bytes: number): void {
+    this.#use(from);
+    this.#use(to);
     this.#closePass().copyBufferToBuffer(from, fromOffset, to, toOffset, bytes);
     this.#work += bytes * 4;
   }
 
   clear(buffer: GPUBuffer): void {
+    this.#use(buffer);
     this.#closePass().clearBuffer(buffer);
   }
 
@@ -206,13 +250,9 @@ export class Dispatcher implements BufferOwner {
       this.device.queue.writeBuffer(this.#ring, 0, this.#params, 0, this.#slot * OFFSET_ALIGNMENT);
     }
     this.device.queue.submit([encoder.finish()]);
-    this.#watch(
-      this.device.popErrorScope(),
-      (message) =>
-        new DeviceError("E_DEVICE_VALIDATION", `webgpu device: a command was refused: ${message}.`, {
-          hint: "This is a defect of the program: please report it. --device cpu works meanwhile.",
-        }),
-    );
+    this.#watch(this.device.popErrorScope(), (error) => {
+      this.#failure ??= refusalOf(error);
+    });
     if (this.#measuredWork === 0) this.#measuredSince = performance.now();
     this.#measuredWork += this.#work;
     this.#submits += 1;
@@ -308,13 +348,12 @@ export class Dispatcher implements BufferOwner {
   }
 
   #stagingOf(bytes: number): GPUBuffer {
-    if (this.#staging !== undefined && this.#staging.size >= bytes) return this.#staging;
-    this.#staging?.destroy();
-    this.#staging = this.device.createBuffer({
-      label: "readback",
-      size: Math.max(OFFSET_ALIGNMENT, bytes),
-      usage: BUFFER_USAGE.mapRead | BUFFER_USAGE.copyDestination,
-    });
+    const known = this.#staging;
+    if (known !== undefined && known.size >= bytes && !this.#hasFailed(known)) return known;
+    known?.destroy();
+    const size = Math.max(OFFSET_ALIGNMENT, bytes);
+    const usage = BUFFER_USAGE.mapRead | BUFFER_USAGE.copyDestination;
+    this.#staging = this.#allocate({ label: "readback", size, usage }, "readback");
     return this.#staging;
   }
 
@@ -328,11 +367,12 @@ export class Dispatcher implements BufferOwner {
     ]);
   }
 
-  #watch(scope: Promise<GPUError | null>, describe: (message: string) => DeviceError): void {
+  /** The next wait waits for an error scope as well; `take` is given what it held. */
+  #watch(scope: Promise<GPUError | null>, take: (error: GPUError | null) => void): void {
     const watched: Promise<void> = scope.then(
       (error) => {
         this.#watched.delete(watched);
-        if (error !== null && error !== undefined) this.#failure ??= describe(error.message);
+        take(error);
       },
       () => {
         this.#watched.delete(watched); // The device is gone; its loss is reported on its own.
@@ -342,8 +382,9 @@ export class Dispatcher implements BufferOwner {
   }
 
   #throwFailure(): void {
-    const failure = this.#lost ?? this.#failure;
+    const failure = this.#lost ?? this.#shortage ?? this.#failure;
     this.#failure = undefined;
+    this.#shortage = undefined;
     if (failure !== undefined) throw failure;
   }
 
@@ -361,9 +402,16 @@ export class Dispatcher implements BufferOwner {
     const live = [...this.ledger.snapshot().values()].reduce((sum, size) => sum + size, 0);
     return new DeviceError("E_DEVICE_MEMORY", `webgpu device: ${describe} needs ${bytes} bytes; ${why}.`, {
       hint: "Use --device cpu, or a GPU with more memory.",
-      details: { bytes, liveBytes: live, maxBufferSize: this.device.limits.maxBufferSize },
+      details: { bytes, liveBytes: live, maxBufferSize: this.#largestBuffer },
     });
   }
+}
+
+function refusalOf(error: GPUError | null): DeviceError | undefined {
+  if (error === null) return undefined;
+  return new DeviceError("E_DEVICE_VALIDATION", `webgpu device: a command was refused: ${error.message}.`, {
+    hint: "This is a defect of the program: please report it. --device cpu works meanwhile.",
+  });
 }
 
 /** x, y, z of at most `cap` each with x·y·z ≥ count; kernels skip the surplus. */

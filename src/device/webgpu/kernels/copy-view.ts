@@ -10,6 +10,6 @@ export function detach(dispatcher: Dispatcher, view: GpuView): GpuView {
   const label = `copy of ${matrix.label}`;
   const buffer = dispatcher.createBuffer(bytes, label, `${label} (${rows} × ${matrix.columns})`);
   if (bytes > 0) dispatcher.copy(matrix.buffer, view.firstRow * matrix.pitch * 4, buffer, 0, bytes);
-  const copy = new GpuMatrix(dispatcher, buffer, buffer.size, rows, matrix.columns, label);
+  const copy = new GpuMatrix(dispatcher, buffer, { label, rows, columns: matrix.columns });
   return { ...view, matrix: copy, firstRow: 0 };
 }

@@ -1,36 +1,18 @@
-/** Element-wise operations, diagonals, square sums, transposition: host side. Everything is cut by rows to fit bindings. */
-import { maskWordsPerRow } from "../../device.js";
-import type { Binding, GpuMask, GpuMatrix, GpuView } from "../buffer.js";
-import { bindMask, bindRows, bindView, subColumns, subRows } from "../buffer.js";
+/** Element-wise operations, diagonals, transposition: host side. Everything is cut by rows to fit bindings. */
+import type { ElementwiseOperations } from "../../device.js";
+import type { Binding, GpuMatrix, GpuView } from "../buffer.js";
+import { bindRows, bindView, subColumns, subRows } from "../buffer.js";
+import { uploadMatrix } from "../data.js";
 import type { Dispatcher } from "../dispatch.js";
 import { defineKernel } from "../kernel.js";
 import { detach } from "./copy-view.js";
+import { forRowSlabs, THREADS, WORK_PER_ELEMENT } from "./row-slabs.js";
 
 const GRID = "lib/linear_workgroup.wgsl";
-export const THREADS = 64;
-const SQUARE_SUM_CHUNK = 256;
 const TRANSPOSE_TILE = 32;
 /** Rows that `mirrorLower` copies at a time. */
 const MIRROR_ROWS = 512;
-/** Work of moving one element in and out, in the unit of the work budget. */
-export const WORK_PER_ELEMENT = 32;
-/** Threads per dispatch: indexes are u32, and a folded grid stays small. */
-const LARGEST_DISPATCH = 2 ** 30;
 
-const SQUARE_SUMS_PARTIAL = defineKernel({
-  name: "square_sums_partial",
-  files: [GRID, "square_sums_partial.wgsl"],
-  bindings: ["read", "read_write"],
-  params: { rows: "u32", columns: "u32", offset: "u32", pitch: "u32", column_groups: "u32" },
-  constantSets: [{}],
-});
-const SQUARE_SUMS_REDUCE = defineKernel({
-  name: "square_sums_reduce",
-  files: [GRID, "square_sums_reduce.wgsl"],
-  bindings: ["read", "read_write"],
-  params: { chunks: "u32", columns: "u32" },
-  constantSets: [{}],
-});
 const GET_DIAGONAL = defineKernel({
   name: "get_diagonal",
   files: [GRID, "get_diagonal.wgsl"],
@@ -134,62 +116,36 @@ const GATHER = defineKernel({
   },
   constantSets: [{}],
 });
-const MASK_APPLY = defineKernel({
-  name: "mask_apply",
-  files: [GRID, "mask_apply.wgsl"],
-  bindings: ["read", "read_write"],
-  params: { vectors: "u32", row_pitch: "u32", count: "u32", first_row: "u32", words: "u32" },
-  constantSets: [{}],
-});
-
-/** Calls `slab` for row ranges that fit a binding and the work budget. */
-export function forRowSlabs(
-  dispatcher: Dispatcher,
-  rows: number,
-  pitch: number,
-  slab: (firstRow: number, rows: number) => void,
-): void {
-  const height = Math.max(
-    1,
-    Math.min(
-      dispatcher.rowsPerBinding(pitch),
-      Math.floor(LARGEST_DISPATCH / pitch),
-      Math.floor(dispatcher.workBudget / (pitch * WORK_PER_ELEMENT)),
-    ),
-  );
-  for (let first = 0; first < rows; first += height) slab(first, Math.min(height, rows - first));
+export function elementwiseOperations(dispatcher: Dispatcher): ElementwiseOperations<GpuMatrix, GpuView> {
+  return {
+    async downloadDiagonal(matrix) {
+      const diagonal = dispatcher.scratch("diagonal", matrix.rows * 4);
+      encodeGetDiagonal(dispatcher, matrix, diagonal);
+      const result = new Float32Array(matrix.rows);
+      await dispatcher.read(diagonal.buffer, 0, result.byteLength, 4, (piece, offset) => {
+        result.set(new Float32Array(piece), offset / 4);
+      });
+      return result;
+    },
+    setDiagonal(matrix, values) {
+      const size = { label: "diagonal values", rows: 1, columns: values.length };
+      using diagonal = uploadMatrix(dispatcher, size, values);
+      encodeSetDiagonal(dispatcher, matrix, bindRows(diagonal, 0, 1));
+    },
+    scale: (matrix, factor) => encodeScale(dispatcher, matrix, factor),
+    scaleColumns: (matrix, factors) => encodeScaleColumns(dispatcher, matrix, factors),
+    scaleRows: (matrix, factors) => encodeScaleRows(dispatcher, matrix, factors),
+    subtract: (a, b, out) => encodeSubtract(dispatcher, a, b, out),
+    transpose: (a, out) => encodeTranspose(dispatcher, a, out),
+    gather(a, out, { rows, columns }) {
+      const all = (count: number): Uint32Array => Uint32Array.from({ length: count }, (_, i) => i);
+      encodeGather(dispatcher, a, out, rows ?? all(out.rows), columns ?? all(out.columns));
+    },
+    mirrorLower: (matrix) => encodeMirrorLower(dispatcher, matrix),
+  };
 }
 
-/** sums[0, c] += Σ_r x[r, c]². */
-export function encodeSquareSums(dispatcher: Dispatcher, x: GpuView, sums: GpuMatrix): void {
-  const { columns } = x;
-  // Fixed slabs of whole chunks: the cut must not depend on the measured rate.
-  const slab =
-    Math.max(1, Math.floor(Math.min(2 ** 14, dispatcher.rowsPerBinding(x.matrix.pitch)) / SQUARE_SUM_CHUNK)) *
-    SQUARE_SUM_CHUNK;
-  for (let first = 0; first < x.rows; first += slab) {
-    const part = subRows(x, first, Math.min(slab, x.rows - first));
-    const chunks = Math.ceil(part.rows / SQUARE_SUM_CHUNK);
-    const partials = dispatcher.scratch("square sums", chunks * columns * 4);
-    const groups = Math.ceil(columns / THREADS);
-    dispatcher.dispatch(
-      SQUARE_SUMS_PARTIAL,
-      [bindView(part), partials],
-      { rows: part.rows, columns, offset: x.firstColumn, pitch: x.matrix.pitch, column_groups: groups },
-      groups * chunks,
-      part.rows * columns * WORK_PER_ELEMENT,
-    );
-    dispatcher.dispatch(
-      SQUARE_SUMS_REDUCE,
-      [partials, bindRows(sums, 0, 1)],
-      { chunks, columns },
-      groups,
-      chunks * columns * WORK_PER_ELEMENT,
-    );
-  }
-}
-
-export function encodeGetDiagonal(dispatcher: Dispatcher, matrix: GpuMatrix, diagonal: Binding): void {
+function encodeGetDiagonal(dispatcher: Dispatcher, matrix: GpuMatrix, diagonal: Binding): void {
   forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
     dispatcher.dispatch(
       GET_DIAGONAL,
@@ -201,7 +157,7 @@ export function encodeGetDiagonal(dispatcher: Dispatcher, matrix: GpuMatrix, dia
   });
 }
 
-export function encodeSetDiagonal(dispatcher: Dispatcher, matrix: GpuMatrix, diagonal: Binding): void {
+function encodeSetDiagonal(dispatcher: Dispatcher, matrix: GpuMatrix, diagonal: Binding): void {
   forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
     dispatcher.dispatch(
       SET_DIAGONAL,
@@ -213,7 +169,7 @@ export function encodeSetDiagonal(dispatcher: Dispatcher, matrix: GpuMatrix, dia
   });
 }
 
-export function encodeScale(dispatcher: Dispatcher, matrix: GpuMatrix, factor: number): void {
+function encodeScale(dispatcher: Dispatcher, matrix: GpuMatrix, factor: number): void {
   forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
     const count = (rows * matrix.pitch) / 4;
     dispatcher.dispatch(
@@ -226,7 +182,7 @@ export function encodeScale(dispatcher: Dispatcher, matrix: GpuMatrix, factor: n
   });
 }
 
-export function encodeScaleColumns(dispatcher: Dispatcher, matrix: GpuMatrix, factors: GpuMatrix): void {
+function encodeScaleColumns(dispatcher: Dispatcher, matrix: GpuMatrix, factors: GpuMatrix): void {
   const vectors = Math.ceil(matrix.columns / 4);
   forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
     const count = rows * vectors;
@@ -240,7 +196,7 @@ export function encodeScaleColumns(dispatcher: Dispatcher, matrix: GpuMatrix, fa
   });
 }
 
-export function encodeScaleRows(dispatcher: Dispatcher, matrix: GpuMatrix, factors: GpuMatrix): void {
+function encodeScaleRows(dispatcher: Dispatcher, matrix: GpuMatrix, factors: GpuMatrix): void {
   const vectors = Math.ceil(matrix.columns / 4);
   forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
     const count = rows * vectors;
@@ -255,7 +211,7 @@ export function encodeScaleRows(dispatcher: Dispatcher, matrix: GpuMatrix, facto
 }
 
 /** out = a - b; `out` may be the same view as `a` or as `b`; other overlaps go through a copy. */
-export function encodeSubtract(dispatcher: Dispatcher, a: GpuView, b: GpuView, out: GpuView): void {
+function encodeSubtract(dispatcher: Dispatcher, a: GpuView, b: GpuView, out: GpuView): void {
   const isOut = (view: GpuView): boolean =>
     view.matrix === out.matrix && view.firstRow === out.firstRow && view.firstColumn === out.firstColumn;
   if (isOut(a)) return subtractInPlace(dispatcher, b, out, false);
@@ -315,7 +271,7 @@ function subtractInPlace(dispatcher: Dispatcher, x: GpuView, out: GpuView, rever
 }
 
 /** out[c, r] = a[r, c]; different matrices. */
-export function encodeTranspose(dispatcher: Dispatcher, a: GpuView, out: GpuView): void {
+function encodeTranspose(dispatcher: Dispatcher, a: GpuView, out: GpuView): void {
   forRowSlabs(dispatcher, a.rows, a.matrix.pitch, (firstRow, rows) => {
     forRowSlabs(dispatcher, out.rows, out.matrix.pitch, (firstColumn, columns) => {
       const part = subColumns(subRows(a, firstRow, rows), firstColumn, columns);
@@ -344,7 +300,7 @@ export function encodeTranspose(dispatcher: Dispatcher, a: GpuView, out: GpuView
  * out[r, c] = a[rows[r], columns[c]]. Where both are cut to fit bindings, every part of `a` is offered to every part of
  * `out` that takes rows from it.
  */
-export function encodeGather(
+function encodeGather(
   dispatcher: Dispatcher,
   a: GpuMatrix,
   out: GpuMatrix,
@@ -397,18 +353,4 @@ export function encodeMirrorLower(dispatcher: Dispatcher, matrix: GpuMatrix): vo
       rows * rows * WORK_PER_ELEMENT,
     );
   }
-}
-
-export function encodeApplyMask(dispatcher: Dispatcher, matrix: GpuMatrix, mask: GpuMask): void {
-  const vectors = Math.ceil(matrix.columns / 4);
-  forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
-    const count = rows * vectors;
-    dispatcher.dispatch(
-      MASK_APPLY,
-      [bindMask(mask), bindRows(matrix, first, rows)],
-      { vectors, row_pitch: matrix.pitch / 4, count, first_row: first, words: maskWordsPerRow(matrix.columns) },
-      Math.ceil(count / THREADS),
-      count * 4 * WORK_PER_ELEMENT,
-    );
-  });
 }

@@ -1,15 +1,29 @@
 /** Steps that follow a mask entry by entry, and row sums: host side. Everything is cut by rows to fit bindings. */
-import { maskWordsPerRow, type Coefficients } from "../../device.js";
+import {
+  maskWordsPerRow,
+  type CombineOptions,
+  type CombinePairOptions,
+  type ConjugateState,
+  type MaskedOperations,
+} from "../../device.js";
 import type { Binding, GpuMask, GpuMatrix } from "../buffer.js";
 import { bindMask, bindRows } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
 import { defineKernel } from "../kernel.js";
-import { forRowSlabs, THREADS, WORK_PER_ELEMENT } from "./elementwise.js";
+import { forRowSlabs, THREADS, WORK_PER_ELEMENT } from "./row-slabs.js";
 
 const GRID = "lib/linear_workgroup.wgsl";
 const SUM = "lib/workgroup_sum.wgsl";
 /** Workgroups of `mask_differences`: enough to fill a GPU; each thread takes every so manieth word. */
 const LARGEST_DIFFERENCES_GRID = 256;
+
+const MASK_APPLY = defineKernel({
+  name: "mask_apply",
+  files: [GRID, "mask_apply.wgsl"],
+  bindings: ["read", "read_write"],
+  params: { vectors: "u32", row_pitch: "u32", count: "u32", first_row: "u32", words: "u32" },
+  constantSets: [{}],
+});
 
 const COMBINE = defineKernel({
   name: "combine",
@@ -88,17 +102,47 @@ const MASK_DIFFERENCES = defineKernel({
   constantSets: [{}],
 });
 
-export interface GpuCombination {
-  readonly a: GpuMatrix;
-  readonly b: GpuMatrix;
-  readonly out: GpuMatrix;
-  readonly mask: GpuMask;
-  readonly kept: Coefficients;
-  readonly pruned: Coefficients;
+export function maskedOperations(dispatcher: Dispatcher): MaskedOperations<GpuMatrix, GpuMask> {
+  return {
+    applyMask: (matrix, mask) => encodeApplyMask(dispatcher, matrix, mask),
+    combine: (options) => encodeCombine(dispatcher, options),
+    combinePair: (options) => encodeCombinePair(dispatcher, options),
+    async countDifferences(a, b) {
+      if (a === b) return 0;
+      const total = dispatcher.createBuffer(4, "mask differences", "mask differences");
+      const words = new Uint32Array(1);
+      try {
+        encodeMaskDifferences(dispatcher, a, b, { buffer: total, offset: 0, size: total.size });
+        await dispatcher.read(total, 0, 4, 4, (piece) => words.set(new Uint32Array(piece)));
+      } finally {
+        dispatcher.release(total);
+      }
+      return words[0];
+    },
+    rowDots: (a, b, dots) => encodeRowDots(dispatcher, a, b, dots),
+    conjugateStep: (state) => encodeConjugateStep(dispatcher, state),
+  };
+}
+
+function encodeApplyMask(dispatcher: Dispatcher, matrix: GpuMatrix, mask: GpuMask): void {
+  const vectors = Math.ceil(matrix.columns / 4);
+  forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
+    const count = rows * vectors;
+    dispatcher.dispatch(
+      MASK_APPLY,
+      [bindMask(mask), bindRows(matrix, first, rows)],
+      { vectors, row_pitch: matrix.pitch / 4, count, first_row: first, words: maskWordsPerRow(matrix.columns) },
+      Math.ceil(count / THREADS),
+      count * 4 * WORK_PER_ELEMENT,
+    );
+  });
 }
 
 /** out = a·coefficient + b·coefficient; `out` may be `a` or `b`. */
-export function encodeCombine(dispatcher: Dispatcher, { a, b, out, mask, kept, pruned }: GpuCombination): void {
+function encodeCombine(
+  dispatcher: Dispatcher,
+  { a, b, out, mask, kept, pruned }: CombineOptions<GpuMatrix, GpuMask>,
+): void {
   if (b === out) {
     encodeCombine(dispatcher, { a: b, b: a, out, mask, kept: [kept[1], kept[0]], pruned: [pruned[1], pruned[0]] });
     return;
@@ -127,22 +171,11 @@ export function encodeCombine(dispatcher: Dispatcher, { a, b, out, mask, kept, p
   });
 }
 
-interface GpuCoefficients {
-  readonly kept: Coefficients;
-  readonly pruned: Coefficients;
-}
-
-export interface GpuCombinationPair {
-  readonly a: GpuMatrix;
-  readonly b: GpuMatrix;
-  readonly out: GpuMatrix;
-  readonly mask: GpuMask;
-  readonly toOut: GpuCoefficients;
-  readonly toA: GpuCoefficients;
-}
-
 /** Two combinations of the same matrices; the second replaces `a`. */
-export function encodeCombinePair(dispatcher: Dispatcher, { a, b, out, mask, toOut, toA }: GpuCombinationPair): void {
+function encodeCombinePair(
+  dispatcher: Dispatcher,
+  { a, b, out, mask, toOut, toA }: CombinePairOptions<GpuMatrix, GpuMask>,
+): void {
   const vectors = Math.ceil(out.columns / 4);
   forRowSlabs(dispatcher, out.rows, out.pitch, (first, rows) => {
     const count = rows * vectors;
@@ -171,7 +204,7 @@ export function encodeCombinePair(dispatcher: Dispatcher, { a, b, out, mask, toO
 }
 
 /** dots[r] = Σ_c a[r, c]·b[r, c]. */
-export function encodeRowDots(dispatcher: Dispatcher, a: GpuMatrix, b: GpuMatrix, dots: GpuMatrix): void {
+function encodeRowDots(dispatcher: Dispatcher, a: GpuMatrix, b: GpuMatrix, dots: GpuMatrix): void {
   forRowSlabs(dispatcher, a.rows, a.pitch, (first, rows) => {
     dispatcher.dispatch(
       ROW_DOTS,
@@ -183,17 +216,9 @@ export function encodeRowDots(dispatcher: Dispatcher, a: GpuMatrix, b: GpuMatrix
   });
 }
 
-export interface GpuConjugateState {
-  readonly solution: GpuMatrix;
-  readonly residual: GpuMatrix;
-  readonly direction: GpuMatrix;
-  readonly product: GpuMatrix;
-  readonly mask: GpuMask;
-}
-
 /** One step of conjugate gradients in every row. */
-export function encodeConjugateStep(dispatcher: Dispatcher, state: GpuConjugateState): void {
-  const { solution, residual, direction, product, mask } = state;
+function encodeConjugateStep(dispatcher: Dispatcher, state: ConjugateState<GpuMatrix, GpuMask>): void {
+  const { solution, residual, direction, product, keepMask: mask } = state;
   const { columns, pitch } = solution;
   forRowSlabs(dispatcher, solution.rows, pitch, (first, rows) => {
     dispatcher.dispatch(
@@ -207,7 +232,7 @@ export function encodeConjugateStep(dispatcher: Dispatcher, state: GpuConjugateS
 }
 
 /** Adds the number of differing bits to `total`. */
-export function encodeMaskDifferences(dispatcher: Dispatcher, a: GpuMask, b: GpuMask, total: Binding): void {
+function encodeMaskDifferences(dispatcher: Dispatcher, a: GpuMask, b: GpuMask, total: Binding): void {
   const count = a.rows * a.words;
   const groups = Math.min(LARGEST_DIFFERENCES_GRID, Math.ceil(count / THREADS));
   dispatcher.dispatch(

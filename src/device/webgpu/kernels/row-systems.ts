@@ -1,4 +1,5 @@
 /** One small system per weight row: host side of row_systems.wgsl. Rows are cut to bound scratch memory and work. */
+import type { RowSystemOperations, RowSystemOptions } from "../../device.js";
 import type { GpuMask, GpuMatrix, GpuView } from "../buffer.js";
 import { bindMask, bindRows, bindView } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
@@ -33,21 +34,15 @@ const ROW_SYSTEMS = defineKernel({
   constantSets: [{ IN_SCRATCH: 0 }, { IN_SCRATCH: 1 }],
 });
 
-export interface GpuRowSystems {
-  readonly panel: GpuView;
-  readonly matrix: GpuView;
-  readonly inverse: GpuView;
-  readonly mask: GpuMask;
-  readonly maskColumn: number;
-  readonly choose: { readonly keep: number; readonly group: number; readonly scale: GpuView } | undefined;
-  readonly multipliers: GpuView;
-  readonly losses: GpuMatrix;
+export function rowSystemOperations(dispatcher: Dispatcher): RowSystemOperations<GpuMatrix, GpuView, GpuMask> {
+  return { solveRowSystems: (options) => encodeRowSystems(dispatcher, options) };
 }
 
-export function encodeRowSystems(dispatcher: Dispatcher, systems: GpuRowSystems): void {
-  const { panel, matrix, inverse, mask, choose, multipliers } = systems;
+function encodeRowSystems(dispatcher: Dispatcher, systems: RowSystemOptions<GpuMatrix, GpuView, GpuMask>): void {
+  const { panel, matrix, inverse, keepMask: mask, choose, multipliers } = systems;
   const width = panel.rows;
   const rows = panel.columns;
+  if (width === 0 || rows === 0) return;
   const unknowns = Math.floor(width / 2);
   const inScratch = unknowns > LARGEST_IN_WORKGROUP;
   const systemBytes = 2 * (unknowns + 1) * (unknowns + 2);

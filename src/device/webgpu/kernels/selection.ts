@@ -4,11 +4,12 @@
  * Over a whole matrix or panel the threshold is found by three histogram passes (11, 11 and 9 bits of the score's bit
  * pattern), each followed by a pick; then ties are counted per row, scanned, and the mask is written.
  */
+import type { SelectionOperations } from "../../device.js";
 import type { Binding, GpuMask, GpuMatrix, GpuView } from "../buffer.js";
 import { bindMask, bindRows, bindView, subRows } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
 import { defineKernel } from "../kernel.js";
-import { forRowSlabs } from "./elementwise.js";
+import { forRowSlabs, WORK_PER_ELEMENT } from "./row-slabs.js";
 
 const GRID = "lib/linear_workgroup.wgsl";
 const KEY = "lib/score_key.wgsl";
@@ -28,7 +29,6 @@ const DIGITS = [
   { shift: 9, above: 20 },
   { shift: 0, above: 9 },
 ] as const;
-const WORK_PER_ELEMENT = 32;
 
 const ROW_SELECT = defineKernel({
   name: "row_select",
@@ -129,8 +129,21 @@ const MATRIX_MARK = defineKernel({
   constantSets: [{}],
 });
 
+export function selectionOperations(dispatcher: Dispatcher): SelectionOperations<GpuMatrix, GpuView, GpuMask> {
+  return {
+    selectRows: (weight, scale, pruneCount, mask) => encodeSelectRows(dispatcher, weight, scale, pruneCount, mask),
+    selectMatrix: (weight, scale, pruneCount, mask) => encodeSelectMatrix(dispatcher, weight, scale, pruneCount, mask),
+    selectGroups: (weight, scale, keep, group, mask) =>
+      encodeSelectGroups(dispatcher, weight, scale, keep, group, mask),
+    selectPanel: (panel, scale, pruneCount, mask, maskColumn) =>
+      encodeSelectPanel(dispatcher, panel, scale, pruneCount, mask, maskColumn),
+    selectRemaining: (panel, scale, pruneCount, mask, maskColumn) =>
+      encodeSelectPanel(dispatcher, panel, scale, pruneCount, mask, maskColumn, true),
+  };
+}
+
 /** In every row prune the `pruneCount` smallest |w|·scale. */
-export function encodeSelectRows(
+function encodeSelectRows(
   dispatcher: Dispatcher,
   weight: GpuMatrix,
   scale: GpuMatrix,
@@ -157,7 +170,7 @@ export function encodeSelectRows(
 }
 
 /** In every group of `group` columns keep the `keep` largest |w|·scale. */
-export function encodeSelectGroups(
+function encodeSelectGroups(
   dispatcher: Dispatcher,
   weight: GpuMatrix,
   scale: GpuMatrix,
@@ -272,7 +285,7 @@ function encodeThreshold(
 }
 
 /** Prune the `pruneCount` smallest |w|·scale of the whole matrix; ties in row-major order. */
-export function encodeSelectMatrix(
+function encodeSelectMatrix(
   dispatcher: Dispatcher,
   weight: GpuMatrix,
   scale: GpuMatrix,
@@ -319,7 +332,7 @@ export function encodeSelectMatrix(
  * Prune `pruneCount` of a transposed panel over all weight rows; ties: lower row, then lower column. With `countsPlaced`,
  * the zeros of the mask's columns before `maskColumn` are part of `pruneCount`.
  */
-export function encodeSelectPanel(
+function encodeSelectPanel(
   dispatcher: Dispatcher,
   panel: GpuView,
   scale: GpuView,

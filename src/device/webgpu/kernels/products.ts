@@ -4,6 +4,7 @@
  * the adapter's limit and a dispatch stays within the work budget. Cuts along rows and columns never change a sum; the
  * cut along k depends on the adapter only where k runs along rows and 2048 of them exceed its binding limit.
  */
+import type { MatmulOptions, ProductOperations } from "../../device.js";
 import type { GpuMatrix, GpuView } from "../buffer.js";
 import { bindView, subColumns, subRows } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
@@ -67,15 +68,14 @@ const GRAM_VEC4 = productKernel("operands_gram_vec4", ["read", "read_write"], [G
 const GRAM_SHARED = productKernel("operands_gram_vec4_shared", ["read_write", "read_write"], [GRAM_CONSTANTS]);
 const GRAM_SCALAR = productKernel("operands_gram_scalar", ["read", "read_write"], [GRAM_CONSTANTS]);
 
-export interface ProductOptions {
-  readonly a: GpuView;
-  readonly b: GpuView;
-  readonly out: GpuView;
-  readonly transposeA: boolean;
-  readonly transposeB: boolean;
-  readonly alpha: number;
-  readonly beta: number;
+export function productOperations(dispatcher: Dispatcher): ProductOperations<GpuView> {
+  return {
+    matmul: ({ transposeA = false, transposeB = false, alpha = 1, beta = 0, ...views }) =>
+      encodeProduct(dispatcher, { ...views, transposeA, transposeB, alpha, beta }),
+  };
 }
+
+type ProductOptions = Required<MatmulOptions<GpuView>>;
 
 /** out = alpha·op(a)·op(b) + beta·out. */
 export function encodeProduct(dispatcher: Dispatcher, options: ProductOptions): void {

@@ -1,4 +1,5 @@
 /** The OBS sweep of one panel: host side of obs_sweep.wgsl. */
+import type { SweepOperations, SweepOptions } from "../../device.js";
 import type { GpuMask, GpuMatrix, GpuView } from "../buffer.js";
 import { bindMask, bindRows, bindView } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
@@ -31,19 +32,13 @@ const OBS_SWEEP = defineKernel({
   constantSets: [MASK_GIVEN, GENERAL_GROUP, ...REGISTER_GROUPS].map((group) => ({ GROUP: group })),
 });
 
-export interface PanelSweep {
-  readonly panel: GpuView;
-  readonly inverse: GpuView;
-  readonly firstColumn: number;
-  readonly columns: number;
-  readonly mask: GpuMask;
-  readonly maskColumn: number;
-  readonly choose: { readonly keep: number; readonly group: number } | undefined;
-  readonly losses: GpuMatrix;
+export function sweepOperations(dispatcher: Dispatcher): SweepOperations<GpuMatrix, GpuView, GpuMask> {
+  return { sweepPanel: (options) => encodeSweep(dispatcher, options) };
 }
 
-export function encodeSweep(dispatcher: Dispatcher, sweep: PanelSweep): void {
-  const { panel, inverse, mask, choose } = sweep;
+function encodeSweep(dispatcher: Dispatcher, sweep: SweepOptions<GpuMatrix, GpuView, GpuMask>): void {
+  const { panel, inverse, keepMask: mask, choose } = sweep;
+  if (sweep.columns === 0) return;
   const rows = panel.columns;
   const inRegisters = choose !== undefined && REGISTER_GROUPS.includes(choose.group);
   const general = choose !== undefined && !inRegisters;

@@ -6,15 +6,27 @@
  * operations are (k = 512 keeps it bound by arithmetic, k = 64 would be bound by memory).
  * Source rows and target rows are disjoint ranges of one buffer, so nothing is copied.
  */
+import {
+  isCholeskyFailure,
+  LARGEST_PANEL,
+  type CholeskyFailure,
+  type FactorizationOperations,
+  type ReversedCholesky,
+} from "../../device.js";
 import type { Binding, GpuMatrix } from "../buffer.js";
 import { bindRows, subColumns, subRows, wholeView } from "../buffer.js";
+import { createMatrix } from "../data.js";
 import type { Dispatcher } from "../dispatch.js";
 import { defineKernel } from "../kernel.js";
-import { encodeGramRows, encodeProduct } from "./matmul.js";
+import { encodeMirrorLower } from "./elementwise.js";
+import { encodeGramRows, encodeProduct } from "./products.js";
 
 const GRID = "lib/linear_workgroup.wgsl";
 const STRIP_ROWS = 512;
 const THREADS = 64;
+const STATUS_BYTES = 16;
+/** Columns of a block of UᵀU: fewer waste less on zeros, more keep the product fast. */
+const INVERSE_BLOCK = 512;
 
 const CHOL_DIAG = defineKernel({
   name: "chol_diag",
@@ -38,7 +50,94 @@ const MERGE_INVERSES = defineKernel({
   constantSets: [{}],
 });
 
-export interface FactorTargets {
+export function factorizationOperations(dispatcher: Dispatcher): FactorizationOperations<GpuMatrix> {
+  return {
+    choleskyReversed: (h, panelWidth) => choleskyReversed(dispatcher, h, panelWidth),
+    triangularInverse: (cholesky, out) => triangularInverse(dispatcher, cholesky, out),
+    invertPositiveDefinite: (h) => invertPositiveDefinite(dispatcher, h),
+  };
+}
+
+async function choleskyReversed(
+  dispatcher: Dispatcher,
+  h: GpuMatrix,
+  panelWidth: number,
+): Promise<ReversedCholesky<GpuMatrix> | CholeskyFailure> {
+  const { label, rows: n } = h;
+  const rows = Math.ceil(n / panelWidth) * panelWidth;
+  const panelInverses = createMatrix(dispatcher, { label: `${label}: panel inverses`, rows, columns: panelWidth });
+  const diagonal = createMatrix(dispatcher, { label: `${label}: diagonal`, rows: 1, columns: n });
+  const dispose = (): void => [panelInverses, diagonal].forEach((matrix) => matrix[Symbol.dispose]());
+  try {
+    const failure = await factor(dispatcher, h, panelWidth, { panelInverses, diagonal });
+    if (failure === undefined) return { factor: h, panelInverses, panelWidth, diagonal };
+    dispose();
+    return failure;
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+async function factor(
+  dispatcher: Dispatcher,
+  h: GpuMatrix,
+  panelWidth: number,
+  targets: Omit<FactorTargets, "status">,
+): Promise<CholeskyFailure | undefined> {
+  const status = dispatcher.createBuffer(STATUS_BYTES, "cholesky status", "cholesky status");
+  const words = new Uint32Array(STATUS_BYTES / 4);
+  try {
+    const binding = { buffer: status, offset: 0, size: STATUS_BYTES };
+    encodeCholesky(dispatcher, h, panelWidth, { ...targets, status: binding });
+    await dispatcher.read(status, 0, STATUS_BYTES, 4, (piece) => words.set(new Uint32Array(piece)));
+  } finally {
+    dispatcher.release(status);
+  }
+  const [failed, column] = words;
+  if (failed === 0) return undefined;
+  return { column, pivot: new Float32Array(words.buffer, 8, 1)[0] };
+}
+
+function triangularInverse(dispatcher: Dispatcher, cholesky: ReversedCholesky<GpuMatrix>, out: GpuMatrix): void {
+  const { factor, panelInverses, panelWidth } = cholesky;
+  const n = factor.rows;
+  let width = panelWidth;
+  while (width * 2 < n) width *= 2;
+  const side = Math.min(width, n);
+  using scratch = createMatrix(dispatcher, { label: "triangular inverse scratch", rows: side, columns: side });
+  dispatcher.clear(out.buffer);
+  encodeTriangularInverse(dispatcher, factor, panelInverses, panelWidth, out, scratch);
+}
+
+async function invertPositiveDefinite(dispatcher: Dispatcher, h: GpuMatrix): Promise<CholeskyFailure | undefined> {
+  const { label, rows: n } = h;
+  const cholesky = await choleskyReversed(dispatcher, h, LARGEST_PANEL);
+  if (isCholeskyFailure(cholesky)) return cholesky;
+  using _inverses = cholesky.panelInverses;
+  using _diagonal = cholesky.diagonal;
+  using u = createMatrix(dispatcher, { label: `${label}: triangular inverse`, rows: n, columns: n });
+  triangularInverse(dispatcher, cholesky, u);
+  // H⁻¹ = UᵀU, block by block of the lower triangle. U is upper triangular: rows below the end of a block of columns
+  // are zero there, which saves half the work of a Gram matrix.
+  for (let column = 0; column < n; column += INVERSE_BLOCK) {
+    const columns = Math.min(INVERSE_BLOCK, n - column);
+    const rows = subRows(wholeView(u), 0, column + columns);
+    encodeProduct(dispatcher, {
+      a: subColumns(rows, column, n - column),
+      b: subColumns(rows, column, columns),
+      out: subColumns(subRows(wholeView(h), column, n - column), column, columns),
+      transposeA: true,
+      transposeB: false,
+      alpha: 1,
+      beta: 0,
+    });
+  }
+  encodeMirrorLower(dispatcher, h);
+  return undefined;
+}
+
+interface FactorTargets {
   /** [ceil(n / panelWidth)·panelWidth, panelWidth], zero before. */
   readonly panelInverses: GpuMatrix;
   /** [1, n]. */
@@ -48,7 +147,7 @@ export interface FactorTargets {
 }
 
 /** Factors the lower triangle of `h` in place. */
-export function encodeCholesky(dispatcher: Dispatcher, h: GpuMatrix, panelWidth: number, targets: FactorTargets): void {
+function encodeCholesky(dispatcher: Dispatcher, h: GpuMatrix, panelWidth: number, targets: FactorTargets): void {
   const n = h.rows;
   const block = panelWidth / 2;
   // A multiple of four blocks, so that strips begin at a multiple of 4 columns whatever the block is.
@@ -138,7 +237,7 @@ function encodeMerge(dispatcher: Dispatcher, h: GpuMatrix, panelWidth: number, p
  * above its diagonal blocks' rows already (the caller clears it). n³/3 useful operations, here twice that, since the
  * zeros of U11 and U22 are multiplied as well.
  */
-export function encodeTriangularInverse(
+function encodeTriangularInverse(
   dispatcher: Dispatcher,
   factor: GpuMatrix,
   panelInverses: GpuMatrix,

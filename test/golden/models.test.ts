@@ -129,6 +129,9 @@ async function assertMatchesReleasedCode(
         const short = ratio - zeros / elements;
         const surplus = counting === "released" ? 1 / narrowest : 1e-6;
         assert.ok(short > -surplus && short < 1 / narrowest, `${name}: ${zeros} of ${elements}, asked ${ratio}`);
+        // Wanda rounds down in every row. SparseGPT takes the very share; one outlier more or less moves it by 5e-5.
+        if (result.method === "sparsegpt+owl" && counting === "exact")
+          assert.ok(Math.abs(short) <= 1e-4 * ratio + 1 / elements, `${name}: ${zeros} of ${elements}, asked ${ratio}`);
       }
     }
     const text = { file: golden.ids, tensor: golden.split };

@@ -11,6 +11,7 @@ export interface StoredTensor {
 
 const READERS: Readonly<Record<string, (bytes: ArrayBuffer) => ArrayLike<number>>> = {
   F32: (bytes) => new Float32Array(bytes),
+  BF16: (bytes) => new Float32Array(Uint32Array.from(new Uint16Array(bytes), (half) => half << 16).buffer),
   I32: (bytes) => new Int32Array(bytes),
   U8: (bytes) => new Uint8Array(bytes),
   I64: (bytes) => Array.from(new BigInt64Array(bytes), Number),

@@ -6,14 +6,26 @@ import { test } from "node:test";
 import { repositoryPath } from "./helpers/paths.js";
 
 /** Plain data, errors, logging and words: everyone may import these. */
-const EVERYWHERE = ["array", "contract", "context", "errors", "logging", "look-up", "nearest-name", "version"];
+const EVERYWHERE = [
+  "array",
+  "contract",
+  "context",
+  "errors",
+  "logging",
+  "look-up",
+  "nearest-name",
+  "problems",
+  "version",
+];
 
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
-  cli: ["index", "driver", "report", "config"],
-  index: ["driver", "report", "config", "calibration", "evaluation", "solvers", "sparsity"],
+  cli: ["index", "options", "report"],
+  index: ["api", "options", "report"],
+  api: ["driver", "evaluation", "inspection", "report", "config", "calibration", "options"],
   driver: [
     "evaluation",
     "report",
+    "options",
     "calibration",
     "solvers",
     "forward",
@@ -24,8 +36,10 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "onnx",
   ],
   evaluation: ["calibration", "forward", "model", "onnx"],
-  report: ["solvers", "model", "checkpoint", "device", "sparsity"],
-  config: ["solvers", "sparsity"],
+  inspection: ["model", "checkpoint"],
+  report: ["options", "solvers", "model", "device", "sparsity"],
+  config: ["options", "solvers", "sparsity"],
+  options: ["solvers", "sparsity"],
   calibration: ["solvers", "forward", "model", "checkpoint", "device"],
   solvers: ["device", "sparsity"],
   forward: ["model", "checkpoint", "onnx"],
@@ -34,7 +48,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   device: ["onnx"],
   sparsity: [],
   onnx: [],
-  contract: ["sparsity"],
+  contract: ["options", "sparsity"],
 };
 
 /** Native addons, each behind one folder. */

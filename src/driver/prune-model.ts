@@ -23,6 +23,7 @@ import { composeSteps, type Step } from "../solvers/steps.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { FurtherStep, LayerReport, RunConfig, RunReport } from "../contract.js";
+import { bytesOf } from "../options/fingerprint.js";
 import { formatRecipe } from "../report/run-recipe.js";
 import { needsActivations } from "../sparsity/allocation/schema.js";
 import { allocateSparsity } from "./allocation/allocate.js";
@@ -285,22 +286,9 @@ function fingerprintOf(
     version: VERSION,
     tensors: model.checkpoint.headersSha256,
     config: hashOf(model.config.text),
-    method: config.method,
-    methodOptions: JSON.stringify(config.methodOptions),
-    then: JSON.stringify(config.then),
-    allocation: JSON.stringify(config.allocation),
-    overrides: JSON.stringify(config.overrides),
-    sparsity: String(config.sparsity),
-    pattern: formatPattern(config.pattern),
-    permutation: config.permutation,
-    ignore: JSON.stringify(config.ignore),
-    propagation: config.propagation,
-    reproduce: config.reproduce,
-    starved: config.starved,
-    measureLoss: String(config.measureLoss),
+    ...bytesOf(config),
     family: model.architecture.family,
     calibration: calibration?.sha256 ?? "none",
-    seqlen: String(config.seqlen),
     device: `${device.kind}: ${device.description}`,
   };
 }

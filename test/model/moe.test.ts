@@ -20,7 +20,7 @@ import { openModel } from "../../src/model/open-model.js";
 import { route, routedRows, type RouterSpec } from "../../src/model/router.js";
 import { GraphBuilder } from "../../src/onnx/graph.js";
 import { createSession } from "../../src/onnx/session.js";
-import { inspectModel } from "../../src/report/inspect-model.js";
+import { inspectModel } from "../../src/inspection/inspect-model.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { copyFixture, fixturePath, readJson } from "../helpers/architectures.js";
 import { encodeSafetensors, temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";

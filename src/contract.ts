@@ -2,92 +2,25 @@
  * What the command line asks of the engine and what it hears back. Plain data only: it crosses a thread boundary
  * (structured clone), because ONNX Runtime blocks the thread it runs on.
  */
+import type { RunConfig } from "./options/run-options.js";
+import type { FurtherStep, MethodStep, Reproduced, StarvedTreatment, TokenSource } from "./options/values.js";
 import type { Allocation } from "./allocation/registry.js";
 import type { Pattern } from "./sparsity/pattern.js";
 
-/** When later linears see what pruning did to earlier ones. */
-export type Propagation = "block" | "group" | "dense";
-
-/** What solved linears are to reproduce: the dense weight's outputs for the inputs that they see, or the dense model's. */
-export const REPRODUCED = ["layer", "model"] as const;
-export type Reproduced = (typeof REPRODUCED)[number];
-
-/**
- * What becomes of a linear of an expert that the router sent fewer tokens than the linear has inputs: pruned with
- * statistics of all tokens, pruned by magnitude, or left dense.
- */
-export const STARVED_TREATMENTS = ["all-tokens", "magnitude", "skip"] as const;
-export type StarvedTreatment = (typeof STARVED_TREATMENTS)[number];
-
-/** What may change places before an N:M pattern is chosen: nothing, or input channels where the function stays the same. */
-export const PERMUTATIONS = ["none", "channels"] as const;
-export type Permutation = (typeof PERMUTATIONS)[number];
-
-/** Where calibration or evaluation tokens come from; `tensor` names the one to take in a .safetensors file. */
-export interface TokenSource {
-  readonly file: string;
-  readonly tensor?: string;
-}
-
-/** One method of a run, with options already validated by its schema. */
-export interface MethodStep {
-  readonly method: string;
-  readonly methodOptions: Readonly<Record<string, unknown>>;
-}
-
-/** What refines or updates the result of a method. */
-export interface FurtherStep extends MethodStep {
-  /** Glob or "re:" pattern of module paths: other linears are left as the steps before made them. Absent: all take part. */
-  readonly match?: string;
-}
-
-/** Another sparsity for the linears that a pattern matches. */
-export interface SparsityOverride {
-  readonly match: string;
-  readonly sparsity: number;
-}
-
-/** A fully resolved run: no defaults are left to fill in. */
-export interface RunConfig {
-  /** Absolute path of the checkpoint directory. */
-  readonly model: string;
-  /** The family to read it as; absent: the one that config.json's model_type stands for. */
-  readonly family?: string;
-  /** Absolute path of the output directory. */
-  readonly out: string;
-  readonly force: boolean;
-  readonly resume: boolean;
-  readonly method: string;
-  /** Options of the method, already validated by its schema (for example damping and blockSize of sparsegpt). */
-  readonly methodOptions: Readonly<Record<string, unknown>>;
-  /** What refines or updates the result of `method`, in order. */
-  readonly then: readonly FurtherStep[];
-  /** Fraction of zeros of the prunable linears, in [0, 1). For N:M it equals the pattern's. */
-  readonly sparsity: number;
-  readonly pattern: Pattern;
-  /** "none" unless the pattern is N:M. */
-  readonly permutation: Permutation;
-  /** How the sparsity is spread over the linears. */
-  readonly allocation: Allocation;
-  /** The last match wins; the linears it matches are taken out of the allocation. */
-  readonly overrides: readonly SparsityOverride[];
-  /** undefined: the model's own calibration.txt (the demo model) or no calibration (magnitude). */
-  readonly calibration: TokenSource | undefined;
-  readonly nsamples: number;
-  readonly seqlen: number;
-  readonly seed: number;
-  readonly device: "auto" | "cpu" | "webgpu";
-  /** Globs (or "re:" regular expressions), matched in full against module paths; matching linears stay dense. */
-  readonly ignore: readonly string[];
-  readonly propagation: Propagation;
-  /** "layer" where the propagation is "dense". */
-  readonly reproduce: Reproduced;
-  readonly starved: StarvedTreatment;
-  /** Budget for hidden states in RAM, in bytes; beyond it they go to a scratch file in OUT.partial. */
-  readonly memoryBytes: number;
-  /** Measure every layer's reconstruction error, whatever the method; changes nothing that is written. */
-  readonly measureLoss: boolean;
-}
+export type { RunConfig } from "./options/run-options.js";
+export {
+  PERMUTATIONS,
+  REPRODUCED,
+  STARVED_TREATMENTS,
+  type FurtherStep,
+  type MethodStep,
+  type Permutation,
+  type Propagation,
+  type Reproduced,
+  type SparsityOverride,
+  type StarvedTreatment,
+  type TokenSource,
+} from "./options/values.js";
 
 /**
  * What pruning did to a linear's outputs on the calibration tokens that it sees: W its weight before the run, Ŵ the solved
@@ -254,11 +187,22 @@ export interface ComparedAllocation {
   readonly allocation: Allocation;
 }
 
+/** A target of a comparison, with what else its pattern decides for its cells. */
+export interface ComparedTarget {
+  readonly pattern: Pattern;
+  readonly sparsity: number;
+  /** "none" for unstructured targets; absent: as the run's. */
+  readonly permutation?: "none";
+}
+
 export interface ComparisonConfig {
-  /** Model, calibration and everything else that all cells of the sweep share; `measureLoss` among it. */
+  /**
+   * Model, calibration and everything else that all cells of the sweep share; `measureLoss` among it. Method, pattern,
+   * sparsity and allocation stand for those of the cells.
+   */
   readonly run: RunConfig;
   readonly methods: readonly ComparedMethod[];
-  readonly targets: readonly { readonly pattern: Pattern; readonly sparsity: number }[];
+  readonly targets: readonly ComparedTarget[];
   /** Of unstructured targets; N:M targets are uniform by nature. */
   readonly allocations: readonly ComparedAllocation[];
   readonly text: TokenSource;
@@ -331,10 +275,13 @@ export type EngineEvent =
   | { readonly type: "windows"; readonly done: number; readonly total: number }
   | { readonly type: "cell"; readonly done: number; readonly total: number; readonly label: string };
 
-/** Asked between steps; the command line sets it from a signal handler through shared memory. */
+/** Why work is to stop: a signal of the process, or a caller's AbortSignal. */
+export type StopReason = "SIGINT" | "SIGTERM" | "abort";
+
+/** Asked between steps; set from outside the engine's thread through shared memory. */
 export interface StopSignal {
-  /** The signal's name once a stop was requested. */
-  requested(): "SIGINT" | "SIGTERM" | undefined;
+  /** The reason once a stop was requested. */
+  requested(): StopReason | undefined;
 }
 
 export const NEVER_STOP: StopSignal = { requested: () => undefined };

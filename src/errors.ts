@@ -34,8 +34,6 @@ export class ConfigError extends PruneError {}
 export class CheckpointError extends PruneError {}
 /** Calibration or evaluation text that cannot be used. */
 export class CalibrationError extends PruneError {}
-/** A quality gate the user asked for was not met. */
-export class QualityError extends PruneError {}
 /** No adapter, lost device, out of device memory. */
 export class DeviceError extends PruneError {}
 /** Full disk, out of memory. */
@@ -52,7 +50,6 @@ export const EXIT_CODES = {
   success: 0,
   internal: 1,
   usage: 2,
-  quality: 3,
   input: 4,
   resources: 5,
   network: 6,
@@ -64,7 +61,6 @@ export const EXIT_CODES = {
 /** The exit code of an error; anything that is not a `PruneError` is an internal one. */
 export function exitCodeOf(error: unknown): number {
   if (error instanceof UsageError || error instanceof ConfigError) return EXIT_CODES.usage;
-  if (error instanceof QualityError) return EXIT_CODES.quality;
   if (error instanceof CheckpointError || error instanceof CalibrationError || error instanceof NumericalError) {
     return EXIT_CODES.input;
   }
@@ -107,7 +103,6 @@ const CLASSES = {
   ConfigError,
   CheckpointError,
   CalibrationError,
-  QualityError,
   DeviceError,
   ResourceError,
   NumericalError,

@@ -15,15 +15,18 @@ const EVERYWHERE = [
   "logging",
   "look-up",
   "nearest-name",
+  "problems",
   "version",
 ];
 
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
-  cli: ["index", "driver", "report", "config"],
-  index: ["driver", "report", "config", "calibration", "evaluation", "solvers", "sparsity", "allocation"],
+  cli: ["index", "options", "report"],
+  index: ["api", "options", "report"],
+  api: ["driver", "evaluation", "inspection", "report", "config", "calibration", "options"],
   driver: [
     "evaluation",
     "report",
+    "options",
     "calibration",
     "solvers",
     "forward",
@@ -36,8 +39,10 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "onnx",
   ],
   evaluation: ["calibration", "forward", "model", "onnx", "graph"],
-  report: ["solvers", "model", "checkpoint", "device", "sparsity"],
-  config: ["solvers", "allocation", "sparsity"],
+  inspection: ["model", "checkpoint"],
+  report: ["options", "solvers", "model", "device", "sparsity"],
+  config: ["options", "solvers", "allocation", "sparsity"],
+  options: ["solvers", "allocation", "sparsity"],
   calibration: ["solvers", "forward", "model", "checkpoint", "device"],
   solvers: ["device", "sparsity"],
   forward: ["model", "checkpoint", "onnx", "graph"],
@@ -49,7 +54,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   sparsity: [],
   onnx: ["graph"],
   graph: [],
-  contract: ["allocation", "sparsity"],
+  contract: ["options", "allocation", "sparsity"],
 };
 
 /** Native addons, each behind one folder. */

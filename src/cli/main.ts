@@ -5,18 +5,14 @@
 import { CommanderError, type Command } from "commander";
 import { EXIT_CODES, exitCodeOf } from "../errors.js";
 import { VERSION } from "../version.js";
+import { COMMANDS } from "./commands/index.js";
 import { errorDocument, errorText, usageErrorOf } from "./failure.js";
-import { buildProgram, type CommonFlags, type Handlers } from "./program.js";
+import { buildProgram, type Act } from "./program.js";
 import { exitQuietlyOnClosedPipe, writeFully } from "./streams.js";
 
-const HANDLERS: Handlers = {
-  run: async (flags) => (await import("./commands/run.js")).runCommand(flags),
-  evaluate: async (model, flags) => (await import("./commands/eval.js")).evalCommand(model, flags),
-  compare: async (flags) => (await import("./commands/compare.js")).compareCommand(flags),
-  methods: async (flags) => (await import("./commands/methods.js")).methodsCommand(flags as CommonFlags),
-  inspect: async (model, flags) => (await import("./commands/inspect.js")).inspectCommand(model, flags as CommonFlags),
-  devices: async (flags) => (await import("./commands/devices.js")).devicesCommand(flags as CommonFlags),
-  families: async (flags) => (await import("./commands/families.js")).familiesCommand(flags as CommonFlags),
+const act: Act = async (command, said, common) => {
+  const { openSession } = await import("./session.js");
+  await command.act(said, await openSession(common));
 };
 
 /** @param args the words after the program's name */
@@ -28,7 +24,7 @@ export async function main(args: readonly string[]): Promise<never> {
 }
 
 async function execute(args: readonly string[]): Promise<number> {
-  const program = buildProgram(VERSION, HANDLERS);
+  const program = buildProgram(VERSION, COMMANDS, act);
   try {
     for (const command of [program, ...program.commands]) throwInsteadOfExiting(command);
     await program.parseAsync([...args], { from: "user" });

@@ -1,12 +1,5 @@
-/** What every command needs around its engine call: logger, progress, signals, and the result on stdout. */
-import {
-  createStopBuffer,
-  type EngineCommand,
-  type EngineCommands,
-  type Logger,
-  type Note,
-  runInEngine,
-} from "../index.js";
+/** What every command needs around its call: logger, progress, signals, and the result on stdout. */
+import type { Listening, Logger } from "../index.js";
 import { createLogger } from "./logger.js";
 import { createLineProgress, createLiveProgress, NO_PROGRESS, type Progress } from "./progress.js";
 import type { CommonFlags } from "./program.js";
@@ -14,14 +7,9 @@ import { stopOnSignals } from "./signals.js";
 import { writeFully } from "./streams.js";
 
 export interface Session {
-  readonly logger: Logger;
-  say(notes: readonly Note[]): void;
-  /** Run an engine command; `stoppable` ones end between steps at the first signal. */
-  run<Command extends EngineCommand>(
-    command: Command,
-    config: EngineCommands[Command]["config"],
-    options: { readonly stoppable: boolean },
-  ): Promise<EngineCommands[Command]["report"]>;
+  readonly listening: { readonly logger: Logger; readonly onEvent: NonNullable<Listening["onEvent"]> };
+  /** Work that the first Ctrl-C or SIGTERM asks to end between steps. */
+  stoppable<Report>(work: (signal: AbortSignal) => Promise<Report>): Promise<Report>;
   /** The one thing on stdout: the report as a JSON document, or as text for people. */
   print<Report>(report: Report, render: (report: Report) => string): Promise<void>;
 }
@@ -41,13 +29,11 @@ export async function openSession(flags: CommonFlags): Promise<Session> {
   if (flags.quiet !== true) progress = isLive ? createLiveProgress(process.stderr) : createLineProgress(logger);
 
   return {
-    logger,
-    say: (notes) => notes.forEach(({ level, message }) => logger[level](message)),
-    async run(command, config, { stoppable }) {
-      const stopBuffer = createStopBuffer();
-      const removeHandlers = stoppable ? stopOnSignals(stopBuffer, writeError) : () => undefined;
+    listening: { logger, onEvent: (event) => progress.handle(event) },
+    async stoppable(work) {
+      const { signal, removeHandlers } = stopOnSignals(writeError);
       try {
-        return await runInEngine(command, config, { logger, stopBuffer, onEvent: (event) => progress.handle(event) });
+        return await work(signal);
       } finally {
         progress.finish();
         removeHandlers();
@@ -58,10 +44,4 @@ export async function openSession(flags: CommonFlags): Promise<Session> {
       await writeFully(process.stdout, `${text}\n`);
     },
   };
-}
-
-/** The command's own flags, without those that every command has. */
-export function ownFlags(flags: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const { json: _json, quiet: _quiet, verbose: _verbose, logFile: _logFile, logFormat: _logFormat, ...own } = flags;
-  return own;
 }

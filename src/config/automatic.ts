@@ -1,39 +1,35 @@
 /**
- * What `--method auto` stands for: the best combination found so far, as a recipe beneath whatever the user says. The
+ * What `--method auto` stands for: the best combination found so far, as a request beneath whatever the user says. The
  * evidence, and how it was chosen, is in docs/methods/README.md.
  */
-import { UNSTRUCTURED, parsePattern, type Pattern } from "../sparsity/pattern.js";
 import { PruneError } from "../errors.js";
-import { stepOf, type Recipe } from "./recipe.js";
-import { AUTOMATIC } from "./schema.js";
+import type { RunRequest } from "../options/run-options.js";
+import { AUTOMATIC } from "../options/values.js";
+import { parsePattern, UNSTRUCTURED, type Pattern } from "../sparsity/pattern.js";
 
-const RECIPES: Readonly<Record<Pattern["kind"], Recipe & { readonly method: string }>> = {
-  unstructured: { version: 1, method: "alps", allocation: "evolutionary", reproduce: "model" },
-  "n-of-m": { version: 1, method: "alps", permutation: "channels", reproduce: "model" },
+type AutomaticRequest = RunRequest & { readonly method: string };
+
+const REQUESTS: Readonly<Record<Pattern["kind"], AutomaticRequest>> = {
+  unstructured: { method: "alps", allocation: "evolutionary", reproduce: "model" },
+  "n-of-m": { method: "alps", permutation: "channels", reproduce: "model" },
 };
 
-/** The recipe for a kind of pattern. */
-export function automaticRecipe(kind: Pattern["kind"]): Recipe & { readonly method: string } {
-  return RECIPES[kind];
+/** What is asked for, for a kind of pattern. */
+export function automaticRequest(kind: Pattern["kind"]): AutomaticRequest {
+  return REQUESTS[kind];
 }
 
 /**
  * The recipe with what `auto` stands for beneath it, where the method is `auto`; options given for `auto` are those of the
  * method it stands for.
- * @param flags of the command line, which come before the recipe
+ * @param request of the caller or the command line, which comes before the recipe
  */
-export function layAutomatic(
-  recipe: Recipe | undefined,
-  flags: { readonly method?: string | undefined; readonly pattern?: string | undefined },
-): { readonly recipe: Recipe; readonly method: string } | undefined {
-  const asked = recipe?.method === undefined ? undefined : stepOf(recipe.method);
-  if ((flags.method ?? asked?.name) !== AUTOMATIC) return undefined;
-  const automatic = automaticRecipe(kindOf(flags.pattern ?? recipe?.pattern));
-  const options = asked?.name === AUTOMATIC ? asked.options : {};
-  return {
-    recipe: { ...automatic, ...recipe, method: { name: automatic.method, options } },
-    method: automatic.method,
-  };
+export function layAutomatic(recipe: RunRequest, request: RunRequest): AutomaticRequest | undefined {
+  if ((request.method ?? recipe.method) !== AUTOMATIC) return undefined;
+  const { method, methodOptions, ...others } = recipe;
+  const automatic = automaticRequest(kindOf(request.pattern ?? recipe.pattern));
+  const options = method === AUTOMATIC && methodOptions !== undefined ? { methodOptions } : {};
+  return { ...automatic, ...others, ...options, method: automatic.method };
 }
 
 /** A pattern that cannot be read is a problem that is reported elsewhere. */

@@ -1,57 +1,30 @@
-/** Flags of `prune compare` → a sweep with no defaults left to fill in. All problems are reported together. */
+/** A request to compare → a sweep with no defaults left to fill in. All problems are reported together. */
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { z } from "zod";
 import type { ComparedAllocation, ComparedMethod, ComparisonConfig, RunConfig, TokenSource } from "../contract.js";
-import { combineProblems, PruneError, UsageError } from "../errors.js";
+import { InternalError, PruneError, UsageError } from "../errors.js";
+import {
+  AXIS_OPTIONS,
+  SHARED_OPTIONS,
+  type ComparisonRequest,
+  type SharedRequest,
+} from "../options/comparison-options.js";
+import { parseAllocation } from "../options/library.js";
+import type { RequestOf } from "../options/option.js";
+import { readOptions } from "../options/read.js";
+import { RUN_OPTIONS, type RunRequest } from "../options/run-options.js";
+import { parseSparsity } from "../options/units.js";
+import { AUTOMATIC, type Permutation } from "../options/values.js";
+import { Problems } from "../problems.js";
 import { findSolver } from "../solvers/registry.js";
 import { parsePattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
+import { automaticRequest } from "./automatic.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
-import { checkSteps, resolveAllocation, resolvePropagation } from "./rules.js";
-import { automaticRecipe } from "./automatic.js";
-import { AUTOMATIC, parseAllocation, type RunFlags } from "./schema.js";
-import { parseCount, parseSparsity } from "./units.js";
+import { checkSteps, resolveAllocation, resolvePermutation, resolvePropagation } from "./rules.js";
 
-/** Flags that a cell's run takes too are checked where runs are; here is only their shape. */
-const comparisonFlagsSchema = z.strictObject({
-  model: z.string().optional(),
-  family: z.string().optional(),
-  methods: z.string().default("magnitude,wanda,sparsegpt"),
-  sparsities: z.string().default("0.5,0.6,0.7"),
-  patterns: z.string().default("unstructured,2:4"),
-  /** Repeatable, because a rule's own options hold commas. */
-  allocation: z.array(z.string()).default(["uniform"]),
-  text: z.string().optional(),
-  maxWindows: z.string().optional(),
-  work: z.string().optional(),
-  resume: z.boolean().default(false),
-  calibration: z.string().optional(),
-  nsamples: z.string().optional(),
-  seqlen: z.string().optional(),
-  seed: z.string().optional(),
-  device: z.string().optional(),
-  ignore: z.array(z.string()).optional(),
-  propagation: z.string().optional(),
-  reproduce: z.string().optional(),
-  memory: z.string().optional(),
-});
-
-export type ComparisonFlags = z.input<typeof comparisonFlagsSchema>;
-
-/** Problems as they are found, under the names that this command's flags have. */
-class Problems {
-  readonly found: PruneError[] = [];
-
-  /** What `parse` gives, or undefined where it throws a PruneError. */
-  try<Value>(flag: string, parse: () => Value): Value | undefined {
-    try {
-      return parse();
-    } catch (error) {
-      if (!(error instanceof PruneError)) throw error;
-      this.found.push(renamed(error, flag));
-      return undefined;
-    }
-  }
+/** What `parse` gives, or undefined where that is a problem, which is told in this command's words. */
+function attempt<Value>(problems: Problems, flag: string, parse: () => Value): Value | undefined {
+  return problems.attempt(parse, (problem) => renamed(problem, flag));
 }
 
 /** The error with its first word replaced where that is a flag: runs say --method, comparisons --methods. */
@@ -61,26 +34,16 @@ function renamed(error: PruneError, flag: string): PruneError {
   return new Class(code, message.replace(/^--[a-z-]+/, flag), { ...(hint === undefined ? {} : { hint }), details });
 }
 
-/** The parts of a list, each once. */
-function splitList(flag: string, text: string): string[] {
-  const parts = text
-    .split(",")
-    .map((part) => part.trim())
-    .filter((part) => part !== "");
-  if (parts.length === 0) throw new UsageError("E_COMPARISON", `${flag}: names nothing to compare.`);
-  return [...new Set(parts)];
-}
-
-/** Parse every part, collecting the problems of all. */
-function parseList<Value>(
+/** Parse every part, each once, collecting the problems of all. */
+function parseList<Part, Value>(
   problems: Problems,
   flag: string,
-  text: string,
-  parse: (part: string) => Value | undefined,
+  parts: readonly Part[],
+  parse: (part: Part) => Value | undefined,
 ): Value[] {
-  const parts = problems.try(flag, () => splitList(flag, text)) ?? [];
-  return parts.flatMap((part) => {
-    const value = problems.try(flag, () => parse(part));
+  if (parts.length === 0) problems.add(new UsageError("E_COMPARISON", `${flag}: names nothing to compare.`));
+  return [...new Set(parts)].flatMap((part) => {
+    const value = attempt(problems, flag, () => parse(part));
     return value === undefined ? [] : [value];
   });
 }
@@ -88,12 +51,12 @@ function parseList<Value>(
 /** What `auto` stands for, for either kind of pattern. */
 function automaticMethods(): ComparedMethod[] {
   return (["unstructured", "n-of-m"] as const).map((kind): ComparedMethod => {
-    const { method, allocation, permutation, reproduce } = automaticRecipe(kind);
-    const rule = typeof allocation === "string" ? parseAllocation(allocation) : allocation;
+    const { asked } = readOptions(RUN_OPTIONS, automaticRequest(kind));
+    const { method, allocation: rule, permutation, reproduce } = asked;
     const settings = {
       ...(rule === undefined ? {} : { allocation: { label: rule.rule, allocation: rule } }),
-      ...(permutation === undefined ? {} : { permutation }),
-      ...(reproduce === undefined ? {} : { reproduce, propagation: resolvePropagation(undefined, reproduce) }),
+      ...(permutation === "none" ? {} : { permutation }),
+      ...(reproduce === "layer" ? {} : { reproduce, propagation: resolvePropagation(undefined, reproduce) }),
     };
     const methodOptions = findSolver(method).schema.parse({}) as Readonly<Record<string, unknown>>;
     return { label: AUTOMATIC, method, methodOptions, then: [], kind, settings };
@@ -103,7 +66,7 @@ function automaticMethods(): ComparedMethod[] {
 /** A method, or several steps joined by "+": wanda+admm-update. Each unknown name is a problem of its own. */
 function parseComparedMethod(label: string, problems: Problems): ComparedMethod | undefined {
   const steps = label.split("+").flatMap((name) => {
-    const solver = problems.try("--methods", () => findSolver(name.trim(), [AUTOMATIC]));
+    const solver = attempt(problems, "--methods", () => findSolver(name.trim(), [AUTOMATIC]));
     if (solver === undefined) return [];
     return { method: solver.name, methodOptions: solver.schema.parse({}) as Readonly<Record<string, unknown>> };
   });
@@ -113,14 +76,20 @@ function parseComparedMethod(label: string, problems: Problems): ComparedMethod 
   if (problem === undefined) return { label, ...first, then };
   const { code, message, hint, details } = problem;
   const suggestion = hint === undefined ? {} : { hint: hint.replace(/--method (\S+) --then (\S+)/, "$1+$2") };
-  problems.found.push(new UsageError(code, `--methods ${label}: ${message}`, { ...suggestion, details }));
+  problems.add(new UsageError(code, `--methods ${label}: ${message}`, { ...suggestion, details }));
   return undefined;
 }
 
-function targetsOf(patterns: readonly Pattern[], sparsities: readonly number[]): ComparisonConfig["targets"] {
+function targetsOf(
+  patterns: readonly Pattern[],
+  sparsities: readonly number[],
+  permutation: Permutation,
+): ComparisonConfig["targets"] {
+  const settled = permutation === "none" ? {} : { permutation: "none" as const };
   return patterns.flatMap((pattern) => {
     const own = patternSparsity(pattern);
-    return own !== undefined ? [{ pattern, sparsity: own }] : sparsities.map((sparsity) => ({ pattern, sparsity }));
+    if (own !== undefined) return [{ pattern, sparsity: own }];
+    return sparsities.map((sparsity) => ({ pattern, sparsity, ...settled }));
   });
 }
 
@@ -148,67 +117,83 @@ function resolveText(text: string | undefined, model: string, workingDirectory: 
  *   run's own flags among them
  */
 export async function resolveComparison(
-  flags: ComparisonFlags,
+  request: ComparisonRequest,
   surroundings: Surroundings,
 ): Promise<Resolved<ComparisonConfig>> {
   const { workingDirectory, demoModel } = surroundings;
-  const { methods, sparsities, patterns, allocation, text, maxWindows, work, resume, ...shared } =
-    comparisonFlagsSchema.parse(flags);
+  const [axes, shared] = split(request);
   const problems = new Problems();
-  const compared = parseList(problems, "--methods", methods, (label) =>
+  const { asked, problems: unreadable } = readOptions(AXIS_OPTIONS, axes);
+  const compared = parseList(problems, "--methods", asked.methods, (label) =>
     label === AUTOMATIC ? automaticMethods() : parseComparedMethod(label, problems),
   ).flat();
-  const fractions = parseList(problems, "--sparsities", sparsities, parseSparsity);
-  const targets = targetsOf(parseList(problems, "--patterns", patterns, parsePattern), fractions);
-  const allocations = [...new Set(allocation)].flatMap((label): ComparedAllocation[] => {
-    const parsed = problems.try("--allocation", () => parseAllocation(label));
+  const fractions = parseList(problems, "--sparsities", asked.sparsities, (part) =>
+    parseSparsity(part, "--sparsities"),
+  );
+  const patterns = parseList(problems, "--patterns", asked.patterns, parsePattern);
+  const { permutation } = readOptions(SHARED_OPTIONS, shared).asked;
+  const targets = targetsOf(patterns, fractions, permutation);
+  const allocations = [...new Set(asked.allocation)].flatMap((label): ComparedAllocation[] => {
+    const parsed = problems.attempt(() => parseAllocation(label));
     return parsed === undefined ? [] : [{ label, allocation: parsed }];
   });
   // N:M cells are uniform whatever is asked, but where there are no others an allocation has nothing to spread.
   const spread = targets.filter(({ pattern }) => pattern.kind === "unstructured");
-  for (const { allocation: asked } of allocations) {
+  for (const { allocation } of allocations) {
     for (const { pattern, sparsity } of spread.length > 0 ? spread : targets.slice(0, 1)) {
-      const problem = resolveAllocation(asked, pattern, sparsity);
-      if (problem instanceof PruneError) problems.found.push(problem);
+      problems.take<unknown>(resolveAllocation(allocation, pattern, sparsity), undefined);
     }
   }
+  // The other way round: only N:M cells permute, and where there are none there is nothing to permute.
+  if (spread.length === targets.length && spread[0] !== undefined) {
+    problems.take<unknown>(resolvePermutation(permutation, spread[0].pattern), undefined);
+  }
   const model = resolve(workingDirectory, shared.model ?? demoModel);
-  const source = problems.try("--text", () => resolveText(text, model, workingDirectory));
-  const windows =
-    maxWindows === undefined
-      ? undefined
-      : problems.try("--max-windows", () => parseCount("--max-windows", maxWindows, 1));
+  const source = problems.attempt(() => resolveText(asked.text, model, workingDirectory));
+  problems.add(...unreadable);
   const run = await resolveShared(shared, surroundings, problems);
-  if (run === undefined || source === undefined || problems.found.length > 0) throw combineProblems(problems.found);
+  problems.throwAny();
+  if (run === undefined || source === undefined) throw new InternalError("E_COMPARISON", "a problem was not noted.");
   return {
     notes: run.notes,
     config: {
-      run: run.config,
+      run: { ...run.config, permutation },
       methods: compared,
       targets,
       allocations,
       text: source,
       seqlen: run.config.seqlen,
-      maxWindows: windows,
-      workDirectory: resolve(workingDirectory, work ?? `${basename(model)}-compare`),
-      resume,
+      maxWindows: asked.maxWindows,
+      workDirectory: resolve(workingDirectory, asked.work ?? `${basename(model)}-compare`),
+      resume: asked.resume,
     },
   };
 }
 
+/** The axes of the sweep, and what all cells share. What is neither is a problem of the first. */
+function split(request: ComparisonRequest): [axes: RequestOf<typeof AXIS_OPTIONS>, shared: SharedRequest] {
+  const isShared = ([key]: [string, unknown]): boolean => Object.hasOwn(SHARED_OPTIONS, key);
+  const entries = Object.entries(request);
+  return [
+    Object.fromEntries(entries.filter((entry) => !isShared(entry))),
+    Object.fromEntries(entries.filter(isShared)),
+  ];
+}
+
 /** What all cells have in common, as a run; its method and sparsity stand for those of the cells. */
 async function resolveShared(
-  shared: Readonly<Record<string, unknown>>,
+  { permutation, ...shared }: SharedRequest,
   surroundings: Surroundings,
   problems: Problems,
 ): Promise<Resolved<RunConfig> | undefined> {
-  const given = Object.fromEntries(Object.entries(shared).filter(([, value]) => value !== undefined)) as RunFlags;
+  // An unstructured run would refuse to permute: that is checked with the patterns, here is only how it is spelt.
+  problems.add(...readOptions(SHARED_OPTIONS, { permutation }).problems);
   try {
-    const standIn = { ...given, method: "magnitude", sparsity: "0.5", measureLoss: true };
+    const standIn: RunRequest = { ...shared, method: "magnitude", sparsity: 0.5, measureLoss: true };
     return await resolveRunConfig(standIn, false, surroundings);
   } catch (error) {
     if (!(error instanceof PruneError)) throw error;
-    problems.found.push(error);
+    problems.add(error);
     return undefined;
   }
 }

@@ -5,88 +5,18 @@
 import { readFile } from "node:fs/promises";
 import { isMap, LineCounter, parseDocument, type Document, type Node } from "yaml";
 import { z } from "zod";
-import { PERMUTATIONS, REPRODUCED, STARVED_TREATMENTS } from "../contract.js";
-import { ConfigError, PruneError, UsageError } from "../errors.js";
+import { ConfigError, UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
-import { allocationSchema } from "../allocation/registry.js";
-import { parseAllocation } from "./schema.js";
-import { parseSparsity } from "./units.js";
-
-/** A check that a text can be parsed as a flag's would be; the problem is told with its place in the recipe. */
-function readable(parse: (text: string) => unknown): (text: string, context: z.RefinementCtx<string>) => void {
-  return (text, context) => {
-    try {
-      parse(text);
-    } catch (error) {
-      if (!(error instanceof PruneError)) throw error;
-      const hint = error.hint === undefined ? "" : ` ${error.hint}`;
-      context.addIssue({ code: "custom", message: `${error.message.replace(/^--\S+: |\.$/g, "")}.${hint}` });
-    }
-  };
-}
-
-const options = z.record(z.string(), z.unknown());
-const named = z.strictObject({ name: z.string(), options: options.optional() });
-const method = z.union([z.string(), named]);
-/** A further step may be for some linears only; the others stay as the steps before made them. */
-const match = z.string().optional().describe("glob or re: pattern of the module paths that take part");
-const further = z.union([z.string(), named.extend({ match })]);
-const sparsity = z.union([z.number().min(0).lt(1), z.string().superRefine(readable(parseSparsity))]);
-
-/** What a recipe file may say; everything is optional, and flags of the command line come before it. */
-export const recipeSchema = z
-  .strictObject({
-    version: z.literal(1).describe("version of this format"),
-    description: z.string().optional().describe("for people"),
-    model: z.string().optional().describe("checkpoint directory, relative to the working directory"),
-    out: z.string().optional().describe("output directory"),
-    method: method.optional().describe("a method's name, or its name and options"),
-    then: z.array(further).optional().describe("steps that refine or update what the method chose, in order"),
-    sparsity: sparsity.optional().describe("fraction of zeros, 0.7 or 70%"),
-    pattern: z.string().optional().describe('"unstructured" or N:M (2:4 keeps 2 of every 4)'),
-    permutation: z.enum(PERMUTATIONS).optional().describe("with N:M: whether input channels may change places"),
-    allocation: z
-      .union([z.string().superRefine(readable(parseAllocation)), allocationSchema])
-      .optional()
-      .describe("how the sparsity is spread over layers: a rule's name, or the rule and its options"),
-    overrides: z
-      .array(z.strictObject({ match: z.string().describe("glob or re: pattern of module paths"), sparsity }))
-      .optional()
-      .describe("sparsity of the linears that a pattern matches; the last match wins"),
-    ignore: z.array(z.string()).optional().describe("patterns of linears that stay dense"),
-    calibration: z
-      .strictObject({
-        file: z.string().optional(),
-        nsamples: z.number().int().min(1).optional(),
-        seqlen: z.number().int().min(2).optional(),
-        seed: z.number().int().min(0).optional(),
-      })
-      .optional(),
-    propagation: z.enum(["block", "group", "dense"]).optional(),
-    reproduce: z
-      .enum(REPRODUCED)
-      .optional()
-      .describe("what layers are to reproduce: their own dense outputs, or the dense model's"),
-    starved: z.enum(STARVED_TREATMENTS).optional(),
-    device: z.enum(["auto", "cpu", "webgpu"]).optional(),
-    memory: z.string().optional().describe("RAM for hidden states, such as 4GB"),
-  })
-  .describe("A recipe for `prune run --recipe`");
-
-export type Recipe = z.infer<typeof recipeSchema>;
-
-/** The JSON Schema that editors complete and check recipes with. */
-export function recipeJsonSchema(): Record<string, unknown> {
-  return { ...z.toJSONSchema(recipeSchema, { target: "draft-2020-12", io: "input" }), title: "prune recipe" };
-}
+import { optionsOfRecipeKey, recipeSchema, requestOfRecipe } from "../options/recipe.js";
+import type { RunRequest } from "../options/run-options.js";
 
 /** A recipe as far as it can be taken. */
 export interface ExaminedRecipe {
-  /** What could be read; keys of the first level that hold a mistake are left out. */
-  readonly recipe: Recipe;
+  /** What it asks for; keys of the first level that hold a mistake are left out. */
+  readonly request: RunRequest;
   /** A ConfigError E_RECIPE for every mistake, which it names as file:line:column. */
   readonly problems: readonly ConfigError[];
-  /** Keys of the first level that hold a mistake. */
+  /** Options that it says and that could not be read, since their key of the first level holds a mistake. */
   readonly unread: ReadonlySet<string>;
 }
 
@@ -105,9 +35,9 @@ export async function loadRecipe(file: string): Promise<ExaminedRecipe> {
 }
 
 /** @throws ConfigError E_RECIPE listing every problem as file:line:column */
-export function parseRecipe(text: string, file: string): Recipe {
-  const { recipe, problems } = examineRecipe(text, file);
-  if (problems.length === 0) return recipe;
+export function parseRecipe(text: string, file: string): RunRequest {
+  const { request, problems } = examineRecipe(text, file);
+  if (problems.length === 0) return request;
   const messages = problems.map(({ message }) => message);
   throw new ConfigError("E_RECIPE", messages.join("\n"), {
     hint: "docs/recipes.md lists the keys of a recipe.",
@@ -128,18 +58,18 @@ export function examineRecipe(text: string, file: string): ExaminedRecipe {
   }
   const content: unknown = document.toJS();
   const parsed = recipeSchema.safeParse(content);
-  if (parsed.success) return { recipe: parsed.data, problems: [], unread: new Set() };
+  if (parsed.success) return { request: requestOfRecipe(parsed.data), problems: [], unread: new Set() };
   const issues = parsed.error.issues.flatMap(plainIssues);
-  const unread = new Set(
+  const wrong = new Set(
     issues.flatMap(({ path, keys }) => (path.length === 0 && keys !== undefined ? keys : [String(path[0] ?? "")])),
   );
-  const kept = Object.entries(isRecord(content) ? content : {}).filter(([key]) => !unread.has(key));
+  const kept = Object.entries(isRecord(content) ? content : {}).filter(([key]) => !wrong.has(key));
   return {
-    recipe: recipeSchema.parse({ ...Object.fromEntries(kept), version: 1 }),
+    request: requestOfRecipe(recipeSchema.parse({ ...Object.fromEntries(kept), version: 1 })),
     problems: issues
       .flatMap((issue) => describeIssue(issue, document, lines, file))
       .map((message) => new ConfigError("E_RECIPE", message, { details: { file } })),
-    unread,
+    unread: new Set([...wrong].flatMap(optionsOfRecipeKey)),
   };
 }
 
@@ -190,54 +120,29 @@ function describeIssue(issue: PlainIssue, document: Document, lines: LineCounter
 
 /** The keys that an object at this path may have, as far as the schema says so plainly. */
 function knownKeys(path: readonly (string | number)[], document: Document): string[] {
-  const shape = recipeSchema.shape;
-  if (path.length === 0) return Object.keys(shape);
-  if (path[0] === "calibration") return Object.keys(shape.calibration.unwrap().shape);
-  if (path[0] === "overrides") return ["match", "sparsity"];
-  if (path[0] === "method") return ["name", "options"];
-  if (path[0] === "then") return ["name", "options", "match"];
-  if (path[0] === "allocation") {
-    const rule: unknown = document.getIn(["allocation", "rule"]);
-    return allocationSchema.options
-      .filter((option) => (option.shape.rule.values as ReadonlySet<unknown>).has(rule))
-      .flatMap((option) => Object.keys(option.shape));
+  let schemas: z.core.$ZodType[] = [recipeSchema];
+  for (const [depth, part] of path.entries()) {
+    schemas = schemas.flatMap(alternatives).flatMap((schema): z.core.$ZodType[] => {
+      if (schema instanceof z.ZodArray) return [schema.element];
+      const inner = schema instanceof z.ZodObject ? (schema.shape as z.core.$ZodShape)[part] : undefined;
+      return inner === undefined ? [] : [inner];
+    });
+    schemas = schemas.flatMap(alternatives).filter((schema) => fits(schema, document.getIn(path.slice(0, depth + 1))));
   }
-  return [];
+  const objects = schemas.flatMap(alternatives).filter((schema) => schema instanceof z.ZodObject);
+  return [...new Set(objects.flatMap((schema) => Object.keys(schema.shape)))];
 }
 
-/** What a recipe says, as the flags that would say it. */
-export function flagsOfRecipe(recipe: Recipe): Record<string, unknown> {
-  const { calibration, ignore } = recipe;
-  const text = (value: number | string | undefined): string | undefined =>
-    value === undefined ? undefined : String(value);
-  const flags: Record<string, unknown> = {
-    model: recipe.model,
-    out: recipe.out,
-    method: recipe.method === undefined ? undefined : stepOf(recipe.method).name,
-    sparsity: text(recipe.sparsity),
-    pattern: recipe.pattern,
-    permutation: recipe.permutation,
-    calibration: calibration?.file,
-    nsamples: text(calibration?.nsamples),
-    seqlen: text(calibration?.seqlen),
-    seed: text(calibration?.seed),
-    ignore: ignore === undefined ? undefined : [...ignore],
-    propagation: recipe.propagation,
-    reproduce: recipe.reproduce,
-    starved: recipe.starved,
-    device: recipe.device,
-    memory: recipe.memory,
-  };
-  return Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined));
+/** What a value may be: the members of a union, without what says that it may be absent. */
+function alternatives(schema: z.core.$ZodType): z.core.$ZodType[] {
+  if (schema instanceof z.ZodOptional) return alternatives(schema.unwrap());
+  return schema instanceof z.ZodUnion ? schema.options.flatMap(alternatives) : [schema];
 }
 
-/** A step of a recipe, whichever way it was written. */
-export function stepOf(step: z.infer<typeof further>): {
-  readonly name: string;
-  readonly options: Record<string, unknown>;
-  readonly match?: string;
-} {
-  if (typeof step === "string") return { name: step, options: {} };
-  const { name, options = {}, match } = step;
-  return { name, options, ...(match === undefined ? {} : { match }) };
+/** Whether the literals of an object's schema are those of a node of the document: its rule, where it names one. */
+function fits(schema: z.core.$ZodType, node: unknown): boolean {
+  if (!(schema instanceof z.ZodObject) || !isMap(node)) return true;
+  return Object.entries(schema.shape as z.core.$ZodShape).every(
+    ([key, member]) => !(member instanceof z.ZodLiteral) || member.values.has(node.get(key) as z.core.util.Literal),
+  );
 }

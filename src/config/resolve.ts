@@ -1,16 +1,22 @@
 /**
- * Flags → a run with no defaults left to fill in. Looks at directories and at config.json's context length, because
+ * A request → a run with no defaults left to fill in. Looks at directories and at config.json's context length, because
  * some defaults depend on them; opens no weights.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { EvaluationConfig, FurtherStep, RunConfig, TokenSource } from "../contract.js";
-import { combineProblems, PruneError, UsageError } from "../errors.js";
+import { PruneError, UsageError } from "../errors.js";
+import { EVALUATION_OPTIONS, type EvaluationRequest } from "../options/evaluation-options.js";
+import { flagOf } from "../options/option.js";
+import { readOptions } from "../options/read.js";
+import { RUN_OPTIONS, type AskedRun, type RunRequest } from "../options/run-options.js";
+import { AUTOMATIC } from "../options/values.js";
+import { Problems } from "../problems.js";
 import { findSolver } from "../solvers/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
-import { needsActivations, UNIFORM, type Allocation } from "../allocation/registry.js";
+import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic } from "./automatic.js";
-import { flagsOfRecipe, loadRecipe, stepOf, type Recipe } from "./recipe.js";
+import { loadRecipe } from "./recipe.js";
 import {
   calibrationProblem,
   checkModelDirectory,
@@ -22,19 +28,9 @@ import {
   resolveReproduced,
   resolveSparsity,
 } from "./rules.js";
-import {
-  AUTOMATIC,
-  DEFAULT_SEQLEN,
-  type EvaluationFlags,
-  evaluationFlagsSchema,
-  examineFlags,
-  parseAllocation,
-  type ParsedRunFlags,
-  parseFlags,
-  type RunFlags,
-  runFlagsSchema,
-} from "./schema.js";
-import { parseSparsity } from "./units.js";
+
+/** Tokens per sequence where neither the model nor stored ids are shorter. */
+const DEFAULT_SEQLEN = 2048;
 
 /** What of the surroundings a configuration depends on. */
 export interface Surroundings {
@@ -59,198 +55,207 @@ export interface Resolved<Config> {
 }
 
 /**
- * @throws UsageError or ConfigError for the flags, CheckpointError for a directory that is no model; one error lists
+ * @throws UsageError or ConfigError for the request, CheckpointError for a directory that is no model; one error lists
  *   all problems found
  */
 export async function resolveRunConfig(
-  flags: RunFlags,
+  request: RunRequest,
   isDryRun: boolean,
   surroundings: Surroundings,
 ): Promise<Resolved<RunConfig>> {
   const { workingDirectory, demoModel } = surroundings;
-  const problems: PruneError[] = [];
-  const examined = flags.recipe === undefined ? undefined : await loadRecipe(resolve(workingDirectory, flags.recipe));
-  const automatic = layAutomatic(examined?.recipe, flags);
-  const recipe = automatic?.recipe ?? examined?.recipe;
-  const { parsed, ...read } = examineFlags(runFlagsSchema, {
-    ...(recipe === undefined ? {} : flagsOfRecipe(recipe)),
-    ...flags,
-    ...(automatic === undefined ? {} : { method: automatic.method }),
-  });
-  problems.push(...(examined?.problems ?? []), ...read.problems);
-  /** Said somewhere, but not readable: its absence is no second problem. */
-  const isUnread = (name: string): boolean =>
-    read.unread.has(name) || (examined?.unread.has(name) === true && !(name in flags));
+  const problems = new Problems();
   const notes: Note[] = [];
-  const keep = <Value>(result: Value | PruneError, otherwise: Value): Value => {
-    if (!(result instanceof PruneError)) return result;
-    problems.push(result);
-    return otherwise;
-  };
-  const solver = findSolver(parsed.method);
-  const isDemo = parsed.model === undefined;
-  const model = resolve(workingDirectory, parsed.model ?? demoModel);
+  const { asked, isUnread, isAutomatic } = await readLayers(request, workingDirectory, problems);
+  const isDemo = asked.model === undefined;
+  const model = resolve(workingDirectory, asked.model ?? demoModel);
   if (isDemo) notes.push({ level: "info", message: `no --model given: taking the embedded demo model ${model}` });
-  const isTargetUnread = isUnread("pattern") || (parsed.sparsity === undefined && isUnread("sparsity"));
-  const target = isTargetUnread ? undefined : keep(resolveSparsity(parsed.pattern, parsed.sparsity), undefined);
+
+  const isTargetUnread = isUnread("pattern") || (asked.sparsity === undefined && isUnread("sparsity"));
+  const target = isTargetUnread ? undefined : problems.take(resolveSparsity(asked.pattern, asked.sparsity), undefined);
   const sparsity = target ?? 0;
-  const methodOptions = isUnread("method")
-    ? {} // whose options they are is not known
-    : keep(
-        resolveMethodOptions(solver, { ...recipeOptions(recipe, solver.name), ...methodFlags(parsed) }, parsed.pattern),
-        {},
-      );
-  const then = resolveSteps(parsed, recipe).map((step) => keep(step, { method: "", methodOptions: {} }));
-  if (then.every((step) => step.method !== "") && !isUnread("method") && !isUnread("then")) {
-    const orderProblem = checkSteps([solver.name, ...then.map((step) => step.method)]);
-    if (orderProblem !== undefined) problems.push(orderProblem);
-  }
-  const allocation = keep(
-    resolveAllocation(parsed.allocation ?? recipeAllocation(recipe), parsed.pattern, target),
-    UNIFORM,
-  );
-  const permutation = keep(resolvePermutation(parsed.permutation, parsed.pattern), "none");
-  const reproduce = keep(resolveReproduced(parsed.reproduce, parsed.propagation), "layer");
-  const propagation = resolvePropagation(parsed.propagation, reproduce);
-  const overrides = (recipe?.overrides ?? []).map(({ match, sparsity: asked }) => ({
-    match,
-    sparsity: parseSparsity(String(asked)),
-  }));
-  if (automatic !== undefined) {
-    const steps = [solver.name, ...then.map((step) => step.method)].join(", then ");
+  const { methodOptions, then } = resolveMethods(asked, isUnread, problems);
+  const methods = [asked.method, ...then.map((step) => step.method)];
+  const allocation = problems.take(resolveAllocation(asked.allocation, asked.pattern, target), UNIFORM);
+  const permutation = problems.take(resolvePermutation(asked.permutation, asked.pattern), "none");
+  const reproduce = problems.take(resolveReproduced(asked.reproduce, asked.propagation), "layer");
+  const propagation = resolvePropagation(asked.propagation, reproduce);
+  if (isAutomatic) {
     const spread = allocation.rule === "uniform" ? "" : `, allocation ${allocation.rule}`;
     const moved = permutation === "none" ? "" : `, permutation ${permutation}`;
     const goal = reproduce === "layer" ? "" : `, reproducing the ${reproduce}`;
-    notes.push({ level: "info", message: `--method ${AUTOMATIC}: ${steps}${spread}${moved}${goal}` });
+    notes.push({ level: "info", message: `--method ${AUTOMATIC}: ${methods.join(", then ")}${spread}${moved}${goal}` });
   }
   const modelProblem = checkModelDirectory(model);
-  if (modelProblem !== undefined) problems.push(modelProblem);
+  problems.add(modelProblem);
 
-  const out = resolve(
-    workingDirectory,
-    parsed.out ??
-      defaultOut(
-        isDemo ? workingDirectory : dirname(model),
-        model,
-        { ...parsed, ...(automatic === undefined ? {} : { method: AUTOMATIC }) },
-        sparsity,
-      ),
-  );
-  if (isDryRun && existsSync(out) && !parsed.force) {
+  const beside = isDemo ? workingDirectory : dirname(model);
+  const name = isAutomatic ? AUTOMATIC : asked.method;
+  const out = resolve(workingDirectory, asked.out ?? defaultOut(beside, model, name, asked, sparsity));
+  if (isDryRun && existsSync(out) && !asked.force) {
     notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });
   }
 
   const consumer =
-    [solver.name, ...then.map((step) => step.method)].find(
-      (name) => name !== "" && findSolver(name).needs.length > 0,
-    ) ??
+    methods.find((method) => method !== "" && findSolver(method).needs.length > 0) ??
     (reproduce === "model" ? "--reproduce model" : undefined) ??
     (needsActivations(allocation) ? `the allocation ${allocation.rule}` : undefined) ??
-    (parsed.measureLoss ? "measuring the loss" : undefined);
+    (asked.measureLoss ? "measuring the loss" : undefined);
   const needsTokens = consumer !== undefined;
-  const calibration = keep(resolveCalibration(parsed.calibration, model, workingDirectory), undefined);
-  const isCalibrationGiven = parsed.calibration !== undefined || isUnread("calibration") || isUnread("method");
+  const calibration = problems.take(resolveCalibration(asked.calibration, model, workingDirectory), undefined);
+  const isCalibrationGiven = asked.calibration !== undefined || isUnread("calibration") || isUnread("method");
   if (needsTokens && !isCalibrationGiven && calibration === undefined && modelProblem === undefined) {
-    problems.push(calibrationProblem(consumer, model));
+    problems.add(calibrationProblem(consumer, model));
   }
-  if (!needsTokens && parsed.calibration !== undefined) {
-    notes.push({ level: "warn", message: `${solver.name} looks at weights only: --calibration is not read` });
+  if (!needsTokens && asked.calibration !== undefined) {
+    notes.push({ level: "warn", message: `${asked.method} looks at weights only: --calibration is not read` });
   }
   const used = needsTokens ? calibration : undefined;
-  const seqlen = keep(await resolveSeqlen(parsed.seqlen, model, used, surroundings, needsTokens ? notes : []), 0);
-  if (problems.length > 0) throw combineProblems(problems);
+  const length = await resolveSeqlen(asked.seqlen, model, used, surroundings, needsTokens ? notes : []);
+  const seqlen = problems.take(length, 0);
+  problems.throwAny();
 
+  // What no rule changes is taken over as it was asked for.
+  const {
+    recipe: _recipe,
+    option: _option,
+    damping: _damping,
+    blockSize: _blockSize,
+    memory,
+    family,
+    ...plain
+  } = asked;
   return {
     notes,
     config: {
+      ...plain,
+      ...(family === undefined ? {} : { family }),
       model,
-      ...(parsed.family === undefined ? {} : { family: parsed.family }),
       out,
-      force: parsed.force,
-      resume: parsed.resume,
-      method: solver.name,
       methodOptions,
       then,
       sparsity,
-      pattern: parsed.pattern,
       permutation,
       allocation,
-      overrides,
       calibration: used,
-      nsamples: parsed.nsamples,
       seqlen,
-      seed: parsed.seed,
-      device: parsed.device,
-      ignore: parsed.ignore,
       propagation,
       reproduce,
-      starved: parsed.starved,
-      memoryBytes: parsed.memory ?? Math.floor(surroundings.freeMemoryBytes / 2),
-      measureLoss: parsed.measureLoss,
+      memoryBytes: memory ?? Math.floor(surroundings.freeMemoryBytes / 2),
     },
+  };
+}
+
+interface Layers {
+  readonly asked: AskedRun;
+  /** Said somewhere, but not readable: its absence is no second problem. */
+  readonly isUnread: (key: keyof RunRequest) => boolean;
+  /** Whether the method is what `auto` stands for. */
+  readonly isAutomatic: boolean;
+}
+
+/** The request over its recipe, over what `auto` stands for, over the defaults. */
+async function readLayers(request: RunRequest, workingDirectory: string, problems: Problems): Promise<Layers> {
+  const isGiven = (key: keyof RunRequest): boolean => request[key] !== undefined;
+  const examined = isGiven("recipe") ? await loadRecipe(resolve(workingDirectory, String(request.recipe))) : undefined;
+  const recipe = examined?.request ?? {};
+  const automatic = layAutomatic(recipe, request);
+  const beneath = automatic ?? recipe;
+  const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined)) as RunRequest;
+  const isSameMethod = automatic !== undefined || !isGiven("method") || request.method === beneath.method;
+  const methodOptions = isSameMethod ? { ...beneath.methodOptions, ...request.methodOptions } : request.methodOptions;
+  const { asked, ...read } = readOptions(RUN_OPTIONS, {
+    ...beneath,
+    ...given,
+    methodOptions,
+    ...(automatic === undefined ? {} : { method: automatic.method }),
+  });
+  problems.add(...(examined?.problems ?? []), ...read.problems);
+  return {
+    asked,
+    isUnread: (key) => read.unread.has(key) || (examined?.unread.has(key) === true && !isGiven(key)),
+    isAutomatic: automatic !== undefined,
   };
 }
 
 /** @throws UsageError, CheckpointError as `resolveRunConfig` */
 export async function resolveEvaluationConfig(
-  flags: EvaluationFlags,
+  request: EvaluationRequest,
   surroundings: Pick<Surroundings, "workingDirectory" | "tokenRowLength">,
 ): Promise<Resolved<EvaluationConfig>> {
-  const parsed = parseFlags(evaluationFlagsSchema, flags);
+  const { workingDirectory } = surroundings;
+  const { asked, problems: unreadable } = readOptions(EVALUATION_OPTIONS, request);
+  const problems = new Problems();
+  problems.add(...unreadable);
+  if (asked.text === undefined)
+    problems.add(missing("text", "give a text or a file of token ids, for example --text wiki.test.txt"));
+  if (asked.model === undefined) problems.add(missing("model", "give the directory of a checkpoint"));
+  problems.throwAny();
   const notes: Note[] = [];
-  const model = resolve(surroundings.workingDirectory, parsed.model);
-  const text = parseTokenSource("--text", parsed.text, surroundings.workingDirectory);
+  const { model: directory = "", text: given = "", family, maxWindows } = asked;
+  const model = resolve(workingDirectory, directory);
+  const text = parseTokenSource("--text", given, workingDirectory);
   const source = text instanceof PruneError ? undefined : text;
-  const seqlen = await resolveSeqlen(parsed.seqlen, model, source, surroundings, notes);
-  const problems = [checkModelDirectory(model), text, seqlen].filter((result) => result instanceof PruneError);
-  if (problems.length > 0 || source === undefined || seqlen instanceof PruneError) throw combineProblems(problems);
-  const { family, maxWindows } = parsed;
-  const reference =
-    parsed.reference === undefined ? {} : { reference: resolve(surroundings.workingDirectory, parsed.reference) };
+  const length = await resolveSeqlen(asked.seqlen, model, source, surroundings, notes);
+  problems.add(checkModelDirectory(model));
+  problems.take<unknown>(text, undefined);
+  const seqlen = problems.take(length, 0);
+  problems.throwAny();
+  const reference = asked.reference === undefined ? {} : { reference: resolve(workingDirectory, asked.reference) };
   const named = family === undefined ? {} : { family };
-  return { notes, config: { model, ...named, ...reference, text: source, seqlen, maxWindows } };
+  return { notes, config: { model, ...named, ...reference, text: source ?? { file: "" }, seqlen, maxWindows } };
 }
 
-/** The recipe's options of the method, unless the command line chose another one. */
-function recipeOptions(recipe: Recipe | undefined, method: string): Record<string, unknown> {
-  const step = recipe?.method === undefined ? undefined : stepOf(recipe.method);
-  return step?.name === method ? step.options : {};
+function missing(key: string, advice: string): UsageError {
+  return new UsageError("E_FLAG", `${flagOf(key)}: missing; ${advice}.`);
 }
 
-/** Further steps: those of the command line, else those of the recipe. */
-function resolveSteps(
-  { then: names, pattern }: Pick<ParsedRunFlags, "then" | "pattern">,
-  recipe: Recipe | undefined,
-): (FurtherStep | PruneError)[] {
-  const steps = (names.length > 0 ? names : (recipe?.then ?? [])).map(stepOf);
-  return steps.map(({ name, options, ...rest }) => {
-    try {
-      const solver = findSolver(name);
-      const methodOptions = resolveMethodOptions(solver, options, pattern);
-      return methodOptions instanceof PruneError ? methodOptions : { method: solver.name, methodOptions, ...rest };
-    } catch (error) {
-      if (error instanceof PruneError) return error;
-      throw error;
-    }
+/** The method's options and what follows it, each by the method's own schema, and whether they follow each other. */
+function resolveMethods(
+  asked: AskedRun,
+  isUnread: Layers["isUnread"],
+  problems: Problems,
+): Pick<RunConfig, "methodOptions" | "then"> {
+  const { method, pattern } = asked;
+  const methodOptions = isUnread("method")
+    ? {} // whose options they are is not known
+    : problems.take(
+        resolveMethodOptions(findSolver(method), { ...asked.methodOptions, ...methodFlags(asked) }, pattern),
+        {},
+      );
+  const unknown: FurtherStep = { method: "", methodOptions: {} };
+  const then = (asked.then ?? []).map(({ name, options = {}, match }): FurtherStep => {
+    const solver = problems.attempt(() => findSolver(name));
+    if (solver === undefined) return unknown;
+    const resolved = resolveMethodOptions(solver, options, pattern);
+    if (resolved instanceof PruneError) return problems.take(resolved, unknown);
+    return { method: solver.name, methodOptions: resolved, ...(match === undefined ? {} : { match }) };
   });
+  if (!then.includes(unknown) && !isUnread("method") && !isUnread("then")) {
+    problems.add(checkSteps([method, ...then.map((step) => step.method)]));
+  }
+  return { methodOptions, then };
 }
 
-function recipeAllocation(recipe: Recipe | undefined): Allocation | undefined {
-  return typeof recipe?.allocation === "string" ? parseAllocation(recipe.allocation) : recipe?.allocation;
-}
-
-function methodFlags({ damping, blockSize, option }: ParsedRunFlags): Record<string, unknown> {
+/** Options of methods that have flags of their own, and those given as key=value. */
+function methodFlags({ damping, blockSize, option }: AskedRun): Record<string, unknown> {
   const [first, ...ladder] = damping ?? [];
   return {
     ...(first === undefined ? {} : { damping: first }),
     ...(ladder.length === 0 ? {} : { dampingLadder: ladder }),
     ...(blockSize === undefined ? {} : { blockSize }),
-    ...Object.fromEntries(option),
+    ...option,
   };
 }
 
 /** `<model>-<method>-<sparsity>`, for example demo-wanda-0.7 or demo-wanda-2of4. */
-function defaultOut(directory: string, model: string, { method, pattern }: ParsedRunFlags, sparsity: number): string {
+function defaultOut(
+  directory: string,
+  model: string,
+  method: string,
+  { pattern }: Pick<AskedRun, "pattern">,
+  sparsity: number,
+): string {
   const amount = pattern.kind === "unstructured" ? String(sparsity) : formatPattern(pattern).replace(":", "of");
   return join(directory, `${basename(model)}-${method}-${amount}`);
 }

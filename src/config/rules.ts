@@ -6,12 +6,15 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
-import type { Permutation, Propagation, Reproduced } from "../contract.js";
+import { flagOf } from "../options/option.js";
+import type { Permutation, Propagation, Reproduced } from "../options/values.js";
+import { problemOf } from "../problems.js";
 import { expectFit } from "../solvers/problem.js";
 import { findSolver, SOLVERS } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
-import { allocationProblems, UNIFORM, type Allocation } from "../allocation/registry.js";
+import { allocationProblems } from "../allocation/registry.js";
+import { UNIFORM, type Allocation } from "../allocation/registry.js";
 import { formatPattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 
 /** The sparsity a run aims at: the pattern's own, or the one asked for. */
@@ -39,10 +42,11 @@ export function resolveSparsity(pattern: Pattern, asked: number | undefined): nu
   );
 }
 
+/** Options of methods that have a flag of their own. */
 const FLAG_OF_OPTION: Readonly<Record<string, string>> = {
-  damping: "--damping",
-  dampingLadder: "--damping",
-  blockSize: "--block-size",
+  damping: flagOf("damping"),
+  dampingLadder: flagOf("damping"),
+  blockSize: flagOf("blockSize"),
 };
 
 /**
@@ -81,17 +85,6 @@ export function resolveMethodOptions(
   const dropped = Object.keys(given).filter((key) => !(key in parsed));
   if (dropped.length > 0) return unknownOption(flagsOf(dropped));
   return problemOf(() => expectFit(solver, parsed, pattern)) ?? parsed;
-}
-
-/** The problem that a check throws; undefined where it throws none. */
-function problemOf(check: () => unknown): PruneError | undefined {
-  try {
-    check();
-    return undefined;
-  } catch (error) {
-    if (error instanceof PruneError) return error;
-    throw error;
-  }
 }
 
 interface Issue {

@@ -21,6 +21,7 @@ import { combineProblems, ConfigError, PruneError } from "../errors.js";
 import { estimateMean } from "../evaluation/divergence.js";
 import { compareEvaluated, evaluateWindows, type EvaluatedWindows } from "../evaluation/perplexity.js";
 import { openModel, type Model } from "../model/open-model.js";
+import { placeOf, sharedBytesOf } from "../options/fingerprint.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { UNIFORM } from "../allocation/registry.js";
 import { VERSION } from "../version.js";
@@ -142,8 +143,8 @@ function labelOf({ method, target: { pattern, sparsity }, allocation }: Cell): s
  * in the rows' labels, so that a sweep may be resumed with more of them.
  */
 function fingerprintOf(config: ComparisonConfig, ...contents: readonly string[]): string {
-  const { model, family, seqlen, device, ignore, propagation, reproduce, starved, overrides } = config.run;
-  const shared = { model, family, seqlen, device, ignore, propagation, reproduce, starved, overrides };
+  const { model, family } = config.run;
+  const shared = { model, family, ...sharedBytesOf(config.run), ...placeOf(config.run) };
   return hashOf(JSON.stringify([VERSION, shared, config.seqlen, contents]));
 }
 

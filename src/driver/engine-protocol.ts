@@ -1,41 +1,41 @@
 /** The messages between the main thread and the engine's thread. Plain data: they are cloned. */
+import type { EngineContext } from "../context.js";
+import type { EngineEvent, StopReason } from "../contract.js";
 import type { SerializedError } from "../errors.js";
 import type { LogFields, LogLevel } from "../logging.js";
-import type {
-  ComparisonConfig,
-  ComparisonReport,
-  EngineEvent,
-  EvaluationConfig,
-  EvaluationReport,
-  InspectionConfig,
-  InspectionReport,
-  PlanReport,
-  RunConfig,
-  RunReport,
-} from "../contract.js";
-import type { DevicesReport } from "../report/devices-report.js";
 
-/** What each command takes and gives back. */
-export interface EngineCommands {
-  readonly prune: { readonly config: RunConfig; readonly report: RunReport };
-  readonly plan: { readonly config: RunConfig; readonly report: PlanReport };
-  readonly compare: { readonly config: ComparisonConfig; readonly report: ComparisonReport };
-  readonly evaluate: { readonly config: EvaluationConfig; readonly report: EvaluationReport };
-  readonly inspect: { readonly config: InspectionConfig; readonly report: InspectionReport };
-  readonly devices: { readonly config: Record<never, never>; readonly report: DevicesReport };
+/** What the engine's thread can be asked to do: plain configuration in, plain report out. */
+export type Work<Config, Report> = (config: Config, context: EngineContext) => Promise<Report>;
+
+/** Where to find a piece of work. The thread imports it then, since each loads its own native addons. */
+export interface WorkReference<Config, Report> {
+  readonly module: string;
+  readonly name: string;
+  /** Only there to carry the types. */
+  readonly work?: Work<Config, Report>;
 }
 
-export type EngineCommand = keyof EngineCommands;
+/**
+ * A function that a module exports, as work. `Module` is the `typeof import()` of the very file that `url` names.
+ */
+export function workOf<Module>(
+  url: URL,
+): <Name extends keyof Module & string>(
+  name: Name,
+) => Module[Name] extends (config: infer Config, context: EngineContext) => Promise<infer Report>
+  ? WorkReference<Config, Report>
+  : never {
+  return (name) => ({ module: url.href, name }) as never;
+}
 
 /** `workerData` of the engine's thread. */
-export type EngineRequest = {
-  [Command in EngineCommand]: {
-    readonly command: Command;
-    readonly config: EngineCommands[Command]["config"];
-    /** One Int32: 0, or the number of the signal that asked to stop. */
-    readonly stop: SharedArrayBuffer;
-  };
-}[EngineCommand];
+export interface EngineRequest {
+  readonly module: string;
+  readonly name: string;
+  readonly config: unknown;
+  /** One Int32: 0, or the number of the reason to stop. */
+  readonly stop: SharedArrayBuffer;
+}
 
 export type EngineMessage =
   | { readonly type: "event"; readonly event: EngineEvent }
@@ -43,18 +43,16 @@ export type EngineMessage =
   | { readonly type: "result"; readonly report: unknown }
   | { readonly type: "error"; readonly error: SerializedError };
 
-export type StopSignalName = "SIGINT" | "SIGTERM";
-
-const SIGNALS: readonly (StopSignalName | undefined)[] = [undefined, "SIGINT", "SIGTERM"];
+const REASONS: readonly (StopReason | undefined)[] = [undefined, "SIGINT", "SIGTERM", "abort"];
 
 export function createStopBuffer(): SharedArrayBuffer {
   return new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
 }
 
-export function requestStop(stop: SharedArrayBuffer, signal: StopSignalName): void {
-  Atomics.store(new Int32Array(stop), 0, SIGNALS.indexOf(signal));
+export function requestStop(stop: SharedArrayBuffer, reason: StopReason): void {
+  Atomics.store(new Int32Array(stop), 0, REASONS.indexOf(reason));
 }
 
-export function requestedStop(stop: SharedArrayBuffer): StopSignalName | undefined {
-  return SIGNALS[Atomics.load(new Int32Array(stop), 0)];
+export function requestedStop(stop: SharedArrayBuffer): StopReason | undefined {
+  return REASONS[Atomics.load(new Int32Array(stop), 0)];
 }

@@ -1,14 +1,14 @@
 /**
- * The engine's thread: runs one command and posts its events, log lines and result. ONNX Runtime's `run()` blocks the
+ * The engine's thread: does one piece of work and posts its events, log lines and result. ONNX Runtime's `run()` blocks the
  * thread it is called on, so the main thread keeps only the terminal and the signals. Started by engine.ts.
  *
- * Commands are imported when asked for: each loads its own native addons, and `inspect` needs none.
+ * Work is imported when asked for: each piece loads its own native addons, and inspecting needs none.
  */
 import { parentPort, workerData } from "node:worker_threads";
-import { serializeError } from "../errors.js";
+import { InternalError, serializeError } from "../errors.js";
 import type { Logger, LogLevel } from "../logging.js";
 import type { EngineContext } from "../context.js";
-import { type EngineMessage, type EngineRequest, requestedStop } from "./engine-protocol.js";
+import { type EngineMessage, type EngineRequest, requestedStop, type Work } from "./engine-protocol.js";
 
 function post(message: EngineMessage): void {
   parentPort?.postMessage(message);
@@ -27,22 +27,10 @@ function createContext(request: EngineRequest): EngineContext {
 }
 
 async function execute(request: EngineRequest): Promise<unknown> {
-  switch (request.command) {
-    case "prune":
-      return (await import("./prune-model.js")).pruneModel(request.config, createContext(request));
-    case "plan":
-      return (await import("./plan.js")).planRun(request.config, createContext(request));
-    case "compare":
-      return (await import("./compare.js")).compareMethods(request.config, createContext(request));
-    case "evaluate":
-      return (await import("../evaluation/perplexity.js")).evaluatePerplexity(request.config, createContext(request));
-    case "inspect":
-      return (await import("../report/inspect-model.js")).inspectModel(request.config);
-    case "devices":
-      return (await import("./devices.js")).describeDevices();
-    default:
-      return request satisfies never;
-  }
+  const module = (await import(request.module)) as Readonly<Record<string, Work<unknown, unknown> | undefined>>;
+  const work = module[request.name];
+  if (work === undefined) throw new InternalError("E_ENGINE_WORK", `${request.module} exports no ${request.name}.`);
+  return work(request.config, createContext(request));
 }
 
 function postError(error: unknown): void {

@@ -3,7 +3,7 @@ import { Worker } from "node:worker_threads";
 import { deserializeError, InternalError, ResourceError } from "../errors.js";
 import type { Logger } from "../logging.js";
 import type { EngineEvent } from "../contract.js";
-import type { EngineCommand, EngineCommands, EngineMessage } from "./engine-protocol.js";
+import type { EngineMessage, EngineRequest, WorkReference } from "./engine-protocol.js";
 
 export interface EngineOptions {
   readonly logger: Logger;
@@ -18,22 +18,23 @@ export interface EngineOptions {
 const WIND_DOWN_MS = 500;
 
 /**
- * Run one command in a thread of its own.
+ * Do one piece of work in a thread of its own.
  *
  * @throws the PruneError the engine threw, rebuilt with its class, code, hint and details
  */
-export async function runInEngine<Command extends EngineCommand>(
-  command: Command,
-  config: EngineCommands[Command]["config"],
+export async function runInEngine<Config, Report>(
+  { module, name }: WorkReference<Config, Report>,
+  config: Config,
   options: EngineOptions,
-): Promise<EngineCommands[Command]["report"]> {
+): Promise<Report> {
+  const request: EngineRequest = { module, name, config, stop: options.stopBuffer };
   const url = options.workerUrl ?? new URL("./engine-worker.js", import.meta.url);
   // stdout: true keeps what libraries print there (console.log, console.debug) from mixing with the result.
-  const worker = new Worker(url, { workerData: { command, config, stop: options.stopBuffer }, stdout: true });
+  const worker = new Worker(url, { workerData: request, stdout: true });
   worker.stdout.on("data", (chunk: Buffer) => process.stderr.write(chunk));
   const exited = new Promise<void>((resolve) => worker.once("exit", () => resolve()));
   try {
-    return (await outcomeOf(worker, options)) as EngineCommands[Command]["report"];
+    return (await outcomeOf(worker, options)) as Report;
   } finally {
     await Promise.race([exited, unreferencedDelay(WIND_DOWN_MS)]);
     // Not awaited: a thread inside native code ends only when that returns.

@@ -20,8 +20,8 @@ import { reproduceModel as reproducing } from "../solvers/reproduce-model.js";
 import type { StatisticName } from "../solvers/solver.js";
 import { composeSteps, type Step } from "../solvers/steps.js";
 import { needsActivations } from "../allocation/registry.js";
+import { bytesOf } from "../options/fingerprint.js";
 import { VERSION } from "../version.js";
-import { formatPattern } from "../sparsity/pattern.js";
 import { openDevice } from "./devices.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
@@ -270,22 +270,9 @@ function fingerprintOf(
       version: VERSION,
       tensors: model.checkpoint.headersSha256,
       config: hashOf(model.config.text),
-      method: config.method,
-      methodOptions: JSON.stringify(config.methodOptions),
-      then: JSON.stringify(config.then),
-      allocation: JSON.stringify(config.allocation),
-      overrides: JSON.stringify(config.overrides),
-      sparsity: String(config.sparsity),
-      pattern: formatPattern(config.pattern),
-      permutation: config.permutation,
-      ignore: JSON.stringify(config.ignore),
-      propagation: config.propagation,
-      reproduce: config.reproduce,
-      starved: config.starved,
-      measureLoss: String(config.measureLoss),
+      ...bytesOf(config),
       family: model.architecture.family,
       calibration: calibration?.sha256 ?? "none",
-      seqlen: String(config.seqlen),
     },
     place: { device: `${device.kind}: ${device.description}` },
   };

@@ -1,5 +1,7 @@
-/** What `prune methods` says, read from the methods themselves. */
+/** What `prune methods` says, read from the methods and the allocation rules themselves. */
+import { listed } from "../options/option.js";
 import { SOLVERS } from "../solvers/registry.js";
+import { ALLOCATION_RULES } from "../allocation/registry.js";
 import { formatTable } from "./format.js";
 
 /** `--json` of `prune methods`. */
@@ -13,6 +15,8 @@ export interface MethodsReport {
     /** Whether it follows another method (`--then`) instead of choosing what to remove. */
     readonly startsFromMask: boolean;
   }[];
+  /** Names that `--allocation` takes. */
+  readonly allocations: readonly string[];
 }
 
 export function describeMethods(): MethodsReport {
@@ -22,10 +26,10 @@ export function describeMethods(): MethodsReport {
     needs: [...needs],
     startsFromMask: startsFromMask === true,
   }));
-  return { schema: "prune.methods/v1", methods };
+  return { schema: "prune.methods/v1", methods, allocations: ALLOCATION_RULES };
 }
 
-export function renderMethods({ methods }: MethodsReport): string {
+export function renderMethods({ methods, allocations }: MethodsReport): string {
   const rows = methods.map(({ name, summary, needs, startsFromMask }) => [
     name,
     startsFromMask ? "--then" : "--method",
@@ -33,5 +37,6 @@ export function renderMethods({ methods }: MethodsReport): string {
     summary,
   ]);
   const table = formatTable(["name", "goes with", "looks at", "what it does"], rows, []);
-  return `${table}\n\n--method auto takes the best combination known for the pattern; docs/methods/README.md says which.`;
+  return `${table}\n\n--method auto takes the best combination known for the pattern; docs/methods/README.md says which.
+--allocation takes ${listed(allocations)}; docs/allocation.md says what each does.`;
 }

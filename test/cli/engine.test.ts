@@ -10,12 +10,16 @@ const workerUrl = new URL("../helpers/fake-engine.js", import.meta.url);
 
 function start(act: string, onEvent: (event: EngineEvent) => void = () => undefined, stopBuffer = createStopBuffer()) {
   const logger = createMemoryLogger();
-  const report = runInEngine("inspect", { directory: "", act } as { directory: string }, {
-    logger,
-    onEvent,
-    stopBuffer,
-    workerUrl,
-  });
+  const report = runInEngine(
+    { module: "", name: "" },
+    { act },
+    {
+      logger,
+      onEvent,
+      stopBuffer,
+      workerUrl,
+    },
+  );
   return { logger, report };
 }
 

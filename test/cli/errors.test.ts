@@ -14,7 +14,6 @@ const TABLE: readonly [keyof typeof EXIT_CODES, number, unknown][] = [
   ["internal", 1, "thrown text"],
   ["usage", 2, new errors.UsageError("E_X", "bad flag")],
   ["usage", 2, new errors.ConfigError("E_X", "bad configuration")],
-  ["quality", 3, new errors.QualityError("E_X", "gate")],
   ["input", 4, new errors.CheckpointError("E_X", "corrupt")],
   ["input", 4, new errors.CalibrationError("E_X", "short")],
   ["input", 4, new errors.NumericalError("E_X", "pivot")],

@@ -5,7 +5,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { resolveComparison, type ComparisonFlags } from "../../src/config/comparison.js";
+import { resolveComparison } from "../../src/config/comparison.js";
+import type { ComparisonRequest } from "../../src/options/comparison-options.js";
 import type { Surroundings } from "../../src/config/resolve.js";
 import type { ComparisonConfig } from "../../src/contract.js";
 import { PruneError, UsageError } from "../../src/errors.js";
@@ -25,11 +26,13 @@ const SURROUNDINGS: Surroundings = {
   tokenRowLength: () => Promise.resolve(4096),
 };
 
-async function resolved(flags: ComparisonFlags): Promise<ComparisonConfig> {
+async function resolved(flags: ComparisonRequest): Promise<ComparisonConfig> {
   return (await resolveComparison(flags, SURROUNDINGS)).config;
 }
 
-async function problemsOf(flags: ComparisonFlags): Promise<readonly { code: string; message: string; hint: string }[]> {
+async function problemsOf(
+  flags: ComparisonRequest,
+): Promise<readonly { code: string; message: string; hint: string }[]> {
   try {
     await resolved(flags);
   } catch (error) {

@@ -4,9 +4,9 @@ import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "no
 import { join } from "node:path";
 import { test } from "node:test";
 import { resolveComparison } from "../../src/config/comparison.js";
-import { recipeJsonSchema } from "../../src/config/recipe.js";
+import { recipeJsonSchema } from "../../src/options/recipe.js";
 import { resolveRunConfig, type Surroundings } from "../../src/config/resolve.js";
-import type { RunFlags } from "../../src/config/schema.js";
+import type { RunRequest } from "../../src/options/run-options.js";
 import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { exitCodeOf, PruneError } from "../../src/errors.js";
@@ -24,11 +24,11 @@ function surroundings(workingDirectory: string): Surroundings {
   return { workingDirectory, demoModel: DEMO, freeMemoryBytes: 2 ** 30, tokenRowLength: () => Promise.resolve(256) };
 }
 
-async function resolveIn(directory: string, flags: RunFlags): Promise<RunConfig> {
+async function resolveIn(directory: string, flags: RunRequest): Promise<RunConfig> {
   return (await resolveRunConfig(flags, false, surroundings(directory))).config;
 }
 
-async function refusal(directory: string, flags: RunFlags): Promise<PruneError> {
+async function refusal(directory: string, flags: RunRequest): Promise<PruneError> {
   try {
     await resolveIn(directory, flags);
   } catch (error) {
@@ -93,7 +93,7 @@ test("options without a flag of their own reach the method, and unknown ones are
 
 test("step orders that make no sense, unknown rules and N:M allocations are refused before any work", async (t) => {
   const directory = temporaryDirectory(t);
-  const cases: [RunFlags, RegExp][] = [
+  const cases: [RunRequest, RegExp][] = [
     [{ method: "admm-update", sparsity: "0.5" }, /starts from a mask/],
     [{ method: "wanda", then: ["sparsegpt"], sparsity: "0.5" }, /sparsegpt chooses a mask itself/],
     [{ method: "wanda", then: ["admm-updat"], sparsity: "0.5" }, /admm-updat/],
@@ -233,7 +233,7 @@ test("a further step for some linears changes those only", async (t) => {
   const directory = temporaryDirectory(t);
   writeFileSync(join(directory, "r.yaml"), 'version: 1\nthen: [{ name: cg-update, match: "*.down_proj" }]\n');
   const shared = { method: "wanda", sparsity: "0.5", propagation: "dense", nsamples: "4", seqlen: "64" };
-  const run = async (flags: RunFlags) =>
+  const run = async (flags: RunRequest) =>
     (
       await pruneModel(
         { ...(await resolveIn(directory, { ...shared, ...flags })), measureLoss: true },

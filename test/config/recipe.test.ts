@@ -1,7 +1,8 @@
 /** Recipes: what is taken, and how each mistake is answered. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseRecipe, recipeJsonSchema } from "../../src/config/recipe.js";
+import { parseRecipe } from "../../src/config/recipe.js";
+import { recipeJsonSchema } from "../../src/options/recipe.js";
 import { ConfigError } from "../../src/errors.js";
 
 function refusal(text: string): ConfigError {
@@ -40,7 +41,8 @@ propagation: block
     largest: 0.99,
   });
   assert.equal(recipe.overrides?.[0]?.sparsity, 0.6);
-  assert.deepEqual(recipe.method, { name: "sparsegpt", options: { damping: 0.01 } });
+  assert.deepEqual([recipe.method, recipe.methodOptions], ["sparsegpt", { damping: 0.01 }]);
+  assert.deepEqual([recipe.calibration, recipe.nsamples], ["c4.jsonl.gz", 128]);
 });
 
 test("JSON is taken as it is", () => {

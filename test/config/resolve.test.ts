@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { resolveEvaluationConfig, resolveRunConfig, type Surroundings } from "../../src/config/resolve.js";
-import type { RunFlags } from "../../src/config/schema.js";
+import type { RunRequest } from "../../src/options/run-options.js";
 import type { RunConfig } from "../../src/contract.js";
 import {
   CalibrationError,
@@ -34,12 +34,12 @@ const SURROUNDINGS: Surroundings = {
 };
 const TOKENS = { file: join(folder, "ids.safetensors") };
 
-async function resolveRun(flags: RunFlags, isDryRun = false): Promise<{ config: RunConfig; notes: string }> {
+async function resolveRun(flags: RunRequest, isDryRun = false): Promise<{ config: RunConfig; notes: string }> {
   const { config, notes } = await resolveRunConfig(flags, isDryRun, SURROUNDINGS);
   return { config, notes: notes.map(({ level, message }) => `${level}: ${message}`).join("\n") };
 }
 
-const BASE: RunFlags = { model: "llama", sparsity: "0.5", calibration: "ids.safetensors" };
+const BASE: RunRequest = { model: "llama", sparsity: "0.5", calibration: "ids.safetensors" };
 
 test("every default is filled in", async () => {
   assert.deepEqual((await resolveRun(BASE)).config, {
@@ -70,7 +70,7 @@ test("every default is filled in", async () => {
 });
 
 /** Flags added to the base and what they change in the configuration. */
-const TABLE: readonly [RunFlags, Partial<RunConfig>][] = [
+const TABLE: readonly [RunRequest, Partial<RunConfig>][] = [
   [{ sparsity: "70%" }, { sparsity: 0.7, out: join(folder, "llama-wanda-0.7") }],
   [{ out: "here/pruned" }, { out: join(folder, "here/pruned") }],
   [{ out: join(tmpdir(), "elsewhere-pruned") }, { out: join(tmpdir(), "elsewhere-pruned") }],
@@ -148,7 +148,7 @@ test("the sequence length is 2048 or the model's shorter context, never its long
 });
 
 /** What is refused: the class decides the exit code, the message names flag and value. */
-const REFUSALS: readonly { flags: RunFlags; Class: typeof PruneError; code: string; message: RegExp }[] = [
+const REFUSALS: readonly { flags: RunRequest; Class: typeof PruneError; code: string; message: RegExp }[] = [
   { flags: { ...BASE, sparsity: "70" }, Class: UsageError, code: "E_SPARSITY", message: /"70".*write 0\.7 or 70%/ },
   { flags: { ...BASE, pattern: "4:2" }, Class: UsageError, code: "E_PATTERN", message: /4:2/ },
   {

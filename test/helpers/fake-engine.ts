@@ -4,7 +4,7 @@ import { requestedStop, type EngineMessage, type EngineRequest } from "../../src
 import { CheckpointError, InterruptedError, serializeError } from "../../src/errors.js";
 
 const { config, stop } = workerData as EngineRequest;
-const { act } = config as unknown as { readonly act: string };
+const { act } = config as { readonly act: string };
 const post = (message: EngineMessage): void => parentPort?.postMessage(message);
 
 switch (act) {

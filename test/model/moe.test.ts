@@ -21,7 +21,7 @@ import { lookUp } from "../../src/look-up.js";
 import { openModel } from "../../src/model/open-model.js";
 import type { RouterSpec } from "../../src/model/moe.js";
 import { OnnxExecutor } from "../../src/onnx/executor.js";
-import { inspectModel } from "../../src/report/inspect-model.js";
+import { inspectModel } from "../../src/inspection/inspect-model.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { copyFixture, fixturePath, readJson } from "../helpers/architectures.js";
 import { runBlock } from "../helpers/forward.js";

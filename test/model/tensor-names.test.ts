@@ -12,7 +12,7 @@ import { pruneModel } from "../../src/driver/prune-model.js";
 import { CheckpointError, PruneError, UsageError } from "../../src/errors.js";
 import { prunableLinears } from "../../src/model/architecture.js";
 import { openModel } from "../../src/model/open-model.js";
-import { inspectModel } from "../../src/report/inspect-model.js";
+import { inspectModel } from "../../src/inspection/inspect-model.js";
 import { fixturePath, readJson } from "../helpers/architectures.js";
 import { encodeSafetensors, temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";

@@ -1,17 +1,20 @@
 /** `prune compare`: methods side by side. */
-import { type ComparisonFlags, resolveComparison } from "../../index.js";
-import { comparisonCsv, renderComparison } from "../../report/comparison.js";
-import type { CommonFlags } from "../program.js";
-import { openSession, ownFlags } from "../session.js";
-import { surroundings } from "../surroundings.js";
+import { COMPARISON_OPTIONS } from "../../options/comparison-options.js";
+import { flagsOf, type CommandSpec } from "../command.js";
 
-export async function compareCommand(flags: Readonly<Record<string, unknown>>): Promise<void> {
-  const { csv, ...own } = ownFlags(flags);
-  const { config, notes } = await resolveComparison(own as ComparisonFlags, surroundings());
-  const session = await openSession(flags as CommonFlags);
-  session.say(notes);
-  await session.print(
-    await session.run("compare", config, { stoppable: true }),
-    csv === true ? comparisonCsv : renderComparison,
-  );
-}
+export const compare: CommandSpec = {
+  name: "compare",
+  description: "prune with several methods and targets and compare what is left of the model",
+  examples: [
+    "prune compare --methods magnitude,wanda,sparsegpt --sparsities 0.5,0.7",
+    "prune compare --model ./Llama-3.2-1B --methods wanda,wanda+admm-update --calibration c4.jsonl.gz --text wiki.test.txt --csv",
+    "prune compare --methods wanda --allocation uniform --allocation owl:M=3 --patterns unstructured --text wiki.test.txt",
+  ],
+  flags: [...flagsOf(COMPARISON_OPTIONS), { spelling: "--csv", help: "print the rows as CSV", group: "Output" }],
+  async act({ csv, ...request }, session) {
+    const api = await import("../../index.js");
+    const { comparisonCsv, renderComparison } = await import("../../report/comparison.js");
+    const report = await session.stoppable((signal) => api.compare({ ...request, ...session.listening, signal }));
+    return session.print(report, csv === true ? comparisonCsv : renderComparison);
+  },
+};

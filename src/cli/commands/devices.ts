@@ -1,9 +1,14 @@
 /** `prune devices`: what there is to run on, and what `--device auto` would take. */
-import { renderDevices } from "../../report/render.js";
-import type { CommonFlags } from "../program.js";
-import { openSession } from "../session.js";
+import type { CommandSpec } from "../command.js";
 
-export async function devicesCommand(flags: CommonFlags): Promise<void> {
-  const session = await openSession(flags);
-  await session.print(await session.run("devices", {}, { stoppable: false }), renderDevices);
-}
+export const devices: CommandSpec = {
+  name: "devices",
+  description: "adapters, limits, and the device that auto would take",
+  examples: ["prune devices", "prune devices --json"],
+  flags: [],
+  async act(_said, session) {
+    const api = await import("../../index.js");
+    const { renderDevices } = await import("../../report/render.js");
+    return session.print(await api.devices(session.listening), renderDevices);
+  },
+};

@@ -1,13 +1,20 @@
 /** `prune eval`: perplexity of a checkpoint, with its protocol. */
-import { type EvaluationFlags, resolveEvaluationConfig, tokenRowLength } from "../../index.js";
-import { renderEvaluation } from "../../report/render.js";
-import type { CommonFlags } from "../program.js";
-import { openSession, ownFlags } from "../session.js";
+import { EVALUATION_OPTIONS } from "../../options/evaluation-options.js";
+import { flagsOf, type CommandSpec } from "../command.js";
 
-export async function evalCommand(model: string, flags: Readonly<Record<string, unknown>>): Promise<void> {
-  const own = { ...ownFlags(flags), model } as EvaluationFlags;
-  const { config, notes } = await resolveEvaluationConfig(own, { workingDirectory: process.cwd(), tokenRowLength });
-  const session = await openSession(flags as CommonFlags);
-  session.say(notes);
-  await session.print(await session.run("evaluate", config, { stoppable: true }), renderEvaluation);
-}
+export const evaluate: CommandSpec = {
+  name: "eval",
+  description: "perplexity of a checkpoint",
+  examples: [
+    "prune eval ./Llama-0.7 --text wiki.test.txt --seqlen 2048",
+    "prune eval ./Llama-0.7 --text ids.safetensors#test --json",
+  ],
+  operand: { name: "model", help: EVALUATION_OPTIONS.model.help },
+  flags: flagsOf(EVALUATION_OPTIONS),
+  async act(request, session) {
+    const api = await import("../../index.js");
+    const { renderEvaluation } = await import("../../report/render.js");
+    const report = await session.stoppable((signal) => api.evaluate({ ...request, ...session.listening, signal }));
+    return session.print(report, renderEvaluation);
+  },
+};

@@ -1,9 +1,14 @@
 /** `prune families`: what is supported, what each family exercises, and what of it is pruned. */
-import { describeFamilies, renderFamilies } from "../../report/families.js";
-import type { CommonFlags } from "../program.js";
-import { openSession } from "../session.js";
+import type { CommandSpec } from "../command.js";
 
-export async function familiesCommand(flags: CommonFlags): Promise<void> {
-  const session = await openSession(flags);
-  await session.print(describeFamilies(), renderFamilies);
-}
+export const families: CommandSpec = {
+  name: "families",
+  description: "families of models: their model types, what each exercises, what of it is pruned",
+  examples: ["prune families", "prune families --json"],
+  flags: [],
+  async act(_said, session) {
+    const api = await import("../../index.js");
+    const { renderFamilies } = await import("../../report/families.js");
+    return session.print(api.families(), renderFamilies);
+  },
+};

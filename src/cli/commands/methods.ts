@@ -1,9 +1,14 @@
-/** `prune methods`: what `--method` and `--then` take. */
-import { describeMethods, renderMethods } from "../../report/methods.js";
-import type { CommonFlags } from "../program.js";
-import { openSession } from "../session.js";
+/** `prune methods`: what `--method`, `--then` and `--allocation` take. */
+import type { CommandSpec } from "../command.js";
 
-export async function methodsCommand(flags: CommonFlags): Promise<void> {
-  const session = await openSession(flags);
-  await session.print(describeMethods(), renderMethods);
-}
+export const methods: CommandSpec = {
+  name: "methods",
+  description: "methods, steps and allocation rules: what each does and what it looks at",
+  examples: ["prune methods", "prune methods --json"],
+  flags: [],
+  async act(_said, session) {
+    const api = await import("../../index.js");
+    const { renderMethods } = await import("../../report/methods.js");
+    return session.print(api.methods(), renderMethods);
+  },
+};

@@ -1,18 +1,30 @@
 /** `prune run`: prune a checkpoint, or with --dry-run say what that would take. */
-import { resolveRunConfig, type RunFlags } from "../../index.js";
-import { renderPlan, renderRun } from "../../report/render.js";
-import type { CommonFlags } from "../program.js";
-import { openSession, ownFlags } from "../session.js";
-import { surroundings } from "../surroundings.js";
+import { RUN_OPTIONS } from "../../options/run-options.js";
+import { flagsOf, type CommandSpec } from "../command.js";
 
-export async function runCommand(flags: Readonly<Record<string, unknown>>): Promise<void> {
-  const { dryRun, ...own } = ownFlags(flags);
-  const { config, notes } = await resolveRunConfig(own as RunFlags, dryRun === true, surroundings());
-  const session = await openSession(flags as CommonFlags);
-  session.say(notes);
-  if (dryRun === true) {
-    await session.print(await session.run("plan", config, { stoppable: false }), renderPlan);
-  } else {
-    await session.print(await session.run("prune", config, { stoppable: true }), renderRun);
-  }
-}
+export const run: CommandSpec = {
+  name: "run",
+  description: "prune a checkpoint (the default command)",
+  isDefault: true,
+  examples: [
+    "prune --model ./Llama-3.2-1B --method wanda --sparsity 0.7 --calibration c4.jsonl.gz --out ./Llama-0.7",
+    "prune --model ./Llama-3.2-1B --method sparsegpt --pattern 2:4 --calibration ids.safetensors#calib",
+    "prune --sparsity 70%                              the embedded demo model, nothing to download",
+    "prune eval ./Llama-0.7 --text wiki.test.txt --seqlen 2048",
+  ],
+  flags: [
+    ...flagsOf(RUN_OPTIONS),
+    {
+      spelling: "--dry-run",
+      help: "say what would be done, and what it would cost, without doing it",
+      group: "Running",
+    },
+  ],
+  async act({ dryRun, ...request }, session) {
+    const { plan, prune } = await import("../../index.js");
+    const { renderPlan, renderRun } = await import("../../report/render.js");
+    if (dryRun === true) return session.print(await plan({ ...request, ...session.listening }), renderPlan);
+    const report = await session.stoppable((signal) => prune({ ...request, ...session.listening, signal }));
+    return session.print(report, renderRun);
+  },
+};

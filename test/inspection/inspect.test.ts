@@ -4,7 +4,7 @@ import { describe, test, type TestContext } from "node:test";
 import fc from "fast-check";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
 import type { InspectionReport, TensorInspection } from "../../src/contract.js";
-import { inspectCheckpoint } from "../../src/report/inspect.js";
+import { inspectCheckpoint } from "../../src/inspection/inspect.js";
 import { temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";
 
 type Axes = Readonly<Record<string, 0 | 1>>;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { parseCount, parsePositive, parseSize, parseSparsity } from "../../src/config/units.js";
+import { parseCount, parsePositive, parseSize, parseSparsity } from "../../src/options/units.js";
 import { UsageError } from "../../src/errors.js";
 
 function refuses(parse: () => unknown, message: RegExp): void {

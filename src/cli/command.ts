@@ -1,0 +1,46 @@
+/**
+ * What a command is: its words, and what it does with what was said. Commands are listed in commands/index.ts; their
+ * modules import the rest of the program only when they act, so that help is fast.
+ */
+import { flagOf, GROUPS, helpOf, type Group, type Table } from "../options/option.js";
+import type { Session } from "./session.js";
+
+export interface Flag {
+  /** As commander spells it: --name <argument>. */
+  readonly spelling: string;
+  readonly help: string;
+  readonly group: Group;
+}
+
+/** What was said, by camel-cased names: texts, lists of texts, true. The operand is among them, by its name. */
+export type Said = Readonly<Record<string, unknown>>;
+
+export interface CommandSpec {
+  readonly name: string;
+  readonly description: string;
+  readonly examples: readonly string[];
+  /** Taken where no command is named. */
+  readonly isDefault?: true;
+  /** The one word without a flag that it must be given. */
+  readonly operand?: { readonly name: string; readonly help: string };
+  readonly flags: readonly Flag[];
+  /** Do it, and print the result. */
+  act(said: Said, session: Session): Promise<void>;
+}
+
+/** The flags of a table of options, in the order of the help's groups. */
+export function flagsOf(...tables: readonly Table[]): Flag[] {
+  const flags = tables.flatMap((table) =>
+    Object.entries(table).flatMap(([key, entry]): Flag[] => {
+      if (entry.flag === undefined) return [];
+      const { argument, group } = entry.flag;
+      const spelling = argument === undefined ? flagOf(key) : `${flagOf(key)} ${argument}`;
+      return [{ spelling, help: helpOf(entry), group }];
+    }),
+  );
+  return inGroups(flags);
+}
+
+export function inGroups(flags: readonly Flag[]): Flag[] {
+  return GROUPS.flatMap((name) => flags.filter(({ group }) => group === name));
+}

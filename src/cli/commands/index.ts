@@ -1,0 +1,11 @@
+/** The commands, in the order of the help. */
+import type { CommandSpec } from "../command.js";
+import { compare } from "./compare.js";
+import { devices } from "./devices.js";
+import { evaluate } from "./eval.js";
+import { families } from "./families.js";
+import { inspect } from "./inspect.js";
+import { methods } from "./methods.js";
+import { run } from "./run.js";
+
+export const COMMANDS: readonly CommandSpec[] = [run, evaluate, compare, inspect, methods, families, devices];

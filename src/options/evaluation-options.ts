@@ -1,0 +1,29 @@
+/** Options of `prune eval`; as in run-options.ts. */
+import { option, type AskedOf, type RequestOf, type Table } from "./option.js";
+import { RUN_OPTIONS } from "./run-options.js";
+import * as types from "./types.js";
+
+export const EVALUATION_OPTIONS = {
+  model: option(types.text, { help: "checkpoint directory" }),
+  family: { ...RUN_OPTIONS.family, flag: { argument: "<name>", group: "Model" } },
+  text: option(types.text, {
+    help: ".txt, .jsonl, .jsonl.gz, or .safetensors[#tensor] of token ids",
+    flag: { argument: "<file>", group: "Text" },
+  }),
+  seqlen: option(types.count(2), {
+    help: "tokens per window",
+    otherwise: "2048, or the model's context or the rows of stored ids where shorter",
+    flag: { argument: "<tokens>", group: "Text" },
+  }),
+  maxWindows: option(types.count(1), {
+    help: "evaluate only the first windows",
+    flag: { argument: "<count>", group: "Text" },
+  }),
+  reference: option(types.text, {
+    help: "compare with another checkpoint, usually the dense one: KL divergence, agreement",
+    flag: { argument: "<model>", group: "Text" },
+  }),
+} as const satisfies Table;
+
+export type EvaluationRequest = RequestOf<typeof EVALUATION_OPTIONS>;
+export type AskedEvaluation = AskedOf<typeof EVALUATION_OPTIONS>;

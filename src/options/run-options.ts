@@ -1,0 +1,328 @@
+/**
+ * Every option of a run, in the order of a recipe. From this table come the flags of `prune run` and what `prune compare`
+ * shares of them, the keys of recipes and their JSON Schema, `RunConfig`, the recipe.yaml that a run leaves, the options'
+ * part of fingerprints, help, and what `prune()` takes. How options fit each other is in config/resolve.ts and rules.ts.
+ */
+import { UNSTRUCTURED } from "../sparsity/pattern.js";
+import {
+  listed,
+  option,
+  type AnyType,
+  type AskedOf,
+  type OptionType,
+  type RequestOf,
+  type RunOptionWords,
+} from "./option.js";
+import * as types from "./types.js";
+import {
+  AUTOMATIC,
+  DEVICE_CHOICES,
+  PERMUTATIONS,
+  PROPAGATIONS,
+  REPRODUCED,
+  STARVED_TREATMENTS,
+  type Propagation,
+  type Reproduced,
+  type StarvedTreatment,
+} from "./values.js";
+
+const TO_PRUNE = "What to prune";
+const HOW = "How to prune";
+const CALIBRATION = "Calibration";
+const RUNNING = "Running";
+
+const isCalibrated = ({ calibration }: { readonly calibration?: unknown }): boolean => calibration !== undefined;
+
+export const RUN_OPTIONS = {
+  /** Absolute path of the checkpoint directory. */
+  model: option(types.text, {
+    help: "checkpoint directory",
+    otherwise: "the embedded demo model",
+    flag: { argument: "<dir>", group: TO_PRUNE },
+    recipe: "model",
+    decides: "contents",
+    compare: "shared",
+  }),
+  /** The family to read it as; absent: the one that config.json's model_type stands for. */
+  family: option(types.text, {
+    help: "read it as this family; `prune families` lists them",
+    otherwise: "by config.json's model_type",
+    flag: { argument: "<name>", group: TO_PRUNE },
+    recipe: "family",
+    isOptional: true,
+    decides: "contents",
+    compare: "shared",
+  }),
+  /** Absolute path of the output directory. */
+  out: option(types.text, {
+    help: "output directory",
+    otherwise: "<model>-<method>-<sparsity> beside the model",
+    flag: { argument: "<dir>", group: TO_PRUNE },
+    recipe: "out",
+    isWritten: false, // the recipe lies in it, and it may be moved
+    decides: "nothing",
+    compare: "run",
+  }),
+  force: option(types.toggle, {
+    help: "replace an output directory that exists",
+    default: false,
+    flag: { group: TO_PRUNE },
+    decides: "nothing",
+    compare: "run",
+  }),
+  recipe: option(types.text, {
+    help: "take what is not given as a flag from a YAML file; see configs/ and docs/recipes.md",
+    flag: { argument: "<file>", group: HOW },
+    field: false,
+    decides: "nothing",
+    compare: "run",
+  }),
+  method: option(types.method, {
+    help: `what chooses the weights to remove, or ${AUTOMATIC} for the best combination known; \`prune methods\` lists them`,
+    default: "wanda",
+    flag: { argument: "<name>", group: HOW },
+    recipe: "method.name",
+    decides: "result",
+    compare: "axis",
+  }),
+  /** Options of the method, already validated by its schema (for example damping and blockSize of sparsegpt). */
+  methodOptions: option(types.record, {
+    help: "options of the method, see docs/methods/",
+    recipe: "method.options",
+    decides: "result",
+    compare: "axis",
+  }),
+  /** What refines or updates the result of `method`, in order. */
+  then: option(types.steps, {
+    help: "steps that refine the choice or update the kept weights, in order",
+    flag: { argument: "<method...>", group: HOW },
+    recipe: "then",
+    decides: "result",
+    compare: "axis",
+  }),
+  option: option(types.assignments, {
+    help: "options of the method, see docs/methods/",
+    default: {},
+    flag: { argument: "<key=value...>", group: HOW },
+    field: false,
+    decides: "nothing", // by itself: it becomes methodOptions
+    compare: "axis",
+  }),
+  /** Fraction of zeros of the prunable linears, in [0, 1). For N:M it equals the pattern's. */
+  sparsity: option(types.sparsity, {
+    help: "fraction of zeros: 0.7 or 70%; an N:M pattern has its own",
+    flag: { argument: "<fraction>", group: HOW },
+    recipe: "sparsity",
+    decides: "result",
+    compare: "axis",
+  }),
+  pattern: option(types.pattern, {
+    help: "unstructured, or N:M: 2:4 keeps 2 of every 4 weights along the input dimension",
+    default: UNSTRUCTURED,
+    flag: { argument: "<shape>", group: HOW },
+    recipe: "pattern",
+    decides: "result",
+    compare: "axis",
+  }),
+  /** "none" unless the pattern is N:M. */
+  permutation: option(types.choice(PERMUTATIONS), {
+    help: `with N:M, let input channels change places where the model computes the same function: ${listed(PERMUTATIONS)}`,
+    default: "none",
+    flag: { argument: "<what>", group: HOW },
+    recipe: "permutation",
+    decides: "result",
+    compare: "shared", // by the N:M cells
+  }),
+  /** How the sparsity is spread over the linears. */
+  allocation: option(types.allocation, {
+    help: "how the sparsity is spread over layers: a rule, `prune methods` lists them; options after a colon, owl:M=5,lambda=0.08; see docs/allocation.md",
+    otherwise: "uniform",
+    flag: { argument: "<rule>", group: HOW },
+    recipe: "allocation",
+    decides: "result",
+    compare: "axis",
+  }),
+  /** The last match wins; the linears it matches are taken out of the allocation. */
+  overrides: option(types.overrides, {
+    help: "sparsity of the linears that a pattern matches; the last match wins",
+    default: [],
+    recipe: "overrides",
+    decides: "result",
+    compare: "run", // they contradict the sparsity that is the axis
+  }),
+  /** Globs (or "re:" regular expressions), matched in full against module paths; matching linears stay dense. */
+  ignore: option(types.texts, {
+    help: 'leave matching linears dense: globs on module paths, or "re:" and a regular expression',
+    default: [],
+    flag: { argument: "<pattern...>", group: TO_PRUNE },
+    recipe: "ignore",
+    decides: "result",
+    compare: "shared",
+  }),
+  /** undefined: the model's own calibration.txt (the demo model) or no calibration (magnitude). */
+  calibration: option(types.tokens, {
+    help: '.txt, .jsonl, .jsonl.gz with "text", or .safetensors[#tensor] of token ids',
+    otherwise: "the model's calibration.txt",
+    flag: { argument: "<file>", group: CALIBRATION },
+    recipe: "calibration.file",
+    isOptional: true,
+    decides: "contents",
+    compare: "shared",
+  }),
+  nsamples: option(types.count(1), {
+    help: "calibration sequences",
+    default: 128,
+    flag: { argument: "<count>", group: CALIBRATION },
+    recipe: "calibration.nsamples",
+    isWritten: isCalibrated,
+    decides: "result",
+    compare: "shared",
+  }),
+  seqlen: option(types.count(2), {
+    help: "tokens per sequence",
+    otherwise: "2048, or the model's context or the rows of stored ids where shorter",
+    flag: { argument: "<tokens>", group: CALIBRATION },
+    recipe: "calibration.seqlen",
+    isWritten: isCalibrated,
+    decides: "result",
+    compare: "shared",
+  }),
+  seed: option(types.count(0), {
+    help: "seed of the random windows",
+    default: 0,
+    flag: { argument: "<number>", group: CALIBRATION },
+    recipe: "calibration.seed",
+    isWritten: isCalibrated,
+    decides: "result",
+    compare: "shared",
+  }),
+  propagation: option(types.choice(PROPAGATIONS), {
+    help: `what later linears see of the pruning: ${listed(PROPAGATIONS)}`,
+    otherwise: "block" satisfies Propagation,
+    flag: { argument: "<mode>", group: HOW },
+    recipe: "propagation",
+    decides: "result",
+    compare: "shared",
+  }),
+  /** "layer" where the propagation is "dense". */
+  reproduce: option(types.choice(REPRODUCED), {
+    help: `what layers are to reproduce: ${listedWith<Reproduced>({
+      layer: "their own dense outputs",
+      model:
+        "the dense model's, making up for what pruning did before them; its propagation is group unless said otherwise",
+    })}`,
+    default: "layer",
+    flag: { argument: "<what>", group: HOW },
+    recipe: "reproduce",
+    decides: "result",
+    compare: "shared",
+  }),
+  starved: option(types.choice(STARVED_TREATMENTS), {
+    help: `experts that saw fewer tokens than a linear has inputs: ${listedWith<StarvedTreatment>({
+      "all-tokens": "statistics of all tokens",
+      magnitude: "",
+      skip: "left dense",
+    })}`,
+    default: "all-tokens",
+    flag: { argument: "<treatment>", group: HOW },
+    recipe: "starved",
+    decides: "result",
+    compare: "shared",
+  }),
+  /** The first is tried first; further ones are the ladder the user allows when a Gram matrix is not definite. */
+  damping: option(types.positives, {
+    help: "fraction of the mean diagonal added to a Gram matrix's diagonal, for methods that have one; sparsegpt and thanos try further ones after commas in turn where it is not enough",
+    otherwise: "the method's",
+    flag: { argument: "<fractions>", group: HOW },
+    field: false,
+    decides: "nothing", // by itself: it becomes methodOptions
+    compare: "axis",
+  }),
+  blockSize: option(types.count(1), {
+    help: "sparsegpt, thanos: columns over which a mask is chosen at once",
+    otherwise: "128",
+    flag: { argument: "<columns>", group: HOW },
+    field: false,
+    decides: "nothing", // by itself: it becomes methodOptions
+    compare: "axis",
+  }),
+  device: option(types.choice(DEVICE_CHOICES), {
+    help: listed(DEVICE_CHOICES),
+    default: "auto",
+    flag: { argument: "<name>", group: RUNNING },
+    recipe: "device",
+    decides: "place",
+    compare: "shared",
+  }),
+  /** Budget for hidden states in RAM, in bytes; beyond it they go to a scratch file in OUT.partial. */
+  memory: option(types.size, {
+    help: "RAM for hidden states, such as 4GB or 512MiB",
+    otherwise: "half of the free memory",
+    flag: { argument: "<size>", group: RUNNING },
+    recipe: "memory",
+    isWritten: false, // another machine has another
+    field: "memoryBytes",
+    decides: "nothing",
+    compare: "shared",
+  }),
+  /** Measure every layer's reconstruction error, whatever the method; changes nothing that is written. */
+  measureLoss: option(types.toggle, {
+    help: "measure every layer's reconstruction error, whatever the method; needs calibration",
+    default: false,
+    flag: { group: RUNNING },
+    recipe: "measureLoss",
+    decides: "result", // the report of blocks that a resumed run takes over would lack it
+    compare: "run", // every cell measures
+  }),
+  resume: option(types.toggle, {
+    help: "go on with an interrupted run",
+    default: false,
+    flag: { group: RUNNING },
+    decides: "nothing",
+    compare: "run",
+  }),
+} as const satisfies Readonly<Record<string, { readonly type: AnyType } & RunOptionWords<unknown>>>;
+
+/** "a (what a is) or b", where b says itself what it is */
+function listedWith<Name extends string>(meanings: Readonly<Record<Name, string>>): string {
+  return listed(
+    Object.entries(meanings).map(([name, meaning]) => (meaning === "" ? name : `${name} (${String(meaning)})`)),
+  );
+}
+
+type RunOptions = typeof RUN_OPTIONS;
+export type RunOptionKey = keyof RunOptions;
+export type RunOptionEntry = { readonly type: AnyType } & RunOptionWords<unknown>;
+
+/** What a run may be asked for: plain values, or the texts of flags. What is left out has its default. */
+export type RunRequest = RequestOf<RunOptions>;
+export type AskedRun = AskedOf<RunOptions>;
+
+type FieldName<Key extends RunOptionKey> = RunOptions[Key] extends { readonly field: infer Name }
+  ? Name extends string
+    ? Name
+    : never
+  : Key;
+type OptionalKey = {
+  [Key in RunOptionKey]: RunOptions[Key] extends { readonly isOptional: true } ? Key : never;
+}[RunOptionKey];
+type FieldOf<Key extends RunOptionKey> =
+  RunOptions[Key]["type"] extends OptionType<infer _G, infer _A, infer Field> ? Field : never;
+
+/** A fully resolved run: no defaults are left to fill in. */
+export type RunConfig = {
+  readonly [Key in Exclude<RunOptionKey, OptionalKey> as FieldName<Key>]: FieldOf<Key>;
+} & {
+  readonly [Key in OptionalKey as FieldName<Key>]?: FieldOf<Key> | undefined;
+};
+
+/** The entries of the table with their keys, in order. */
+export const RUN_OPTION_LIST: readonly (readonly [RunOptionKey, RunOptionEntry])[] = Object.entries(
+  RUN_OPTIONS,
+) as never;
+
+/** The name that an option has in `RunConfig`; undefined where it is a part of others. */
+export function fieldOf(key: RunOptionKey): keyof RunConfig | undefined {
+  const { field = key }: RunOptionEntry = RUN_OPTIONS[key];
+  return field === false ? undefined : (field as keyof RunConfig);
+}

@@ -121,10 +121,10 @@ describe("webgpu device", { skip }, () => {
     using out = narrow.createMatrix(m, n, "out");
     narrow.matmul({ a: { matrix: a }, b: { matrix: b }, out: { matrix: out }, transposeA: true });
     const got = await narrow.download({ matrix: out });
-    for (let i = 0; i < m; i += 1) {
-      for (let j = 0; j < n; j += 1) {
+    for (let i = 0; i < m; i++) {
+      for (let j = 0; j < n; j++) {
         let [sum, size] = [0, 0];
-        for (let t = 0; t < k; t += 1) {
+        for (let t = 0; t < k; t++) {
           const term = left[t * m + i] * right[t * n + j];
           sum += term;
           size += Math.abs(term);
@@ -140,10 +140,10 @@ describe("webgpu device", { skip }, () => {
     const factors = values(n * 20, 9);
     // H = FFᵀ + diag(4 + i/n), positive definite with a smallest eigenvalue of at least 4.
     const h = new Float32Array(n * n);
-    for (let i = 0; i < n; i += 1) {
-      for (let j = 0; j <= i; j += 1) {
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j <= i; j++) {
         let sum = i === j ? 4 + i / n : 0;
-        for (let t = 0; t < 20; t += 1) sum += factors[i * 20 + t] * factors[j * 20 + t];
+        for (let t = 0; t < 20; t++) sum += factors[i * 20 + t] * factors[j * 20 + t];
         h[i * n + j] = sum;
       }
     }
@@ -156,9 +156,9 @@ describe("webgpu device", { skip }, () => {
       const l = await device.download({ matrix });
       let worst = 0;
       for (let i = 0; i < n; i += 7) {
-        for (let j = 0; j <= i; j += 1) {
+        for (let j = 0; j <= i; j++) {
           let sum = 0;
-          for (let k = i; k < n; k += 1) sum += l[k * n + i] * l[k * n + j];
+          for (let k = i; k < n; k++) sum += l[k * n + i] * l[k * n + j];
           worst = Math.max(worst, Math.abs(sum - h[i * n + j]));
         }
       }
@@ -183,7 +183,7 @@ describe("webgpu device", { skip }, () => {
     device.matmul({ a: { matrix: xs }, b: { matrix: xs }, out: { matrix: product }, transposeA: true });
     const expected = Array.from({ length: n * n }, (_, at) => {
       let sum = 0;
-      for (let t = 0; t < tokens; t += 1) sum += x[t * n + Math.floor(at / n)] * x[t * n + (at % n)];
+      for (let t = 0; t < tokens; t++) sum += x[t * n + Math.floor(at / n)] * x[t * n + (at % n)];
       return sum;
     });
     assert.deepEqual([...(await device.download({ matrix: product }))], expected);
@@ -192,7 +192,7 @@ describe("webgpu device", { skip }, () => {
       expected.filter((_, at) => at % (n + 1) === 0),
     );
     const got = await device.download({ matrix: gram });
-    for (let i = 0; i < n; i += 1) for (let j = 0; j <= i; j += 1) assert.equal(got[i * n + j], expected[i * n + j]);
+    for (let i = 0; i < n; i++) for (let j = 0; j <= i; j++) assert.equal(got[i * n + j], expected[i * n + j]);
   });
 
   test("two runs give the same bytes and leave nothing alive", async () => {
@@ -349,7 +349,7 @@ describe("webgpu device", { skip }, () => {
     using out = cut.createMatrix(64, 64, "out");
     const small = Math.ceil(budget / (2 * 256 * 64 * 64));
     assert.ok(small > 64);
-    for (let i = 0; i < 600; i += 1) {
+    for (let i = 0; i < 600; i++) {
       cut.matmul({ a: { matrix: a, rows: 64 }, b: { matrix: a, columns: 64 }, out: { matrix: out } });
     }
     await cut.synchronize();

@@ -69,7 +69,7 @@ export async function everything(device: Device): Promise<(Float32Array | Uint32
   for (const width of [70, 140]) {
     // Only the bytes matter here, so the second matrix is not the inverse of the first; both are diagonally dominant.
     const entries = values(width * width, 5).map((value) => value / width);
-    for (let c = 0; c < width; c += 1) entries[c * (width + 1)] = 2;
+    for (let c = 0; c < width; c++) entries[c * (width + 1)] = 2;
     using k = device.uploadMatrix(entries, width, width, "k");
     using inverse = device.uploadMatrix(entries.toReversed(), width, width, "inverse");
     device.solveRowSystems({

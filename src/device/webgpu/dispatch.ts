@@ -227,7 +227,7 @@ export class Dispatcher implements Owner<GPUBuffer> {
     pass.setBindGroup(0, group);
     pass.setBindGroup(1, this.#ringGroup, [this.#slot * OFFSET_ALIGNMENT]);
     pass.dispatchWorkgroups(...foldGrid(workgroups, this.#gridCap));
-    this.#slot += 1;
+    this.#slot++;
     this.#work += work;
     if (this.#slot >= Math.min(RING_SLOTS, DISPATCHES_PER_SUBMIT) || this.#work >= this.workBudget) this.flush();
   }
@@ -259,7 +259,7 @@ export class Dispatcher implements Owner<GPUBuffer> {
     });
     if (this.#measuredWork === 0) this.#measuredSince = performance.now();
     this.#measuredWork += this.#work;
-    this.#submits += 1;
+    this.#submits++;
     this.#largestSubmit = Math.max(this.#largestSubmit, this.#work);
     this.#slot = 0;
     this.#work = 0;
@@ -358,7 +358,7 @@ export class Dispatcher implements Owner<GPUBuffer> {
     for (const name in spec.params) {
       if (spec.params[name] === "u32") this.#words[at] = params[name];
       else this.#floats[at] = params[name];
-      at += 1;
+      at++;
     }
   }
 

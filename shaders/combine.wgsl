@@ -29,12 +29,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) grid: 
         @builtin(local_invocation_index) thread: u32) {
   let i = linear_workgroup(workgroup, grid) * 64u + thread;
   if (i >= params.count) { return; }
-  let row = i / params.vectors;
-  let vector = i % params.vectors;
-  let column = vector * 4u;
-  let bits = keep_mask[(params.first_row + row) * params.words + (column >> 5u)] >> (column & 31u);
-  let kept = (vec4u(bits) & vec4u(1u, 2u, 4u, 8u)) != vec4u();
-  let at = row * params.row_pitch + vector;
+  let kept = kept_of(i);
+  let at = masked_vector(i);
   out[at] = select(vec4f(params.pruned_a), vec4f(params.kept_a), kept) * a[at]
           + select(vec4f(params.pruned_b), vec4f(params.kept_b), kept) * b[at];
 }

@@ -1,5 +1,6 @@
 // matmul: out = alpha·op(a)·op(b) + beta·out on views. Joined after one of the lib/operands_*.wgsl files, which hold the
-// bindings; with an operands_gram file a and b are the same x and this is the Gram kernel: out += alpha·xᵀx.
+// bindings; where a and b are the same x (one buffer bound twice, or an operands_gram file) and TRANS_A and LOWER are set
+// this is the Gram kernel: out += alpha·xᵀx.
 //   inputs    a       [m, k], or [k, m] where TRANS_A      f32, row-major
 //             b       [k, n], or [n, k] where TRANS_B      f32, row-major
 //   outputs   out     [m, n]                               f32; read only where beta is not 0

@@ -1,5 +1,6 @@
-// operands_gram_vec4_shared: as operands_gram_vec4, where x lies in the same buffer as `out`, in other rows (the
-// trailing update of the factorisation): two read_write bindings, see operands_vec4_shared.
+// operands_gram_vec4_shared: both operands of xᵀx from one binding, offsets and pitches multiples of 4, where x lies in
+// the same buffer as `out`, in other rows (the trailing update of the factorisation): two read_write bindings, see
+// operands_vec4_shared, which three would not be, since those of x would overlap.
 // Joined before matmul.wgsl, which declares Params. A patch is four consecutive elements of one row; rows and columns
 // beyond the operand repeat its last ones (matmul.wgsl zeroes what lies beyond k, the rest is never stored).
 

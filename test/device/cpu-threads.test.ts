@@ -1,5 +1,6 @@
 /** The CPU device with different numbers of threads: the same bytes, and workers that do not outlive their device. */
 import { execFile } from "node:child_process";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import assert from "node:assert/strict";
 import { promisify } from "node:util";
@@ -8,6 +9,7 @@ import { gramOfTokens } from "../helpers/layer-problem.js";
 import { referenceMatmul } from "../reference/products.js";
 import { correlatedTokens, normals, positives, quantized } from "../reference/random.js";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
+import { defineKernel, KERNEL_NAMES } from "../../src/device/cpu/kernel-pool.js";
 import { isCholeskyFailure, type Device } from "../../src/device/device.js";
 import { InternalError } from "../../src/errors.js";
 
@@ -223,6 +225,18 @@ test("shapes that do not fit are refused before anything is queued", async () =>
   assert.throws(() => device.transpose({ matrix: a }, { matrix: b }), /transpose/);
   assert.throws(() => device.subtract({ matrix: a, rows: 4 }, { matrix: b }, { matrix: b }), /leaves "a"/);
   await assert.rejects(device.choleskyReversed(a, 128), /choleskyReversed/);
+});
+
+test("every kernel of kernels.wasm is an operation's, and one that it lacks is refused when a device is made", async () => {
+  const wasm = await readFile(new URL("../../src/device/cpu/kernels.wasm", import.meta.url));
+  const kernels = WebAssembly.Module.exports(await WebAssembly.compile(wasm)).filter(({ kind }) => kind === "function");
+  assert.deepEqual(kernels.map(({ name }) => name).sort(), [...KERNEL_NAMES].sort());
+  const missing = defineKernel("noSuchKernel");
+  try {
+    await assert.rejects(createCpuDevice({ threads: 2 }), /noSuchKernel: not in kernels\.wasm/);
+  } finally {
+    KERNEL_NAMES.delete(missing);
+  }
 });
 
 test("a process with an undisposed device ends by itself", async () => {

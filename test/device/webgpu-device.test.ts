@@ -7,13 +7,14 @@ import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { after, before, describe, test } from "node:test";
 import { DeviceError, InternalError } from "../../src/errors.js";
-import type { Device, KeepMask, Matrix } from "../../src/device/device.js";
+import type { Device } from "../../src/device/device.js";
 import { isCholeskyFailure } from "../../src/device/device.js";
 import { DAWN_FLAGS, createWebGpuDevice, listAdapters } from "../../src/device/webgpu/adapter.js";
 import type { WebGpuOptions } from "../../src/device/webgpu/adapter.js";
 import { Dispatcher, foldGrid } from "../../src/device/webgpu/dispatch.js";
 import { createDeviceOn } from "../../src/device/webgpu/webgpu-device.js";
 import { findTestAdapter } from "../helpers/adapter.js";
+import { everything, values } from "../helpers/every-operation.js";
 
 const found = await findTestAdapter();
 const skip = found.available ? false : found.reason;
@@ -75,15 +76,6 @@ function isOutOfMemory(error: Error): boolean {
   return error.message.includes('matrix "too much');
 }
 
-/** Deterministic values in [-1, 1). */
-function values(count: number, seed: number): Float32Array {
-  let state = seed;
-  return Float32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 31 - 1;
-  });
-}
-
 test("foldGrid covers every count within the cap and wastes less than a row of the grid", () => {
   for (const cap of [1, 7, 65_535]) {
     for (const count of [1, 2, 6, 7, 8, 48, 49, 50, 343, 100_576, 65_536]) {
@@ -93,128 +85,6 @@ test("foldGrid covers every count within the cap and wastes less than a row of t
     }
   }
 });
-
-/** Every operation once, downloads in a fixed order; the bytes must not depend on how work was cut or folded. */
-async function everything(device: Device): Promise<(Float32Array | Uint32Array)[]> {
-  const [tokens, n, rows, panelWidth] = [70, 150, 140, 64];
-  const results: (Float32Array | Uint32Array)[] = [];
-  using x = device.uploadMatrix(values(tokens * n, 1), tokens, n, "x");
-  using h = device.createMatrix(n, n, "h");
-  using sums = device.createMatrix(1, n, "sums");
-  device.accumulateGram({ matrix: x }, h);
-  device.accumulateSquareSums({ matrix: x }, sums);
-  results.push(await device.download({ matrix: sums }));
-  const diagonal = await device.downloadDiagonal(h);
-  device.setDiagonal(
-    h,
-    diagonal.map((value) => value + 3),
-  );
-  const cholesky = await device.choleskyReversed(h, panelWidth);
-  assert.ok(!isCholeskyFailure(cholesky));
-  using panelInverses = cholesky.panelInverses;
-  using r = cholesky.diagonal;
-  using u = device.createMatrix(n, n, "u");
-  device.triangularInverse(cholesky, u);
-  results.push(await device.download({ matrix: r }), await device.download({ matrix: u }));
-
-  using w = device.uploadMatrix(values(rows * n, 2), rows, n, "w");
-  using wt = device.createMatrix(n, rows, "wt");
-  using losses = device.createMatrix(1, rows, "losses");
-  using mask = device.createMask(rows, n, "mask");
-  device.scaleColumns(w, sums);
-  device.scale(w, 0.125);
-  device.transpose({ matrix: w }, { matrix: wt });
-  const panel = { matrix: wt, rows: panelWidth };
-  device.selectPanel(panel, { matrix: r, columns: panelWidth }, 4000, mask, 0);
-  device.sweepPanel({
-    panel,
-    inverse: { matrix: panelInverses, rows: panelWidth },
-    firstColumn: 0,
-    columns: panelWidth,
-    keepMask: mask,
-    maskColumn: 0,
-    losses,
-  });
-  results.push(
-    await device.downloadMask(mask),
-    await device.download({ matrix: wt }),
-    await device.download({ matrix: losses }),
-  );
-  const rest = { firstRow: panelWidth, rows: n - panelWidth };
-  device.selectRemaining(
-    { matrix: wt, ...rest },
-    { matrix: sums, firstColumn: panelWidth, columns: n - panelWidth },
-    9000,
-    mask,
-    panelWidth,
-  );
-  using lambda = device.createMatrix(n, rows, "lambda");
-  for (const width of [70, 140]) {
-    // Only the bytes matter here, so the second matrix is not the inverse of the first; both are diagonally dominant.
-    const entries = values(width * width, 5).map((value) => value / width);
-    for (let c = 0; c < width; c += 1) entries[c * (width + 1)] = 2;
-    using k = device.uploadMatrix(entries, width, width, "k");
-    using inverse = device.uploadMatrix(entries.toReversed(), width, width, "inverse");
-    device.solveRowSystems({
-      panel: { matrix: wt, rows: width },
-      matrix: { matrix: k },
-      inverse: { matrix: inverse },
-      keepMask: mask,
-      maskColumn: 3,
-      multipliers: { matrix: lambda, rows: width },
-      losses,
-    });
-  }
-  results.push(
-    await device.downloadMask(mask),
-    await device.download({ matrix: lambda }),
-    await device.download({ matrix: losses }),
-  );
-  using product = device.createMatrix(rows, n, "product");
-  device.matmul({ a: { matrix: w }, b: { matrix: u }, out: { matrix: product }, transposeB: true });
-  device.subtract({ matrix: product }, { matrix: w }, { matrix: product });
-  device.selectRows(product, sums, 75, mask);
-  results.push(await device.downloadMask(mask));
-  device.selectMatrix(product, sums, 9999, mask);
-  results.push(await device.downloadMask(mask));
-  device.selectGroups(product, sums, 2, 5, mask);
-  device.applyMask(product, mask);
-  results.push(await device.downloadMask(mask), await device.download({ matrix: product }));
-  results.push(...(await masked(device, { w, product, u, sums, mask })));
-  return results;
-}
-
-interface MaskedOperands {
-  /** [140, 150] */
-  readonly w: Matrix;
-  readonly product: Matrix;
-  readonly mask: KeepMask;
-  /** [150, 150] and [1, 150] */
-  readonly u: Matrix;
-  readonly sums: Matrix;
-}
-
-async function masked(device: Device, { w, product, u, sums, mask }: MaskedOperands): Promise<Float32Array[]> {
-  const { rows, columns } = w;
-  device.mirrorLower(u);
-  using gathered = device.createMatrix(columns, columns, "gathered");
-  const backwards = Uint32Array.from({ length: columns }, (_, i) => columns - 1 - i);
-  device.gather(u, gathered, { rows: backwards, columns: backwards });
-  device.scaleRows(u, sums);
-  using other = device.createMask(rows, columns, "other mask");
-  device.selectMatrix(w, sums, 7777, other);
-  using scratch = device.createMatrix(rows, columns, "scratch");
-  device.combine({ a: w, b: product, out: scratch, mask, kept: [1, -1], pruned: [-1, -1] });
-  device.combine({ a: w, b: product, out: w, mask: other, kept: [0, 1], pruned: [1, 1] });
-  const toOut = { kept: [0.5, -0.5], pruned: [-0.5, -0.5] } as const;
-  device.combinePair({ a: w, b: product, out: scratch, mask, toOut, toA: { kept: [0, 1], pruned: [0.9, 1] } });
-  using dots = device.createMatrix(1, rows, "dots");
-  device.rowDots(scratch, w, dots);
-  using direction = device.uploadMatrix(values(rows * columns, 3), rows, columns, "direction");
-  device.conjugateStep({ solution: w, residual: scratch, direction, product, keepMask: mask });
-  const results = [u, gathered, w, scratch, direction, dots].map((matrix) => device.download({ matrix }));
-  return [...(await Promise.all(results)), Float32Array.of(await device.countDifferences(mask, other))];
-}
 
 describe("webgpu device", { skip }, () => {
   let device: Device;
@@ -251,10 +121,10 @@ describe("webgpu device", { skip }, () => {
     using out = narrow.createMatrix(m, n, "out");
     narrow.matmul({ a: { matrix: a }, b: { matrix: b }, out: { matrix: out }, transposeA: true });
     const got = await narrow.download({ matrix: out });
-    for (let i = 0; i < m; i += 1) {
-      for (let j = 0; j < n; j += 1) {
+    for (let i = 0; i < m; i++) {
+      for (let j = 0; j < n; j++) {
         let [sum, size] = [0, 0];
-        for (let t = 0; t < k; t += 1) {
+        for (let t = 0; t < k; t++) {
           const term = left[t * m + i] * right[t * n + j];
           sum += term;
           size += Math.abs(term);
@@ -270,10 +140,10 @@ describe("webgpu device", { skip }, () => {
     const factors = values(n * 20, 9);
     // H = FFᵀ + diag(4 + i/n), positive definite with a smallest eigenvalue of at least 4.
     const h = new Float32Array(n * n);
-    for (let i = 0; i < n; i += 1) {
-      for (let j = 0; j <= i; j += 1) {
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j <= i; j++) {
         let sum = i === j ? 4 + i / n : 0;
-        for (let t = 0; t < 20; t += 1) sum += factors[i * 20 + t] * factors[j * 20 + t];
+        for (let t = 0; t < 20; t++) sum += factors[i * 20 + t] * factors[j * 20 + t];
         h[i * n + j] = sum;
       }
     }
@@ -286,9 +156,9 @@ describe("webgpu device", { skip }, () => {
       const l = await device.download({ matrix });
       let worst = 0;
       for (let i = 0; i < n; i += 7) {
-        for (let j = 0; j <= i; j += 1) {
+        for (let j = 0; j <= i; j++) {
           let sum = 0;
-          for (let k = i; k < n; k += 1) sum += l[k * n + i] * l[k * n + j];
+          for (let k = i; k < n; k++) sum += l[k * n + i] * l[k * n + j];
           worst = Math.max(worst, Math.abs(sum - h[i * n + j]));
         }
       }
@@ -313,7 +183,7 @@ describe("webgpu device", { skip }, () => {
     device.matmul({ a: { matrix: xs }, b: { matrix: xs }, out: { matrix: product }, transposeA: true });
     const expected = Array.from({ length: n * n }, (_, at) => {
       let sum = 0;
-      for (let t = 0; t < tokens; t += 1) sum += x[t * n + Math.floor(at / n)] * x[t * n + (at % n)];
+      for (let t = 0; t < tokens; t++) sum += x[t * n + Math.floor(at / n)] * x[t * n + (at % n)];
       return sum;
     });
     assert.deepEqual([...(await device.download({ matrix: product }))], expected);
@@ -322,7 +192,7 @@ describe("webgpu device", { skip }, () => {
       expected.filter((_, at) => at % (n + 1) === 0),
     );
     const got = await device.download({ matrix: gram });
-    for (let i = 0; i < n; i += 1) for (let j = 0; j <= i; j += 1) assert.equal(got[i * n + j], expected[i * n + j]);
+    for (let i = 0; i < n; i++) for (let j = 0; j <= i; j++) assert.equal(got[i * n + j], expected[i * n + j]);
   });
 
   test("two runs give the same bytes and leave nothing alive", async () => {
@@ -428,6 +298,15 @@ describe("webgpu device", { skip }, () => {
     assert.deepEqual(second, values(300, 5));
   });
 
+  test("matrices disposed while downloads of them wait are still read", async () => {
+    const downloads = [4, 5, 6].map((seed) => {
+      using matrix = device.uploadMatrix(values(300, seed), 3, 100, `seed ${seed}`);
+      return device.download({ matrix });
+    });
+    assert.deepEqual(await Promise.all(downloads), [values(300, 4), values(300, 5), values(300, 6)]);
+    assert.deepEqual([...device.liveBytes()], []);
+  });
+
   test("adapters are listed with their limits, software ones marked", async () => {
     const adapters = await listAdapters();
     assert.ok(adapters.length > 0);
@@ -470,7 +349,7 @@ describe("webgpu device", { skip }, () => {
     using out = cut.createMatrix(64, 64, "out");
     const small = Math.ceil(budget / (2 * 256 * 64 * 64));
     assert.ok(small > 64);
-    for (let i = 0; i < 600; i += 1) {
+    for (let i = 0; i < 600; i++) {
       cut.matmul({ a: { matrix: a, rows: 64 }, b: { matrix: a, columns: 64 }, out: { matrix: out } });
     }
     await cut.synchronize();

@@ -6,6 +6,9 @@ declare namespace WebAssembly {
   interface Module {
     readonly [Symbol.toStringTag]: string;
   }
+  namespace Module {
+    function exports(module: Module): readonly { readonly name: string; readonly kind: string }[];
+  }
   class Memory {
     constructor(descriptor: { initial: number; maximum: number; shared: true });
     readonly buffer: SharedArrayBuffer;

@@ -73,6 +73,8 @@ export class Dispatcher implements Owner<GPUBuffer> {
   #closed = false;
   #staging: GPUBuffer | undefined;
   #readLock: Promise<unknown> = Promise.resolve();
+  /** Buffers that reads wait for: released in the meantime, they are destroyed after the last of them. */
+  readonly #reads = new Map<GPUBuffer, { count: number; isReleased: boolean }>();
   #rate = INITIAL_RATE;
   #measuredWork = 0;
   #measuredSince = 0;
@@ -172,7 +174,9 @@ export class Dispatcher implements Owner<GPUBuffer> {
 
   /** Destroy the buffer once everything recorded so far has been submitted. */
   release(buffer: GPUBuffer): void {
-    if (this.#encoder === undefined) buffer.destroy();
+    const reads = this.#reads.get(buffer);
+    if (reads !== undefined) reads.isReleased = true;
+    else if (this.#encoder === undefined) buffer.destroy();
     else this.#releases.push(buffer);
   }
 
@@ -223,7 +227,7 @@ export class Dispatcher implements Owner<GPUBuffer> {
     pass.setBindGroup(0, group);
     pass.setBindGroup(1, this.#ringGroup, [this.#slot * OFFSET_ALIGNMENT]);
     pass.dispatchWorkgroups(...foldGrid(workgroups, this.#gridCap));
-    this.#slot += 1;
+    this.#slot++;
     this.#work += work;
     if (this.#slot >= Math.min(RING_SLOTS, DISPATCHES_PER_SUBMIT) || this.#work >= this.workBudget) this.flush();
   }
@@ -255,7 +259,7 @@ export class Dispatcher implements Owner<GPUBuffer> {
     });
     if (this.#measuredWork === 0) this.#measuredSince = performance.now();
     this.#measuredWork += this.#work;
-    this.#submits += 1;
+    this.#submits++;
     this.#largestSubmit = Math.max(this.#largestSubmit, this.#work);
     this.#slot = 0;
     this.#work = 0;
@@ -280,9 +284,20 @@ export class Dispatcher implements Owner<GPUBuffer> {
     unit: number,
     take: (piece: ArrayBuffer, offset: number) => void,
   ): Promise<void> {
+    const reads = this.#reads.get(buffer) ?? { count: 0, isReleased: false };
+    this.#reads.set(buffer, reads);
+    reads.count++;
     const turn = this.#readLock.then(() => this.#read(buffer, offset, bytes, unit, take));
     this.#readLock = turn.catch(() => undefined);
-    await turn;
+    try {
+      await turn;
+    } finally {
+      reads.count--;
+      if (reads.count === 0) {
+        this.#reads.delete(buffer);
+        if (reads.isReleased) this.release(buffer);
+      }
+    }
   }
 
   async #read(
@@ -343,7 +358,7 @@ export class Dispatcher implements Owner<GPUBuffer> {
     for (const name in spec.params) {
       if (spec.params[name] === "u32") this.#words[at] = params[name];
       else this.#floats[at] = params[name];
-      at += 1;
+      at++;
     }
   }
 

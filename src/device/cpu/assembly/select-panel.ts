@@ -3,7 +3,7 @@
 // pads with keys that are never pruned.
 
 import { argument, scaleKeys } from "./keys";
-import { countDigits } from "./select-matrix";
+import { countDigits } from "./digits";
 
 /** args: panel, scales, rows. Items are panel columns: values become keys in place. */
 export function panelKeys(first: i32, end: i32, args: usize, _scratch: usize): void {

@@ -248,7 +248,7 @@ function encodeTriangularInverse(
   const n = factor.rows;
   for (let start = 0; start < n; start += panelWidth) {
     const size = Math.min(panelWidth, n - start);
-    for (let row = 0; row < size; row += 1) {
+    for (let row = 0; row < size; row++) {
       const from = (start + row) * panelInverses.pitch * 4;
       dispatcher.copy(panelInverses.buffer, from, out.buffer, ((start + row) * out.pitch + start) * 4, size * 4);
     }

@@ -13,13 +13,14 @@ import { defineKernel } from "../kernel.js";
 import { forRowSlabs, THREADS, WORK_PER_ELEMENT } from "./row-slabs.js";
 
 const GRID = "lib/linear_workgroup.wgsl";
+const MASKED = "lib/masked_vectors.wgsl";
 const SUM = "lib/workgroup_sum.wgsl";
 /** Workgroups of `mask_differences`: enough to fill a GPU; each thread takes every so manieth word. */
 const LARGEST_DIFFERENCES_GRID = 256;
 
 const MASK_APPLY = defineKernel({
   name: "mask_apply",
-  files: [GRID, "mask_apply.wgsl"],
+  files: [GRID, MASKED, "mask_apply.wgsl"],
   bindings: ["read", "read_write"],
   params: { vectors: "u32", row_pitch: "u32", count: "u32", first_row: "u32", words: "u32" },
   constantSets: [{}],
@@ -27,7 +28,7 @@ const MASK_APPLY = defineKernel({
 
 const COMBINE = defineKernel({
   name: "combine",
-  files: [GRID, "combine.wgsl"],
+  files: [GRID, MASKED, "combine.wgsl"],
   bindings: ["read", "read", "read", "read_write"],
   params: {
     vectors: "u32",
@@ -44,7 +45,7 @@ const COMBINE = defineKernel({
 });
 const COMBINE_IN_PLACE = defineKernel({
   name: "combine_in_place",
-  files: [GRID, "combine_in_place.wgsl"],
+  files: [GRID, MASKED, "combine_in_place.wgsl"],
   bindings: ["read", "read", "read_write"],
   params: {
     vectors: "u32",
@@ -61,7 +62,7 @@ const COMBINE_IN_PLACE = defineKernel({
 });
 const COMBINE_PAIR = defineKernel({
   name: "combine_pair",
-  files: [GRID, "combine_pair.wgsl"],
+  files: [GRID, MASKED, "combine_pair.wgsl"],
   bindings: ["read", "read", "read_write", "read_write"],
   params: {
     vectors: "u32",

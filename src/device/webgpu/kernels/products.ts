@@ -61,12 +61,12 @@ function productKernel(
   });
 }
 
-const MATMUL_VEC4 = productKernel("operands_vec4", ["read", "read", "read_write"], TRANSPOSITIONS);
-const MATMUL_SCALAR = productKernel("operands_scalar", ["read", "read", "read_write"], TRANSPOSITIONS);
+/** Also of a Gram matrix, whose x stands in both read bindings. */
+const VARIANTS: readonly Constants[] = [...TRANSPOSITIONS, GRAM_CONSTANTS];
+const MATMUL_VEC4 = productKernel("operands_vec4", ["read", "read", "read_write"], VARIANTS);
+const MATMUL_SCALAR = productKernel("operands_scalar", ["read", "read", "read_write"], VARIANTS);
 const MATMUL_SHARED = productKernel("operands_vec4_shared", ["read_write", "read_write", "read_write"], TRANSPOSITIONS);
-const GRAM_VEC4 = productKernel("operands_gram_vec4", ["read", "read_write"], [GRAM_CONSTANTS]);
 const GRAM_SHARED = productKernel("operands_gram_vec4_shared", ["read_write", "read_write"], [GRAM_CONSTANTS]);
-const GRAM_SCALAR = productKernel("operands_gram_scalar", ["read", "read_write"], [GRAM_CONSTANTS]);
 
 export function productOperations(dispatcher: Dispatcher): ProductOperations<GpuView> {
   return {
@@ -208,7 +208,10 @@ export interface GramRows {
 /** The lower part of some rows of gram += alpha·xᵀx; x may be other rows of the same matrix. */
 export function encodeGramRows(dispatcher: Dispatcher, options: GramRows): void {
   const { x, gram, endRow, alpha } = options;
-  const kernel = x.matrix === gram ? GRAM_SHARED : isAligned(x) ? GRAM_VEC4 : GRAM_SCALAR;
+  const isShared = x.matrix === gram;
+  const kernel = isShared ? GRAM_SHARED : isAligned(x) ? MATMUL_VEC4 : MATMUL_SCALAR;
+  // One buffer may stand in two read bindings, but not in overlapping read_write ones.
+  const operands = isShared ? [bindView(x)] : [bindView(x), bindView(x)];
   const height = Math.min(
     wholeTiles(dispatcher.rowsPerBinding(gram.pitch)),
     rowsWithinBudget(dispatcher, 2 * x.rows * endRow),
@@ -220,7 +223,7 @@ export function encodeGramRows(dispatcher: Dispatcher, options: GramRows): void 
     const tileColumns = Math.ceil(columns / TILE);
     dispatcher.dispatch(
       kernel,
-      [bindView(x), { buffer: gram.buffer, offset: row * gram.pitch * 4, size: rows * gram.pitch * 4 }],
+      [...operands, { buffer: gram.buffer, offset: row * gram.pitch * 4, size: rows * gram.pitch * 4 }],
       {
         m: rows,
         n: columns,

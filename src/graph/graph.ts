@@ -163,9 +163,9 @@ export class GraphBuilder {
     };
   }
 
-  /** Those that are read, and those that alone say what a symbol in some node's attributes stands for. */
+  /** Those that are read, and those that alone say what a symbol in the graph stands for. */
   #usedInputs(used: ReadonlySet<number>, nodes: readonly Node[]): NamedValue[] {
-    const needed = new Set(nodes.flatMap((node) => dimsOf(node.operator, node.attributes).flatMap(symbolsOf)));
+    const needed = new Set(nodes.flatMap(dimsOf).flatMap(symbolsOf));
     const says = ({ value }: NamedValue, symbol: string): boolean => value.shape.includes(symbol);
     for (const { value } of this.#inputs)
       if (used.has(value.id)) value.shape.forEach((dim) => needed.delete(String(dim)));
@@ -217,9 +217,9 @@ export function isFresh(dim: Dim): dim is string {
   return typeof dim === "string" && /^[^*]*#\d+$/.test(dim);
 }
 
-/** The sizes among a node's attributes. */
-function dimsOf(operator: OperatorName, attributes: object): readonly Dim[] {
-  const found: Dim[] = [];
+/** All sizes that a node knows of. */
+function dimsOf({ operator, attributes, inputs, outputs }: Node): readonly Dim[] {
+  const found: Dim[] = [...inputs, ...outputs].flatMap(({ shape }) => shape);
   replaceDims(operator, attributes, (dim) => {
     found.push(dim);
     return dim;

@@ -1,0 +1,521 @@
+/**
+ * Graphs in plain float64 loops, straight from what each operator is defined as: the twin of every executor. Composites
+ * are computed from their formulas, never by decomposing them, so that a decomposition can be compared with them.
+ *
+ * Every value's shape is compared with the one that was inferred.
+ */
+import { bindShape, evaluate, type Bindings, type Dim } from "../../src/graph/dimensions.js";
+import type { Graph, Node } from "../../src/graph/graph.js";
+import type { Activation, NormAttributes } from "../../src/graph/composites.js";
+import type { AttributesOf, OperatorName } from "../../src/graph/operators.js";
+import type { ReductionAttributes } from "../../src/graph/primitives.js";
+
+/** Any type of element as numbers; true is 1. */
+export interface Tensor {
+  readonly shape: readonly number[];
+  readonly values: Float64Array;
+}
+
+export function tensor(shape: readonly number[], at: (index: number) => number): Tensor {
+  return { shape, values: Float64Array.from({ length: sizeOf(shape) }, (_, index) => at(index)) };
+}
+
+/**
+ * @param feeds by name of an input
+ * @throws Error where a value has another shape than was inferred
+ */
+export function interpret(graph: Graph, feeds: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
+  const bindings: Bindings = new Map();
+  const values = new Map<number, Tensor>();
+  for (const { name, value } of graph.inputs) {
+    const fed = feeds.get(name);
+    if (fed === undefined) throw new Error(`"${name}" was not fed`);
+    bindShape(name, value.shape, fed.shape, bindings);
+    values.set(value.id, fed);
+  }
+  for (const { value, values: data } of graph.constants)
+    values.set(value.id, { shape: value.shape as number[], values: Float64Array.from(data, Number) });
+  for (const node of graph.nodes) {
+    const inputs = node.inputs.map(({ id }) => values.get(id) as Tensor);
+    const outputs = run(node, inputs, (dim) => sizeIn(dim, bindings));
+    node.outputs.forEach((value, index) => {
+      const made = outputs[index] as Tensor;
+      if (made.values.length !== sizeOf(made.shape)) throw new Error(`${node.operator}: wrong number of elements`);
+      bindShape(`${node.operator}, output ${index}`, value.shape, made.shape, bindings);
+      values.set(value.id, made);
+    });
+  }
+  return new Map(graph.outputs.map(({ name, value }) => [name, values.get(value.id) as Tensor]));
+}
+
+function sizeIn(dim: Dim, bindings: Bindings): number {
+  const size = evaluate(dim, bindings);
+  if (size === undefined) throw new Error(`nothing says what "${dim}" is`);
+  return size;
+}
+
+type Sizes = (dim: Dim) => number;
+
+type RuleOf<Attributes> = (inputs: readonly Tensor[], attributes: Attributes, size: Sizes) => readonly Tensor[];
+
+type Rule<Name extends OperatorName> = RuleOf<AttributesOf<Name>>;
+
+function run(node: Node, inputs: readonly Tensor[], size: Sizes): readonly Tensor[] {
+  return (RULES[node.operator] as RuleOf<object>)(inputs, node.attributes, size);
+}
+
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, each) => product * each, 1);
+}
+
+/** Distances in memory between neighbours along each axis. */
+function stridesOf(shape: readonly number[]): number[] {
+  return shape.map((_, axis) => sizeOf(shape.slice(axis + 1)));
+}
+
+/** Where an entry is along each axis. */
+function placeOf(index: number, shape: readonly number[]): number[] {
+  return stridesOf(shape).map((stride, axis) => Math.floor(index / stride) % (shape[axis] as number));
+}
+
+function indexOf(place: readonly number[], shape: readonly number[]): number {
+  return stridesOf(shape).reduce((sum, stride, axis) => sum + stride * (place[axis] as number), 0);
+}
+
+function byPlace(shape: readonly number[], at: (place: readonly number[]) => number): Tensor {
+  return tensor(shape, (index) => at(placeOf(index, shape)));
+}
+
+/** The entry of a value that is stretched to a place of more or larger axes. */
+function stretched({ shape, values }: Tensor, place: readonly number[]): number {
+  const own = shape.map((size, axis) => (size === 1 ? 0 : (place.at(axis - shape.length) as number)));
+  return values[indexOf(own, shape)] as number;
+}
+
+function commonShape(...tensors: readonly Tensor[]): number[] {
+  const rank = Math.max(...tensors.map(({ shape }) => shape.length));
+  return Array.from(
+    { length: rank },
+    (_, axis) => tensors.map(({ shape }) => shape.at(axis - rank) ?? 1).find((size) => size !== 1) ?? 1,
+  );
+}
+
+function each(of: (...entries: number[]) => number): RuleOf<object> {
+  return (inputs) => [
+    byPlace(commonShape(...inputs), (place) => of(...inputs.map((input) => stretched(input, place)))),
+  ];
+}
+
+/** Everything that lies along some axes, per place of the others. */
+function reduce(of: (entries: readonly number[]) => number): RuleOf<ReductionAttributes> {
+  return (inputs, { axes, keepsAxes = false }) => {
+    const { shape, values } = inputs[0] as Tensor;
+    const gone = axes.map((axis) => (axis < 0 ? axis + shape.length : axis));
+    const kept = shape.map((size, axis) => (gone.includes(axis) ? 1 : size));
+    const entries = Array.from({ length: sizeOf(kept) }, (): number[] => []);
+    values.forEach((value, index) => {
+      const place = placeOf(index, shape).map((at, axis) => (gone.includes(axis) ? 0 : at));
+      entries[indexOf(place, kept)]?.push(value);
+    });
+    const left = keepsAxes ? kept : shape.filter((_, axis) => !gone.includes(axis));
+    return [tensor(left, (index) => of(entries[index] as number[]))];
+  };
+}
+
+const sum = (entries: readonly number[]): number => entries.reduce((total, entry) => total + entry, 0);
+const mean = (entries: readonly number[]): number => sum(entries) / entries.length;
+const largest = (entries: readonly number[]): number => entries.reduce((top, entry) => Math.max(top, entry), -Infinity);
+
+function softmax(entries: readonly number[]): number[] {
+  const top = largest(entries);
+  const powers = entries.map((entry) => Math.exp(entry - top));
+  const total = sum(powers);
+  return powers.map((power) => power / total);
+}
+
+/** The last axis, row by row. */
+function byRow(input: Tensor, of: (row: readonly number[]) => readonly number[], width?: number): Tensor {
+  const last = input.shape.at(-1) as number;
+  const rows = last === 0 ? 0 : input.values.length / last;
+  const made = Array.from({ length: rows }, (_, row) => of([...input.values.subarray(row * last, (row + 1) * last)]));
+  return { shape: [...input.shape.slice(0, -1), width ?? last], values: Float64Array.from(made.flat()) };
+}
+
+/** Abramowitz and Stegun 7.1.5 where it converges fast, the continued fraction beyond: errors below 1e-14. */
+export function erf(x: number): number {
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let [term, total] = [x, x];
+  for (let n = 1; n < 200; n++) {
+    term *= (-x * x) / n;
+    total += term / (2 * n + 1);
+  }
+  return (2 / Math.sqrt(Math.PI)) * total;
+}
+
+const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
+
+const ACTIVATIONS: Readonly<Record<Activation, (x: number) => number>> = {
+  silu: (x) => x * sigmoid(x),
+  gelu: (x) => (x / 2) * (1 + erf(x / Math.SQRT2)),
+  "gelu-tanh": (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  relu: (x) => Math.max(0, x),
+};
+
+/** Largest first, the first of equals first. */
+function best(row: readonly number[], count: number): number[] {
+  return row
+    .map((_, index) => index)
+    .sort((a, b) => (row[b] as number) - (row[a] as number) || a - b)
+    .slice(0, count);
+}
+
+function multiply(a: Tensor, b: Tensor, transposeB = false): Tensor {
+  const [m, k] = a.shape as [number, number];
+  const n = (transposeB ? b.shape[0] : b.shape[1]) as number;
+  return byPlace([m, n], ([row = 0, column = 0]) => {
+    let total = 0;
+    for (let i = 0; i < k; i++)
+      total += (a.values[row * k + i] as number) * (b.values[transposeB ? column * k + i : i * n + column] as number);
+    return total;
+  });
+}
+
+function transposed({ shape: [rows = 0, columns = 0], values }: Tensor): Tensor {
+  return byPlace([columns, rows], ([row = 0, column = 0]) => values[column * columns + row] as number);
+}
+
+function rowsAt({ shape, values }: Tensor, rows: readonly number[]): Tensor {
+  const width = sizeOf(shape.slice(1));
+  return {
+    shape: [rows.length, ...shape.slice(1)],
+    values: Float64Array.from(rows.flatMap((row) => [...values.subarray(row * width, (row + 1) * width)])),
+  };
+}
+
+/** Columns, or with axis 0 rows, [start, end) of a matrix. */
+function part(input: Tensor, axis: number, start: number, end: number): Tensor {
+  const shape = input.shape.map((size, index) => (index === axis ? end - start : size));
+  return byPlace(shape, (place) => {
+    const from = place.map((at, index) => (index === axis ? at + start : at));
+    return input.values[indexOf(from, input.shape)] as number;
+  });
+}
+
+const norm: (isCentred: boolean) => RuleOf<NormAttributes> =
+  (isCentred) =>
+  ([x, gain, bias], { epsilon }) => [
+    byRow(x as Tensor, (row) => {
+      const centre = isCentred ? mean(row) : 0;
+      const deviation = Math.sqrt(mean(row.map((entry) => (entry - centre) ** 2)) + epsilon);
+      return row.map(
+        (entry, i) => ((entry - centre) / deviation) * ((gain as Tensor).values[i] as number) + (bias?.values[i] ?? 0),
+      );
+    }),
+  ];
+
+const rotary: Rule<"rotary"> = (inputs, { heads, dimensions, isInterleaved = false }) => {
+  const [states, cos, sin, positions] = inputs as [Tensor, Tensor, Tensor, Tensor];
+  const headDim = (states.shape[1] as number) / heads;
+  const half = dimensions / 2;
+  const values = states.values.slice();
+  for (let row = 0; row < (states.shape[0] as number); row++) {
+    for (let head = 0; head < heads; head++) {
+      for (let i = 0; i < half; i++) {
+        const start = (row * heads + head) * headDim;
+        const [p, q] = isInterleaved ? [start + 2 * i, start + 2 * i + 1] : [start + i, start + i + half];
+        const angle = (positions.values[row] as number) * half + i;
+        const [c, s] = [cos.values[angle] as number, sin.values[angle] as number];
+        const [a, b] = [states.values[p] as number, states.values[q] as number];
+        values[p] = a * c - b * s;
+        values[q] = b * c + a * s;
+      }
+    }
+  }
+  return [{ shape: states.shape, values }];
+};
+
+const attention: Rule<"attention"> = (inputs, attributes, size) => {
+  const [query, key, value, mask] = inputs as [Tensor, Tensor, Tensor, Tensor?];
+  const { heads, keyValueHeads, scale, isCausal, softcap } = attributes;
+  const tokens = size(attributes.tokens);
+  const rows = query.shape[0] as number;
+  const d = (query.shape[1] as number) / heads;
+  const e = (value.shape[1] as number) / keyValueHeads;
+  const values = new Float64Array(rows * heads * e);
+  for (let row = 0; row < rows; row++) {
+    const first = row - (row % tokens);
+    for (let head = 0; head < heads; head++) {
+      const group = Math.floor(head / (heads / keyValueHeads));
+      const scores = Array.from({ length: isCausal ? (row % tokens) + 1 : tokens }, (_, token) => {
+        let dot = 0;
+        for (let i = 0; i < d; i++)
+          dot +=
+            (query.values[(row * heads + head) * d + i] as number) *
+            (key.values[((first + token) * keyValueHeads + group) * d + i] as number);
+        const scaled = dot * scale;
+        const capped = softcap === undefined ? scaled : softcap * Math.tanh(scaled / softcap);
+        const table = mask?.shape.length === 2 ? 0 : head;
+        return capped + (mask?.values[(table * tokens + (row % tokens)) * tokens + token] ?? 0);
+      });
+      softmax(scores).forEach((share, token) => {
+        for (let i = 0; i < e; i++)
+          values[(row * heads + head) * e + i] +=
+            share * (value.values[((first + token) * keyValueHeads + group) * e + i] as number);
+      });
+    }
+  }
+  return [{ shape: [rows, heads * e], values }];
+};
+
+const router: Rule<"router"> = (inputs, { chosen, isRenormalized, scale = 1, limit }) => {
+  const [x, weight] = inputs as [Tensor, Tensor];
+  const chosenOf = (logits: readonly number[]): { readonly places: number[]; readonly shares: number[] } => {
+    const probabilities = softmax(logits);
+    const perGroup = limit === undefined ? 0 : probabilities.length / limit.groups;
+    const groups = Array.from({ length: limit?.groups ?? 0 }, (_, group) =>
+      largest(probabilities.slice(group * perGroup, (group + 1) * perGroup)),
+    );
+    const kept = limit === undefined ? [] : best(groups, limit.kept);
+    const eligible = probabilities.map((probability, expert) =>
+      limit === undefined || kept.includes(Math.floor(expert / perGroup)) ? probability : 0,
+    );
+    const places = best(eligible, chosen);
+    const shares = places.map((place) => eligible[place] as number);
+    const total = isRenormalized ? sum(shares) : 1;
+    return { places, shares: shares.map((share) => (share / total) * scale) };
+  };
+  const logits = multiply(x, weight, true);
+  return [byRow(logits, (row) => chosenOf(row).places, chosen), byRow(logits, (row) => chosenOf(row).shares, chosen)];
+};
+
+const experts: Rule<"experts"> = (inputs, attributes) => {
+  const { layout, hasSum, taps, activation, isRoutingBypassed = false } = attributes;
+  const [x, chosen, weights] = inputs as [Tensor, Tensor, Tensor];
+  const matrices = inputs.slice(hasSum ? 4 : 3);
+  const rows = x.shape[0] as number;
+  const perToken = chosen.shape[1] as number;
+  const slab = (stack: Tensor, expert: number): Tensor => {
+    const size = sizeOf(stack.shape.slice(1));
+    const matrix = { shape: stack.shape.slice(1), values: stack.values.slice(expert * size, (expert + 1) * size) };
+    return layout.kind === "stacked" && layout.inputAxis === 0 ? transposed(matrix) : matrix;
+  };
+  const matricesOf = (expert: number): [gate: Tensor, up: Tensor, down: Tensor] => {
+    if (layout.kind === "separate") return matrices.slice(3 * expert, 3 * expert + 3) as [Tensor, Tensor, Tensor];
+    const [gateUp, down] = matrices.map((stack) => slab(stack, expert)) as [Tensor, Tensor];
+    const width = (gateUp.shape[0] as number) / 2;
+    return [part(gateUp, 0, 0, width), part(gateUp, 0, width, 2 * width), down];
+  };
+  const activatedOf = (input: Tensor, expert: number): Tensor => {
+    const [gate, up] = matricesOf(expert);
+    const [left, right] = [multiply(input, gate, true), multiply(input, up, true)];
+    return {
+      shape: left.shape,
+      values: left.values.map((entry, i) => ACTIVATIONS[activation](entry) * (right.values[i] as number)),
+    };
+  };
+  const routedTo = (expert: number): number[] =>
+    Array.from({ length: rows }, (_, row) => row).filter((row) =>
+      chosen.values.subarray(row * perToken, (row + 1) * perToken).includes(expert),
+    );
+  const values = hasSum ? (inputs[3] as Tensor).values.slice() : new Float64Array(x.values.length);
+  for (let expert = 0; expert < attributes.experts; expert++) {
+    const routed = routedTo(expert);
+    const output = multiply(activatedOf(rowsAt(x, routed), expert), matricesOf(expert)[2], true);
+    const width = x.shape[1] as number;
+    routed.forEach((row, place) => {
+      const at = chosen.values.subarray(row * perToken, (row + 1) * perToken).indexOf(expert);
+      const share = weights.values[row * perToken + at] as number;
+      for (let i = 0; i < width; i++) values[row * width + i] += share * (output.values[place * width + i] as number);
+    });
+  }
+  const tapped = taps.map(({ expert, at }) => {
+    const input = isRoutingBypassed ? x : rowsAt(x, routedTo(expert));
+    return at === "input" ? input : activatedOf(input, expert);
+  });
+  return [{ shape: x.shape, values }, ...tapped];
+};
+
+const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
+  add: each((a = 0, b = 0) => a + b),
+  subtract: each((a = 0, b = 0) => a - b),
+  multiply: each((a = 0, b = 0) => a * b),
+  divide: each((a = 0, b = 0) => a / b),
+  equal: each((a, b) => Number(a === b)),
+  lessOrEqual: each((a = 0, b = 0) => Number(a <= b)),
+  where: each((condition, a = 0, b = 0) => (condition === 1 ? a : b)),
+  exp: each((x = 0) => Math.exp(x)),
+  log: each((x = 0) => Math.log(x)),
+  sqrt: each((x = 0) => Math.sqrt(x)),
+  tanh: each((x = 0) => Math.tanh(x)),
+  erf: each((x = 0) => erf(x)),
+  sigmoid: each((x = 0) => sigmoid(x)),
+  relu: each((x = 0) => ACTIVATIONS.relu(x)),
+  silu: each((x = 0) => ACTIVATIONS.silu(x)),
+  gelu: (inputs, { form }) =>
+    each((x = 0) => ACTIVATIONS[form === "erf" ? "gelu" : "gelu-tanh"](x))(inputs, {}, Number),
+  gatedActivation: (inputs, { activation }) =>
+    each((gate = 0, up = 0) => ACTIVATIONS[activation](gate) * up)(inputs, {}, Number),
+  softmax: ([x]) => [byRow(x as Tensor, softmax)],
+  reduceSum: reduce(sum),
+  reduceMean: reduce(mean),
+  reduceMax: reduce(largest),
+  sumSquares: reduce((entries) => sum(entries.map((entry) => entry ** 2))),
+  logSumExp: reduce((entries) => {
+    const top = largest(entries);
+    return top + Math.log(sum(entries.map((entry) => Math.exp(entry - top))));
+  }),
+  argMax: (inputs, { axis }) =>
+    reduce((entries) => entries.indexOf(largest(entries)))(inputs, { axes: [axis] }, Number),
+  topK: ([x], { count }) => [
+    byRow(x as Tensor, (row) => best(row, count).map((place) => row[place] as number), count),
+    byRow(x as Tensor, (row) => best(row, count), count),
+  ],
+  gemm([a, b, c], { transposeA = false, transposeB = false, alpha = 1 }) {
+    const product = multiply(transposeA ? transposed(a as Tensor) : (a as Tensor), b as Tensor, transposeB);
+    return [
+      byPlace(
+        product.shape,
+        (place) => alpha * stretched(product, place) + (c === undefined ? 0 : stretched(c, place)),
+      ),
+    ];
+  },
+  matmul(inputs) {
+    const [a, b] = inputs as [Tensor, Tensor];
+    const front = commonShape(
+      { shape: a.shape.slice(0, -2), values: new Float64Array() },
+      { shape: b.shape.slice(0, -2), values: new Float64Array() },
+    );
+    const k = a.shape.at(-1) as number;
+    return [
+      byPlace([...front, a.shape.at(-2) as number, b.shape.at(-1) as number], (place) => {
+        const [row, column] = place.slice(-2) as [number, number];
+        const at = place.slice(0, -2);
+        return sum(
+          Array.from({ length: k }, (_, i) => stretched(a, [...at, row, i]) * stretched(b, [...at, i, column])),
+        );
+      }),
+    ];
+  },
+  cast: ([x]) => [x as Tensor],
+  nonZero([x]) {
+    const { shape, values } = x as Tensor;
+    const places = [...values].flatMap((value, index) => (value === 0 ? [] : [placeOf(index, shape)]));
+    return [byPlace([shape.length, places.length], ([axis = 0, n = 0]) => places[n]?.[axis] as number)];
+  },
+  iota: (_, { length }, size) => [tensor([size(length)], (index) => index)],
+  fill: (_, { shape, value }, size) => [tensor(shape.map(size), () => value)],
+  size: ([x], { axis }) => [tensor([1], () => (x as Tensor).shape[axis] as number)],
+  reshape: ([x], { shape }, size) => [{ shape: shape.map(size), values: (x as Tensor).values }],
+  transpose([x], { order }) {
+    const input = x as Tensor;
+    return [
+      byPlace(
+        order.map((axis) => input.shape[axis] as number),
+        (place) => {
+          const from = [...place];
+          order.forEach((axis, index) => (from[axis] = place[index] as number));
+          return input.values[indexOf(from, input.shape)] as number;
+        },
+      ),
+    ];
+  },
+  expand: ([x], { shape }, size) => [byPlace(shape.map(size), (place) => stretched(x as Tensor, place))],
+  slice: ([x], { axis, start, end }) => [part(x as Tensor, axis, start, end)],
+  split([x], { axis, sizes }) {
+    let start = 0;
+    return sizes.map((count) => part(x as Tensor, axis, start, (start += count)));
+  },
+  concat(inputs, { axis }) {
+    const total = sum(inputs.map(({ shape }) => shape[axis] as number));
+    const shape = (inputs[0] as Tensor).shape.map((size, index) => (index === axis ? total : size));
+    return [
+      byPlace(shape, (place) => {
+        let at = place[axis] as number;
+        const input = inputs.find((each) => {
+          if (at < (each.shape[axis] as number)) return true;
+          at -= each.shape[axis] as number;
+          return false;
+        }) as Tensor;
+        const from = place.map((where, index) => (index === axis ? at : where));
+        return input.values[indexOf(from, input.shape)] as number;
+      }),
+    ];
+  },
+  pad([x], { axis, after }) {
+    const { shape, values } = x as Tensor;
+    const padded = shape.map((size, index) => (index === axis ? size + after : size));
+    return [
+      byPlace(padded, (place) =>
+        (place[axis] as number) < (shape[axis] as number) ? (values[indexOf(place, shape)] as number) : 0,
+      ),
+    ];
+  },
+  gather([table, indices]) {
+    const [from, at] = [table as Tensor, indices as Tensor];
+    const { values } = rowsAt(from, [...at.values]);
+    return [{ shape: [...at.shape, ...from.shape.slice(1)], values }];
+  },
+  gatherAlong([x, indices], { axis }) {
+    const [input, at] = [x as Tensor, indices as Tensor];
+    return [
+      byPlace(at.shape, (place) => {
+        const from = place.map((where, index) => (index === axis ? stretched(at, place) : where));
+        return input.values[indexOf(from, input.shape)] as number;
+      }),
+    ];
+  },
+  gatherPoints([x, points]) {
+    const [input, at] = [x as Tensor, points as Tensor];
+    const rank = input.shape.length;
+    return [
+      tensor([at.shape[0] as number], (row) => {
+        const place = [...at.values.subarray(row * rank, (row + 1) * rank)];
+        return input.values[indexOf(place, input.shape)] as number;
+      }),
+    ];
+  },
+  scatterAlong([x, indices, updates], { axis }) {
+    const [input, at] = [x as Tensor, indices as Tensor];
+    const values = input.values.slice();
+    at.values.forEach((where, index) => {
+      const place = placeOf(index, at.shape);
+      const to = place.map((each, other) => (other === axis ? where : each));
+      values[indexOf(to, input.shape)] = stretched(updates as Tensor, place);
+    });
+    return [{ shape: input.shape, values }];
+  },
+  scatterAdd([x, indices, updates]) {
+    const [input, at, added] = [x as Tensor, indices as Tensor, updates as Tensor];
+    const width = sizeOf(input.shape.slice(1));
+    const values = input.values.slice();
+    at.values.forEach((row, place) => {
+      for (let i = 0; i < width; i++) values[row * width + i] += added.values[place * width + i] as number;
+    });
+    return [{ shape: input.shape, values }];
+  },
+  rmsNorm: norm(false),
+  layerNorm: norm(true),
+  rotary,
+  attention,
+  router,
+  experts,
+  gram([x], { panels }) {
+    const input = x as Tensor;
+    const columns = (start: number, end: number): Tensor => part(input, 1, start, end);
+    return panels.map(({ first, end }) => multiply(transposed(columns(first, end)), columns(0, end)));
+  },
+  moments([x], { tokens }, size) {
+    const { shape, values } = x as Tensor;
+    const [rows, width] = shape as [number, number];
+    const length = tokens === undefined ? rows : size(tokens);
+    const [sums, squaredDeviations] = [new Float64Array(width), new Float64Array(width)];
+    for (let column = 0; column < width; column++) {
+      for (let first = 0; first < rows; first += length) {
+        const entries = Array.from({ length }, (_, row) => values[(first + row) * width + column] as number);
+        sums[column] += sum(entries);
+        squaredDeviations[column] += sum(entries.map((entry) => (entry - mean(entries)) ** 2));
+      }
+    }
+    return [sums, squaredDeviations].map((each) => ({ shape: [width], values: each }));
+  },
+};

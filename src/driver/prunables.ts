@@ -3,8 +3,9 @@
  * allocation and permutation that does not fit the model is found here, and reported at once.
  */
 import type { FurtherStep, RunConfig } from "../contract.js";
-import { combineProblems, ConfigError, PruneError } from "../errors.js";
+import { ConfigError, type PruneError } from "../errors.js";
 import type { Architecture } from "../model/architecture.js";
+import { Problems } from "../problems.js";
 import {
   compilePathPattern,
   overrideProblem,
@@ -33,17 +34,9 @@ export function decidePrunables(
   architecture: Architecture,
   unmatched: "refused" | "listed",
 ): Prunables {
-  const problems: PruneError[] = [];
-  const compiles = (pattern: string, source: string): boolean => {
-    try {
-      compilePathPattern(pattern, source);
-      return true;
-    } catch (error) {
-      if (!(error instanceof PruneError)) throw error;
-      problems.push(error);
-      return false;
-    }
-  };
+  const problems = new Problems();
+  const compiles = (pattern: string, source: string): boolean =>
+    problems.attempt(() => compilePathPattern(pattern, source)) !== undefined;
   const selection = selectLinears(
     architecture,
     config.ignore.filter((pattern) => compiles(pattern, "--ignore")),
@@ -65,8 +58,8 @@ export function decidePrunables(
     allocationProblem(config, architecture.blocks, allocated),
     permutationProblem(config, architecture, new Set(selection.selected.map(({ name }) => name))),
   ];
-  problems.push(...found.filter((problem) => problem !== undefined));
-  if (problems.length > 0) throw combineProblems(problems);
+  problems.add(...found);
+  problems.throwAny();
   return {
     selection,
     overrides: resolved.sparsities,

@@ -131,6 +131,32 @@ test("a missing calibration, missing text and an empty list are problems of thei
   );
 });
 
+test("what a run takes and no axis is, all cells share; channels change places in N:M cells alone", async () => {
+  const { run, targets } = await resolved({ starved: "skip", permutation: "channels", seed: 3, nsamples: "7" });
+  assert.deepEqual([run.starved, run.permutation, run.seed, run.nsamples], ["skip", "channels", 3, 7]);
+  assert.deepEqual(
+    targets.map(({ pattern, permutation }) => [pattern.kind, permutation]),
+    [
+      ["unstructured", "none"],
+      ["unstructured", "none"],
+      ["unstructured", "none"],
+      ["n-of-m", undefined],
+    ],
+  );
+  const problems = await problemsOf({
+    permutation: "channels",
+    patterns: "unstructured",
+    starved: "skp",
+    sparsties: "1",
+  } as never);
+  assert.deepEqual(
+    problems.map(({ code }) => code),
+    ["E_PERMUTATION_PATTERN", "E_OPTION_UNKNOWN", "E_CHOICE"],
+  );
+  const [misspelt] = await problemsOf({ permutation: "rows" });
+  assert.match(misspelt?.message ?? "", /--permutation: "rows" is not one of none, channels/);
+});
+
 test("auto is what it stands for, for each kind of pattern", async () => {
   const { methods } = await resolved({ methods: "auto", reproduce: "layer" });
   assert.deepEqual(

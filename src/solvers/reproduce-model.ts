@@ -10,6 +10,16 @@
  * map can. The method then prunes V as it would W. Λ, a fraction of G's diagonal, pulls V to W where inputs hardly vary.
  */
 import type { Device } from "../device/device.js";
+import {
+  costOf,
+  inSequence,
+  inverseOf,
+  matrixBytes,
+  productOf,
+  repeated,
+  type LayerSize,
+  type SolveCost,
+} from "./cost.js";
 import { copyMatrix, disposeOnFailure, invert } from "./matrices.js";
 import { requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
@@ -22,11 +32,18 @@ export function reproduceModel(solver: LayerSolver<undefined>): LayerSolver<unde
   return {
     ...solver,
     needs: [...new Set([...solver.needs, "gram", "inherited-errors"] as const)],
+    cost: (size, options) => inSequence(retargetCost(size), solver.cost(size, options)),
     async solve(problem, options, context) {
       await disposeOnFailure(problem.weight, () => retarget(problem, context.device));
       return solver.solve(problem, options, context);
     },
   };
+}
+
+function retargetCost(size: LayerSize): SolveCost {
+  const { inFeatures: C, outFeatures: R } = size;
+  const copied = costOf({ entries: C ** 2, bytes: matrixBytes(C, C) + matrixBytes(R, C) });
+  return inSequence(copied, inverseOf(size), repeated(2, productOf(size)));
 }
 
 /** `problem.weight` becomes V. */

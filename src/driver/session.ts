@@ -16,7 +16,8 @@ import { Stream } from "../forward/stream.js";
 import { requirePositions } from "../model/architecture.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { findSolver } from "../solvers/registry.js";
-import { reproduceModel as reproducing } from "../solvers/reproduce-model.js";
+import { inSequence } from "../solvers/cost.js";
+import { REPRODUCE_MODEL } from "../solvers/reproduce-model.js";
 import type { StatisticName } from "../solvers/solver.js";
 import { composeSteps, type Step } from "../solvers/steps.js";
 import { needsActivations } from "../allocation/registry.js";
@@ -204,10 +205,15 @@ function transformsOf(parts: RunParts, stored: StoredStatistics | undefined): Bl
   ];
 }
 
-/** The method and what follows it as one solver, options parsed; it looks at what the run's target needs, too. */
+/** The method and what follows it as one solver, options parsed, with what the run's target adds to its needs and its cost. */
 export function solverOf(config: RunConfig): BoundSolver {
   const solver = methodOf(config);
-  return config.reproduce === "model" ? { ...solver, needs: reproducing(solver).needs } : solver;
+  if (config.reproduce === "layer") return solver;
+  return {
+    ...solver,
+    needs: [...new Set([...solver.needs, ...REPRODUCE_MODEL.needs])],
+    cost: (size, options) => inSequence(REPRODUCE_MODEL.cost(size), solver.cost(size, options)),
+  };
 }
 
 /** The same without what the run is to reproduce. */

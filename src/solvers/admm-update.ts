@@ -5,8 +5,9 @@
  * It starts from the dense weight, whatever the step before made of it, so the result depends on the mask alone.
  */
 import { z } from "zod";
+import { holding, inSequence, inverseOf, matrixBytes, repeated } from "./cost.js";
 import { invert } from "./matrices.js";
-import { iterate, scaledGram, solveScaled } from "./splitting.js";
+import { iterate, iterationCost, scaledCost, scaledGram, scaledGramCost, solveScaled } from "./splitting.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -24,6 +25,11 @@ export const admmUpdate = {
   needs: ["gram"],
   startsFromMask: true,
   schema,
+  cost(size, { iterations }) {
+    const { inFeatures: C, outFeatures: R } = size;
+    const iterating = holding(matrixBytes(C, C) + matrixBytes(R, C), repeated(iterations, iterationCost(size)));
+    return scaledCost(size, inSequence(scaledGramCost(size), inverseOf(size), iterating));
+  },
   /**
    * `loss` is tr(D·G·Dᵀ) / sequences with D the change of the dense weight: the squared output error, undamped.
    *

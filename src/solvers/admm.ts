@@ -16,9 +16,20 @@
 import { z } from "zod";
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { pruneCount } from "../sparsity/target.js";
+import {
+  costOf,
+  elementsOf,
+  holding,
+  inSequence,
+  inverseOf,
+  maskBytes,
+  matrixBytes,
+  PASSES,
+  repeated,
+} from "./cost.js";
 import { invert } from "./matrices.js";
-import { Selection } from "./selection.js";
-import { iterate, scaledGram, solveScaled } from "./splitting.js";
+import { Selection, selectionCost } from "./selection.js";
+import { iterate, iterationCost, scaledCost, scaledGram, scaledGramCost, solveScaled } from "./splitting.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
 
 const SCHEDULES = ["released", "cubic"] as const;
@@ -45,6 +56,16 @@ export const admm = {
   summary: "choose weights and their values together by alternating directions; better and slower than sparsegpt",
   needs: ["gram"],
   schema,
+  cost(size, { iterations, maskIterations }) {
+    const { inFeatures: C, outFeatures: R, pattern } = size;
+    const choices = Math.max(1, maskIterations);
+    const gradual = pattern.kind === "n-of-m" && maskIterations > 1 ? 1 + PASSES.selection : 0; // see chooseMask
+    const choosing = inSequence(selectionCost(size), costOf({ entries: gradual * elementsOf(size) }));
+    const iterating = inSequence(repeated(iterations, iterationCost(size)), repeated(choices, choosing));
+    const held = matrixBytes(C, C) + matrixBytes(R, C);
+    const work = inSequence(scaledGramCost(size), inverseOf(size), holding(held, iterating));
+    return holding(maskBytes(size), scaledCost(size, work));
+  },
   /**
    * `loss` is tr(D·G·Dᵀ) / sequences with D the change of the weight: the squared output error, undamped.
    *

@@ -6,7 +6,8 @@
  * It starts from the weights as the step before left them, so it can also finish what another update began.
  */
 import { z } from "zod";
-import { refine, scaledGram, solveScaled } from "./splitting.js";
+import { costOf, elementsOf, holding, inSequence, matrixBytes } from "./cost.js";
+import { refine, refinementCost, scaledCost, scaledGram, scaledGramCost, solveScaled } from "./splitting.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -23,6 +24,12 @@ export const cgUpdate = {
   needs: ["gram"],
   startsFromMask: true,
   schema,
+  cost(size, { steps }) {
+    const { inFeatures: C, outFeatures: R } = size;
+    const prepared = costOf({ entries: C ** 2 + elementsOf(size) });
+    const refining = holding(matrixBytes(C, C) + matrixBytes(R, C), refinementCost(size, steps));
+    return scaledCost(size, inSequence(scaledGramCost(size), prepared, refining));
+  },
   /**
    * `loss` is tr(D·G·Dᵀ) / sequences with D the change of the dense weight: the squared output error, undamped.
    *

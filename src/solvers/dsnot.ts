@@ -21,6 +21,7 @@
 import { z } from "zod";
 import { maskWordsPerRow } from "../device/device.js";
 import { formatPattern } from "../sparsity/pattern.js";
+import { costOf, elementsOf, maskBytes, matrixBytes } from "./cost.js";
 import { copyMatrix, disposeOnFailure } from "./matrices.js";
 import { expectFit, requireMask, requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolver } from "./solver.js";
@@ -49,6 +50,12 @@ export const dsnot: LayerSolver<DsnotOptions> = {
     lists === "released" && pattern.kind === "n-of-m"
       ? `lists "released" would break ${formatPattern(pattern)}, because it changes the number of zeros`
       : undefined,
+  cost(size, { lists }) {
+    const elements = elementsOf(size);
+    const perEntry = lists === "released" ? ENTRIES_OF_WALK + 2 * Math.log2(size.inFeatures) : ENTRIES_OF_WALK;
+    const bytes = matrixBytes(size.outFeatures, size.inFeatures) + maskBytes(size);
+    return costOf({ hostEntries: perEntry * elements, entries: 3 * elements, bytes });
+  },
   solve(problem, options, { device }) {
     return disposeOnFailure(problem.weight, async (owned) => {
       const { name, inFeatures, outFeatures, pattern } = problem;
@@ -80,6 +87,9 @@ export const dsnot: LayerSolver<DsnotOptions> = {
     });
   },
 };
+
+/** Entries that the host goes over for each weight: what a row is known by, and the extremes of its lists. */
+const ENTRIES_OF_WALK = 12;
 
 /** What is known of the inputs, per channel. */
 interface Inputs {

@@ -5,7 +5,7 @@
  */
 import { z } from "zod";
 import { COUNTINGS, pruneCount, releasedPruneCount } from "../sparsity/target.js";
-import { chooseByWeight, GRANULARITIES, pruneByMask } from "./selection.js";
+import { chooseByWeight, chosenByWeightCost, GRANULARITIES, pruneByMask } from "./selection.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -21,6 +21,7 @@ export const magnitude: LayerSolver<MagnitudeOptions> = {
   summary: "remove the weights of smallest magnitude in each matrix; needs no calibration data",
   needs: [],
   schema,
+  cost: chosenByWeightCost,
   solve(problem, { counting, granularity }, { device }) {
     const count = counting === "exact" ? pruneCount : releasedPruneCount;
     return pruneByMask(problem, device, (keepMask) =>

@@ -1,6 +1,7 @@
 /** Steps on matrices that solvers share: copies, orders, inverses, the output error. Nothing here knows a method. */
 import type { Device, Matrix } from "../device/device.js";
 import { NumericalError } from "../errors.js";
+import { costOf, elementsOf, inSequence, matrixBytes, productOf, type LayerSize, type SolveCost } from "./cost.js";
 import type { LayerProblem } from "./solver.js";
 
 /** A copy on the device, owned by the caller. */
@@ -63,6 +64,16 @@ export async function reconstructionLoss(
   device.rowDots(change, product, dots);
   const rows = await device.download({ matrix: dots });
   return rows.reduce((total, value) => total + value, 0) / layer.sequenceCount;
+}
+
+/** What `reconstructionLoss` costs. */
+export function reconstructionCost(size: LayerSize): SolveCost {
+  const { inFeatures: C, outFeatures: R } = size;
+  const passes = costOf({
+    entries: 2 * C ** 2 + 2 * elementsOf(size),
+    bytes: matrixBytes(C, C) + 2 * matrixBytes(R, C),
+  });
+  return inSequence(productOf(size), passes);
 }
 
 /**

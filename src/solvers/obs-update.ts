@@ -6,8 +6,9 @@
  * not the optimum for that mask (columns to the left are never revisited): admm-update comes closer and costs more.
  */
 import { z } from "zod";
+import { costOf, elementsOf, holding, inSequence } from "./cost.js";
 import { disposeOnFailure } from "./matrices.js";
-import { DAMPING, dropDeadInputs, prepareHessian, walkPanels, withFactor } from "./obs.js";
+import { DAMPING, dropDeadInputs, factorCost, prepareHessian, walkCost, walkPanels, withFactor } from "./obs.js";
 import { requireMask } from "./problem.js";
 import type { LayerSolver } from "./solver.js";
 
@@ -20,6 +21,11 @@ export const obsUpdate = {
   needs: ["gram"],
   startsFromMask: true,
   schema,
+  cost(size) {
+    const copied = costOf({ entries: elementsOf(size) });
+    const factor = factorCost(size);
+    return inSequence(copied, factor, holding(factor.bytes, walkCost(size)));
+  },
   /**
    * `loss` is ½ tr(D·H·Dᵀ) with D the change of the dense weight and H the damped Hessian.
    *

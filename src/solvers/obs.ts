@@ -28,6 +28,7 @@ import {
 } from "../device/device.js";
 import { NumericalError } from "../errors.js";
 import type { Pattern } from "../sparsity/pattern.js";
+import { costOf, elementsOf, matrixBytes, type LayerSize, type SolveCost } from "./cost.js";
 import { copyMatrix } from "./matrices.js";
 import { expectFiniteStatistics, requireStatistic } from "./problem.js";
 import type { LayerProblem } from "./solver.js";
@@ -56,6 +57,25 @@ export async function prepareHessian(problem: LayerProblem, device: Device): Pro
     scale: hessianScale / meanDiagonal,
     liveInputs: sums.includes(0) ? sums.map((sum) => (sum === 0 ? 0 : 1)) : undefined,
   };
+}
+
+/** What `withFactor` costs: a copy of the Gram matrix, scaled and factored with the first damping. */
+export function factorCost({ inFeatures: C }: LayerSize): SolveCost {
+  const inverses = matrixBytes(C, LARGEST_PANEL);
+  return costOf({ products: C ** 3 / 3, entries: 2 * C ** 2, bytes: matrixBytes(C, C) + inverses });
+}
+
+/** What `walkPanels` costs, without the selection; what of `factorCost` is held meanwhile is not counted again. */
+export function walkCost(size: LayerSize): SolveCost {
+  const { inFeatures: C, outFeatures: R, pattern } = size;
+  const elements = elementsOf(size);
+  const width = Math.min(C, panelWidthOf(pattern));
+  return costOf({
+    products: elements * Math.max(0, C - width) + 2 * elements * width * (1 - width / C),
+    kernels: elements * width,
+    entries: 4 * elements,
+    bytes: matrixBytes(C, R) + 2 * matrixBytes(width, R),
+  });
 }
 
 const damping = z.number().positive().finite();

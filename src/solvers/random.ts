@@ -3,7 +3,7 @@
  * seed and layer name give the same mask on every machine. Needs no calibration data.
  */
 import { z } from "zod";
-import { chooseByScores, GRANULARITIES, pruneByMask } from "./selection.js";
+import { chooseByScores, chosenByScoresCost, GRANULARITIES, pruneByMask } from "./selection.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -17,6 +17,7 @@ export const random = {
   summary: "remove weights at random: the baseline that every method must beat",
   needs: [],
   schema,
+  cost: (size) => chosenByScoresCost(size, 1),
   solve(problem, { seed, granularity }, { device }) {
     return pruneByMask(problem, device, (keepMask) => {
       const { name, inFeatures, outFeatures } = problem;

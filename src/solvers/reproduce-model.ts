@@ -10,29 +10,40 @@
  * map can. The method then prunes V as it would W. Λ, a fraction of G's diagonal, pulls V to W where inputs hardly vary.
  */
 import type { Device } from "../device/device.js";
+import {
+  costOf,
+  inSequence,
+  inverseOf,
+  matrixBytes,
+  productOf,
+  repeated,
+  type LayerSize,
+  type SolveCost,
+} from "./cost.js";
 import { copyMatrix, disposeOnFailure, invert } from "./matrices.js";
 import { requireStatistic } from "./problem.js";
-import type { LayerProblem, LayerSolver } from "./solver.js";
+import type { LayerProblem } from "./solver.js";
 
 /** Λ relative to each input's own energy, as in ADMM's damping; from 0.01 to 0.1 nothing much changes (docs/decisions/0007). */
 const RIDGE = 0.1;
 
-/** The method on V. Where the statistics say nothing of the dense model's inputs it is the method itself. */
-export function reproduceModel(solver: LayerSolver<undefined>): LayerSolver<undefined> {
-  return {
-    ...solver,
-    needs: [...new Set([...solver.needs, "gram", "inherited-errors"] as const)],
-    async solve(problem, options, context) {
-      await retargetToModel(problem, context.device);
-      return solver.solve(problem, options, context);
-    },
-  };
-}
-
-/** `problem.weight` becomes V; it is disposed of where that fails. */
-export async function retargetToModel(problem: LayerProblem, device: Device): Promise<void> {
-  await disposeOnFailure(problem.weight, () => retarget(problem, device));
-}
+/** What reproducing the model adds to any method: it is done to a linear's problem before the method sees it. */
+export const REPRODUCE_MODEL = {
+  needs: ["gram", "inherited-errors"],
+  cost(size: LayerSize): SolveCost {
+    const { inFeatures: C, outFeatures: R } = size;
+    const copied = costOf({ entries: C ** 2, bytes: matrixBytes(C, C) + matrixBytes(R, C) });
+    return inSequence(copied, inverseOf(size), repeated(2, productOf(size)));
+  },
+  /**
+   * `problem.weight` becomes V; where the statistics say nothing of the dense model's inputs it stays W. Disposed of where
+   * that fails.
+   * @throws NumericalError E_NOT_POSITIVE_DEFINITE
+   */
+  async retarget(problem: LayerProblem, device: Device): Promise<void> {
+    await disposeOnFailure(problem.weight, () => retarget(problem, device));
+  },
+} as const;
 
 async function retarget(problem: LayerProblem, device: Device): Promise<void> {
   const { name, weight, inFeatures, outFeatures, statistics } = problem;

@@ -9,8 +9,9 @@
  * with any method, see src/sparsity/permutation.ts.
  */
 import { z } from "zod";
+import { costOf, elementsOf, inSequence } from "./cost.js";
 import { expectFiniteStatistics, requireStatistic } from "./problem.js";
-import { chooseByScores, GRANULARITIES, pruneByMask } from "./selection.js";
+import { chooseByScores, chosenByScoresCost, GRANULARITIES, pruneByMask } from "./selection.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -26,6 +27,8 @@ export const ria = {
     "remove the weights of smallest importance relative to their row and column, times ‖input‖^½; no weight update",
   needs: ["column-norms"],
   schema,
+  /** The weight is downloaded, its sums are taken and its scores. */
+  cost: (size) => inSequence(costOf({ entries: elementsOf(size) }), chosenByScoresCost(size, 2)),
   solve(problem, { power, granularity }, { device }) {
     return pruneByMask(problem, device, async (keepMask) => {
       const { name, weight, inFeatures, outFeatures, statistics } = problem;

@@ -5,6 +5,17 @@
  */
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import { pruneCount } from "../sparsity/target.js";
+import {
+  costOf,
+  elementsOf,
+  holding,
+  inSequence,
+  maskBytes,
+  matrixBytes,
+  PASSES,
+  type LayerSize,
+  type SolveCost,
+} from "./cost.js";
 import { disposeOnFailure } from "./matrices.js";
 import { expectGroupsFit } from "./problem.js";
 import type { LayerProblem, LayerSolution } from "./solver.js";
@@ -113,6 +124,24 @@ export function chooseByScores(
   using uploaded = device.uploadMatrix(scores, outFeatures, inFeatures, `${name}: scores`);
   using selection = new Selection(problem, device, { granularity });
   selection.choose(uploaded, keepMask);
+}
+
+/** What it costs to choose a mask once. */
+export function selectionCost(size: LayerSize): SolveCost {
+  return costOf({ entries: (size.pattern.kind === "n-of-m" ? 1 : PASSES.selection) * elementsOf(size) });
+}
+
+/** What `pruneByMask` costs where the scores are |weight|·scale. */
+export function chosenByWeightCost(size: LayerSize): SolveCost {
+  const applied = costOf({ entries: elementsOf(size), bytes: maskBytes(size) });
+  return inSequence(selectionCost(size), applied);
+}
+
+/** What `pruneByMask` costs where the scores come from the host. @param perEntry entries that the host goes over for each */
+export function chosenByScoresCost(size: LayerSize, perEntry: number): SolveCost {
+  const elements = elementsOf(size);
+  const scores = costOf({ hostEntries: perEntry * elements, entries: elements });
+  return holding(matrixBytes(size.outFeatures, size.inFeatures), inSequence(scores, chosenByWeightCost(size)));
 }
 
 /** How many weights the pattern keeps of the whole matrix. */

@@ -4,6 +4,7 @@
  */
 import type { Device, KeepMask, Matrix } from "../device/device.js";
 import type { Pattern } from "../sparsity/pattern.js";
+import type { LayerSize, SolveCost } from "./cost.js";
 
 /** What a method must know about a linear's inputs. One statistic serves all linears that read the same input. */
 export type StatisticName = "column-norms" | "gram" | "input-moments" | "inherited-errors";
@@ -80,6 +81,8 @@ export interface LayerSolver<Options> {
   readonly schema: OptionsSchema<Options>;
   /** What these options cannot do with this pattern, without a full stop; undefined where they can. Asked before any work. */
   misfit?(options: Options, pattern: Pattern): string | undefined;
+  /** What `solve` does of each kind of work, and the memory it takes: what plans of a run are made of. */
+  cost(size: LayerSize, options: Options): SolveCost;
   /** @throws ConfigError E_MISFIT where `misfit` has something to say */
   solve(problem: LayerProblem, options: Options, context: SolverContext): Promise<LayerSolution>;
 }

@@ -16,8 +16,19 @@ import { z } from "zod";
 import { LARGEST_PANEL, maskWordsPerRow, type Device, type KeepMask, type Matrix } from "../device/device.js";
 import { COUNTINGS, pruneCountOfRange, releasedPruneCount } from "../sparsity/target.js";
 import type { Pattern } from "../sparsity/pattern.js";
+import { costOf, elementsOf, holding, inSequence, maskBytes, matrixBytes, PASSES } from "./cost.js";
 import { disposeOnFailure, permuteSymmetric } from "./matrices.js";
-import { DAMPING, dropDeadInputs, prepareHessian, walkPanels, withFactor, type Hessian, type Panel } from "./obs.js";
+import {
+  DAMPING,
+  dropDeadInputs,
+  factorCost,
+  prepareHessian,
+  walkCost,
+  walkPanels,
+  withFactor,
+  type Hessian,
+  type Panel,
+} from "./obs.js";
 import { expectGroupsFit, requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolution, LayerSolver } from "./solver.js";
 
@@ -49,6 +60,18 @@ export const sparsegpt = {
   summary: "remove weights column by column and correct the remaining ones by second-order updates",
   needs: ["gram"],
   schema,
+  cost(size, { order }) {
+    const { inFeatures: C, outFeatures: R, pattern } = size;
+    const elements = elementsOf(size);
+    const selected = costOf({ entries: pattern.kind === "n-of-m" ? 0 : PASSES.panelSelection * elements });
+    const factor = factorCost(size);
+    const walk = holding(factor.bytes, inSequence(walkCost(size), selected));
+    const swept = holding(maskBytes(size), inSequence(factor, walk));
+    if (order === "natural") return swept;
+    const permuted = costOf({ entries: 3 * C ** 2 + 2 * elements, hostEntries: elements });
+    const held = matrixBytes(C, C) + matrixBytes(R, C) + maskBytes(size);
+    return inSequence(permuted, holding(held, swept));
+  },
   /**
    * `loss` is ½ tr(D·H·Dᵀ) with D the change of the weight: the paper code's per-layer error.
    *

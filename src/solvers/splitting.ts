@@ -17,7 +17,19 @@
  *     P ← (1-M)∘P + W₀ + ρ·(±P - W₀)·K
  */
 import type { Device, KeepMask, Matrix } from "../device/device.js";
-import { copyMatrix, disposeOnFailure, reconstructionLoss } from "./matrices.js";
+import {
+  costOf,
+  elementsOf,
+  holding,
+  inSequence,
+  matrixBytes,
+  PASSES,
+  productOf,
+  repeated,
+  type LayerSize,
+  type SolveCost,
+} from "./cost.js";
+import { copyMatrix, disposeOnFailure, reconstructionCost, reconstructionLoss } from "./matrices.js";
 import { expectFiniteStatistics, expectGroupsFit, requireMask, requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolution } from "./solver.js";
 
@@ -75,6 +87,36 @@ export function solveScaled(
     const keepMask = owned(device.createMask(outFeatures, inFeatures, `${name}: keep mask`));
     return solveFor(problem, scheme.damping, keepMask, device, work);
   });
+}
+
+/** What `solveScaled` costs around the method's work: scaling there and back, and measuring. */
+export function scaledCost(size: LayerSize, work: SolveCost): SolveCost {
+  const { inFeatures: C, outFeatures: R } = size;
+  const scaling = costOf({ entries: 5 * elementsOf(size) });
+  const weight = matrixBytes(R, C);
+  return holding(weight, inSequence(scaling, work, reconstructionCost(size)));
+}
+
+/** What `iterate` costs. */
+export function iterationCost(size: LayerSize): SolveCost {
+  return inSequence(productOf(size), costOf({ entries: PASSES.combinePair * elementsOf(size) }));
+}
+
+/** What `scaledGram` costs. */
+export function scaledGramCost({ inFeatures: C }: LayerSize): SolveCost {
+  return costOf({ entries: 3 * C ** 2, bytes: matrixBytes(C, C) });
+}
+
+/** What `refine` costs, beyond its arguments. */
+export function refinementCost(size: LayerSize, steps: number): SolveCost {
+  const elements = elementsOf(size);
+  return inSequence(
+    repeated(1 + steps, productOf(size)),
+    costOf({
+      entries: (3 + PASSES.conjugateStep * steps) * elements,
+      bytes: 2 * matrixBytes(size.outFeatures, size.inFeatures),
+    }),
+  );
 }
 
 async function solveFor(

@@ -4,6 +4,7 @@
  * dense weight. This file knows no method.
  */
 import { UsageError } from "../errors.js";
+import { holding, inSequence, maskBytes, matrixBytes } from "./cost.js";
 import { copyMatrix, disposeOnFailure } from "./matrices.js";
 import type { LayerProblem, LayerSolution, LayerSolver, SolverContext } from "./solver.js";
 
@@ -31,6 +32,11 @@ export function composeSteps(steps: readonly Step[]): LayerSolver<undefined> {
     summary: names.join(", then "),
     needs: [...new Set(steps.flatMap((step) => step.solver.needs))],
     schema: NO_OPTIONS,
+    cost(size) {
+      const costs = stepsFor(steps, size.name).map(({ solver, options }) => solver.cost(size, options));
+      const dense = costs.length > 1 ? matrixBytes(size.outFeatures, size.inFeatures) + maskBytes(size) : 0;
+      return holding(dense, inSequence(...costs));
+    },
     solve: (problem, _options, context) => solveInOrder(steps, problem, context),
   };
 }
@@ -51,13 +57,18 @@ function expectOrder(solvers: readonly LayerSolver<unknown>[]): void {
   });
 }
 
+/** The steps that a linear takes part in. */
+function stepsFor(steps: readonly Step[], name: string): Step[] {
+  return steps.filter(({ appliesTo }) => appliesTo?.(name) ?? true);
+}
+
 async function solveInOrder(
   steps: readonly Step[],
   problem: LayerProblem,
   context: SolverContext,
 ): Promise<LayerSolution> {
   const { device } = context;
-  const taken = steps.filter(({ appliesTo }) => appliesTo?.(problem.name) ?? true);
+  const taken = stepsFor(steps, problem.name);
   if (taken.length === 1) return taken[0].solver.solve(problem, taken[0].options, context);
   return disposeOnFailure(problem.weight, async () => {
     using dense = copyMatrix(device, problem.dense ?? problem.weight, `${problem.name}: dense weight`);

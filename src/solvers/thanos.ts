@@ -21,8 +21,9 @@ import { z } from "zod";
 import { LARGEST_ROW_SYSTEM, maskWordsPerRow, type Device, type KeepMask, type Matrix } from "../device/device.js";
 import { NumericalError } from "../errors.js";
 import { pruneCount } from "../sparsity/target.js";
+import { costOf, elementsOf, holding, inSequence, maskBytes, matrixBytes, PASSES, type LayerSize } from "./cost.js";
 import { disposeOnFailure } from "./matrices.js";
-import { DAMPING, dropDeadInputs, prepareHessian, withFactor } from "./obs.js";
+import { DAMPING, dropDeadInputs, factorCost, prepareHessian, withFactor } from "./obs.js";
 import { expectGroupsFit, requireStatistic } from "./problem.js";
 import type { LayerProblem, LayerSolution, LayerSolver } from "./solver.js";
 
@@ -47,6 +48,28 @@ export const thanos = {
   summary: "remove weights block by block by Wanda's score and correct the rest of each row for all of them at once",
   needs: ["gram"],
   schema,
+  cost(size, options) {
+    const { inFeatures: C, outFeatures: R, pattern } = size;
+    const B = blockWidth(size, options.blockSize);
+    const blocks = C / B;
+    const removed = B * size.sparsity;
+    const system = Math.min(removed, B - removed); // a row solves for what it removes or for what it keeps
+    const selected = pattern.kind === "n-of-m" ? 0 : (PASSES.panelSelection * elementsOf(size) * (blocks + 1)) / 2;
+    const factor = factorCost(size);
+    const walk = costOf({
+      products: C ** 3 / 3 + B * C ** 2 * (1 + 1 / blocks) + 2 * B ** 2 * C + R * C ** 2 * (1 + 1 / blocks),
+      kernels: blocks * R * (system ** 3 / 3 + 2 * B ** 2),
+      entries: 3 * elementsOf(size) + selected,
+      bytes:
+        matrixBytes(C, C) +
+        matrixBytes(C, R) +
+        matrixBytes(B, C) +
+        matrixBytes(B, R) +
+        3 * matrixBytes(B, B) +
+        maskBytes(size),
+    });
+    return inSequence(factor, holding(factor.bytes, walk));
+  },
   /**
    * `loss` is ½ tr(D·H·Dᵀ) with D the change of the weight and H the damped Hessian, as sparsegpt's.
    *
@@ -86,6 +109,12 @@ function notSolvable(layer: string, damping: number): NumericalError {
   );
 }
 
+/** Columns of a block: whole groups, at least one. */
+function blockWidth({ inFeatures, pattern }: LayerSize, blockSize: number): number {
+  const group = pattern.kind === "n-of-m" ? pattern.group : 1;
+  return Math.min(inFeatures, Math.max(1, Math.floor(blockSize / group)) * group);
+}
+
 /** Prune block after block; leaves the result in `problem.weight`, pruned entries near 0. Returns ½ Σ λ·w. */
 async function walkBlocks(
   problem: LayerProblem,
@@ -95,8 +124,7 @@ async function walkBlocks(
   device: Device,
 ): Promise<number> {
   const { name, inFeatures: C, outFeatures: R, weight, pattern, sparsity } = problem;
-  const group = pattern.kind === "n-of-m" ? pattern.group : 1;
-  const B = Math.min(C, Math.max(1, Math.floor(blockSize / group)) * group);
+  const B = blockWidth(problem, blockSize);
   using scale = device.uploadMatrix(inputNorms(problem), 1, C, `${name}: input norms`);
   using lower = device.uploadMask(lowerTriangle(B), B, B, `${name}: lower triangle`);
   using transposed = device.createMatrix(C, R, `${name}: transposed weight`);

@@ -12,8 +12,9 @@
  */
 import { z } from "zod";
 import { formatPattern } from "../sparsity/pattern.js";
+import { costOf, elementsOf, inSequence } from "./cost.js";
 import { expectFiniteStatistics, expectFit, requireStatistic } from "./problem.js";
-import { chooseByScores, chooseByWeight, pruneByMask } from "./selection.js";
+import { chooseByScores, chooseByWeight, chosenByScoresCost, chosenByWeightCost, pruneByMask } from "./selection.js";
 import type { LayerSolver } from "./solver.js";
 
 const schema = z.strictObject({
@@ -31,6 +32,11 @@ export const wanda: LayerSolver<WandaOptions> = {
     variant === "alpha" && pattern.kind === "n-of-m"
       ? `the variant "alpha" has no meaning for ${formatPattern(pattern)}, where every group loses the same number`
       : undefined,
+  /** "alpha" sorts every row on the host. */
+  cost: (size, { variant }) =>
+    variant === "rows"
+      ? chosenByWeightCost(size)
+      : inSequence(costOf({ entries: elementsOf(size) }), chosenByScoresCost(size, 2 + 2 * Math.log2(size.inFeatures))),
   solve(problem, { variant }, { device }) {
     return pruneByMask(problem, device, async (keepMask) => {
       expectFit(wanda, { variant }, problem.pattern);

@@ -1,6 +1,8 @@
 /** Building a `LayerProblem` on a device from plain arrays, and measuring what a solver did with it. */
 import type { Device, Matrix } from "../../src/device/device.js";
-import type { LayerProblem } from "../../src/solvers/solver.js";
+import { inSequence } from "../../src/solvers/cost.js";
+import { REPRODUCE_MODEL } from "../../src/solvers/reproduce-model.js";
+import type { LayerProblem, LayerSolver } from "../../src/solvers/solver.js";
 import { UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";
 import { referenceGram } from "../reference/products.js";
 
@@ -64,3 +66,16 @@ export function quadratic(a: ArrayLike<number>, gram: ArrayLike<number>, rows: n
 
 /** Σxxᵀ of tokens [tokens, columns]. */
 export const gramOfTokens = referenceGram;
+
+/** A method whose problems are given the target that reproduces the model, as a run with --reproduce model does. */
+export function reproducing(solver: LayerSolver<undefined>): LayerSolver<undefined> {
+  return {
+    ...solver,
+    needs: [...new Set([...solver.needs, ...REPRODUCE_MODEL.needs])],
+    cost: (size, options) => inSequence(REPRODUCE_MODEL.cost(size), solver.cost(size, options)),
+    async solve(problem, options, context) {
+      await REPRODUCE_MODEL.retarget(problem, context.device);
+      return solver.solve(problem, options, context);
+    },
+  };
+}

@@ -3,12 +3,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { describeOnDevices } from "../helpers/devices.js";
 import { assertSameBits } from "../helpers/compare.js";
-import { gramOfTokens, uploadProblem, type PlainLayer } from "../helpers/layer-problem.js";
+import { solverOf } from "../../src/driver/session.js";
+import { demoRun } from "../helpers/runs.js";
+import { gramOfTokens, reproducing, uploadProblem, type PlainLayer } from "../helpers/layer-problem.js";
 import { referenceMatmul } from "../reference/products.js";
 import { correlatedTokens, normals } from "../reference/random.js";
 import { referenceRetargeted } from "../reference/reproduce-model.js";
 import { findSolver } from "../../src/solvers/registry.js";
-import { reproduceModel } from "../../src/solvers/reproduce-model.js";
 import { composeSteps } from "../../src/solvers/steps.js";
 import type { Device } from "../../src/device/device.js";
 import type { LayerSolver } from "../../src/solvers/solver.js";
@@ -61,13 +62,14 @@ async function solve(
 }
 
 test("a method that is to reproduce the model needs Gram matrices and the errors besides its own statistics", () => {
-  assert.deepEqual([...reproduceModel(method("wanda")).needs].sort(), ["column-norms", "gram", "inherited-errors"]);
-  assert.equal(reproduceModel(method("wanda")).name, "wanda");
+  const solver = solverOf(demoRun("unused", { method: "wanda", reproduce: "model", propagation: "group" }));
+  assert.deepEqual([...solver.needs].sort(), ["column-norms", "gram", "inherited-errors"]);
+  assert.equal(solver.name, "wanda");
 });
 
 await describeOnDevices((device) => {
   test("nothing pruned, the weight is the twin's and nearer to the dense model", async () => {
-    const weight = await solve(device(), reproduceModel(method("magnitude")), 0, ERRORS);
+    const weight = await solve(device(), reproducing(method("magnitude")), 0, ERRORS);
     const twin = referenceRetargeted(PLAIN.weight, { errors: ERRORS, gram: PLAIN.gram }, ROWS, COLUMNS, 0.1);
     weight.forEach((value, i) => assert.ok(Math.abs(value - twin[i]) < 1e-4, `weight ${i}: ${value}, ${twin[i]}`));
     assert.ok(distance(weight) < 0.1 * distance(PLAIN.weight), `${distance(weight)}, ${distance(PLAIN.weight)}`);
@@ -76,7 +78,7 @@ await describeOnDevices((device) => {
   test("any method then prunes that weight: nearer to the dense model than the method alone", async () => {
     for (const name of ["wanda", "sparsegpt", "alps"]) {
       const own = await solve(device(), method(name), 0.5);
-      const reproducing = await solve(device(), reproduceModel(method(name)), 0.5, ERRORS);
+      const reproducing = await solve(device(), reproducing(method(name)), 0.5, ERRORS);
       const zeros = (values: Float32Array): number => values.filter((value) => value === 0).length;
       assert.equal(zeros(reproducing), zeros(own), name);
       assert.ok(distance(reproducing) < distance(own), `${name}: ${distance(reproducing)}, alone ${distance(own)}`);
@@ -85,8 +87,8 @@ await describeOnDevices((device) => {
 
   test("where nothing is known of the dense model's inputs, or they are those seen, it is the method itself", async () => {
     const alone = await solve(device(), method("sparsegpt"), 0.5);
-    assertSameBits(await solve(device(), reproduceModel(method("sparsegpt")), 0.5), alone, "unknown");
+    assertSameBits(await solve(device(), reproducing(method("sparsegpt")), 0.5), alone, "unknown");
     const nothing = new Float64Array(COLUMNS * COLUMNS);
-    assertSameBits(await solve(device(), reproduceModel(method("sparsegpt")), 0.5, nothing), alone, "no errors");
+    assertSameBits(await solve(device(), reproducing(method("sparsegpt")), 0.5, nothing), alone, "no errors");
   });
 });

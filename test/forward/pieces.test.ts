@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { borrowed, type HostArray, type NdArray } from "../../src/array.js";
 import { lookUp } from "../../src/look-up.js";
 import { measureDivergence } from "../../src/evaluation/divergence.js";
 import { BlockRunner, gramPanels } from "../../src/forward/block-runner.js";
@@ -86,6 +87,42 @@ for (const folder of FOLDERS) {
     }
   });
 }
+
+test("a block run on arrays gives what it gives on plain floats, and its memory is used again once disposed of", async () => {
+  await using model = await openModel(fixturePath("qwen2_moe"));
+  const { architecture, checkpoint } = model;
+  const block = architecture.blocks[1] as BlockSpec;
+  const weights = await readBlockWeights(checkpoint, block);
+  const [batch, tokens] = [2, 9];
+  await using runner = new BlockRunner(architecture);
+  const values = new Float32Array(batch * tokens * architecture.hiddenSize).map((_, i) => Math.sin(i * 0.7) + 0.3);
+  const groups = block.groups.map(({ name }) => name);
+  const request = { hidden: true, taps: { kind: "gram", groups, hasMoments: true } } as const;
+  const expected = await runner.run(block, weights, values, batch, tokens, request);
+  const arrays = new Map(
+    [...block.tensors].map(([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)]),
+  );
+  const hidden = borrowed("hidden", values, [batch * tokens, architecture.hiddenSize]);
+  const floats = (array: NdArray | undefined): Float32Array => (array as HostArray).values as Float32Array;
+  const used = new Set<ArrayBufferLike>();
+  for (let round = 0; round < 3; round++) {
+    using found = await runner.runArrays(block, arrays, hidden, { batch, tokens }, request);
+    assert.deepEqual(found.hidden?.shape, [batch * tokens, architecture.hiddenSize]);
+    assert.deepEqual(floats(found.hidden), expected.hidden);
+    for (const [group, tap] of expected.taps) {
+      const { parts, moments, rows } = lookUp(found.taps, group);
+      assert.deepEqual(parts.map(floats), tap.parts, group);
+      assert.deepEqual([rows, floats(moments?.sums)], [tap.rows, tap.moments?.sums], group);
+      const panels = gramPanels(parts.at(-1)?.shape[1] ?? 0);
+      assert.deepEqual(
+        parts.map(({ shape }) => shape),
+        panels.map(({ first, end }) => [end - first, end]),
+      );
+    }
+    used.add(floats(found.hidden).buffer);
+  }
+  assert.equal(used.size, 1);
+});
 
 test("a Gram matrix in narrow panels is that of the inputs", async () => {
   await using model = await openModel(fixturePath("llama"));

@@ -270,7 +270,7 @@ const CASES: readonly Case[] = [
   one(
     "router",
     routerInputs,
-    { chosen: 2, isRenormalized: false, scale: 1.7, limit: { groups: 4, kept: 2 } },
+    { chosen: 3, isRenormalized: false, scale: 1.7, limit: { groups: 4, kept: 1 } },
     "limited to groups",
   ),
   expertsCase("one by one", {}),

@@ -8,7 +8,7 @@ import { compareMethods } from "../../src/driver/compare.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError, PruneError } from "../../src/errors.js";
 import { RUN_OPTIONS, type RunOptionKey } from "../../src/options/run-options.js";
-import { UNIFORM } from "../../src/sparsity/allocation/schema.js";
+import { UNIFORM } from "../../src/allocation/registry.js";
 import { UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";

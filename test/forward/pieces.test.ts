@@ -5,7 +5,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { borrowed, type HostArray, type NdArray } from "../../src/array.js";
+import { borrowed, type HostArray } from "../../src/array.js";
+import { valuesOf } from "../../src/forward/values.js";
 import { lookUp } from "../../src/look-up.js";
 import { measureDivergence } from "../../src/evaluation/divergence.js";
 import { BlockRunner, gramPanels } from "../../src/forward/block-runner.js";
@@ -16,6 +17,7 @@ import { readBlockWeights } from "../../src/forward/weights.js";
 import type { BlockSpec } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
 import { fixturePath } from "../helpers/architectures.js";
+import { readStates, runBlock } from "../helpers/forward.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { readTensors, relativeError, rowsOf, tensorOf } from "../helpers/tensors.js";
 
@@ -49,10 +51,10 @@ for (const folder of FOLDERS) {
     const ids = idsOf(folder);
     const { vocabularySize, embeddingWidth } = model.architecture;
     await using whole = await embedded(t, model, ids);
-    const expected = Float32Array.from(await whole.read(0, ids.length));
+    const expected = await readStates(whole, 0, ids.length);
     for (const rows of [1, 7, vocabularySize - 1]) {
       await using pieces = await embedded(t, model, ids, rows * embeddingWidth * 4);
-      assert.deepEqual(await pieces.read(0, ids.length), expected, `${rows} rows at a time`);
+      assert.deepEqual(await readStates(pieces, 0, ids.length), expected, `${rows} rows at a time`);
     }
   });
 
@@ -82,13 +84,14 @@ for (const folder of FOLDERS) {
       assert.ok(relativeError(divergence.klDivergences, compared.klDivergences) < 1e-4);
     }
 
-    async function shifted(first: number, count: number): Promise<Float32Array> {
-      return (await states.read(first, count)).map((value, i) => value + 0.3 * Math.sin(i * 0.9));
+    async function shifted(first: number, count: number): Promise<HostArray> {
+      const values = (await readStates(states, first, count)).map((value, i) => value + 0.3 * Math.sin(i * 0.9));
+      return borrowed("shifted", values, [count * states.tokens, states.sequenceLength / states.tokens]);
     }
   });
 }
 
-test("a block run on arrays gives what it gives on plain floats, and its memory is used again once disposed of", async () => {
+test("a block gives the same in memory that is used again once disposed of", async () => {
   await using model = await openModel(fixturePath("qwen2_moe"));
   const { architecture, checkpoint } = model;
   const block = architecture.blocks[1] as BlockSpec;
@@ -98,28 +101,26 @@ test("a block run on arrays gives what it gives on plain floats, and its memory 
   const values = new Float32Array(batch * tokens * architecture.hiddenSize).map((_, i) => Math.sin(i * 0.7) + 0.3);
   const groups = block.groups.map(({ name }) => name);
   const request = { hidden: true, taps: { kind: "gram", groups, hasMoments: true } } as const;
-  const expected = await runner.run(block, weights, values, batch, tokens, request);
-  const arrays = new Map(
-    [...block.tensors].map(([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)]),
-  );
+  const expected = await runBlock(runner, block, weights, values, { batch, tokens }, request);
   const hidden = borrowed("hidden", values, [batch * tokens, architecture.hiddenSize]);
-  const floats = (array: NdArray | undefined): Float32Array => (array as HostArray).values as Float32Array;
   const used = new Set<ArrayBufferLike>();
   for (let round = 0; round < 3; round++) {
-    using found = await runner.runArrays(block, arrays, hidden, { batch, tokens }, request);
-    assert.deepEqual(found.hidden?.shape, [batch * tokens, architecture.hiddenSize]);
-    assert.deepEqual(floats(found.hidden), expected.hidden);
+    using found = await runner.run(block, weights, hidden, { batch, tokens }, request);
+    assert.ok(found.hidden !== undefined);
+    assert.deepEqual(found.hidden.shape, [batch * tokens, architecture.hiddenSize]);
+    assert.deepEqual(valuesOf(found.hidden), expected.hidden);
     for (const [group, tap] of expected.taps) {
       const { parts, moments, rows } = lookUp(found.taps, group);
-      assert.deepEqual(parts.map(floats), tap.parts, group);
-      assert.deepEqual([rows, floats(moments?.sums)], [tap.rows, tap.moments?.sums], group);
+      assert.ok(moments !== undefined);
+      assert.deepEqual(parts.map(valuesOf), tap.parts, group);
+      assert.deepEqual([rows, valuesOf(moments.sums)], [tap.rows, tap.moments?.sums], group);
       const panels = gramPanels(parts.at(-1)?.shape[1] ?? 0);
       assert.deepEqual(
         parts.map(({ shape }) => shape),
         panels.map(({ first, end }) => [end - first, end]),
       );
     }
-    used.add(floats(found.hidden).buffer);
+    used.add(valuesOf(found.hidden).buffer);
   }
   assert.equal(used.size, 1);
 });
@@ -134,7 +135,7 @@ test("a Gram matrix in narrow panels is that of the inputs", async () => {
   const hidden = new Float32Array(batch * tokens * architecture.hiddenSize).map((_, i) => Math.sin(i * 0.7) + 0.3);
   const groups = block.groups.map(({ name }) => name);
   const run = (kind: "inputs" | "gram") =>
-    runner.run(block, weights, hidden, batch, tokens, { hidden: false, taps: { kind, groups } });
+    runBlock(runner, block, weights, hidden, { batch, tokens }, { hidden: false, taps: { kind, groups } });
   const [inputs, grams] = [await run("inputs"), await run("gram")];
   for (const { name, inFeatures: n } of block.groups) {
     const x = lookUp(inputs.taps, name).parts[0] as Float32Array;

@@ -10,6 +10,7 @@ import { readFile, readdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
+import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError } from "../../src/errors.js";
 import { allocationSchema } from "../../src/allocation/registry.js";
@@ -217,4 +218,24 @@ test("a resumed run takes the allocation from the journal instead of finding it 
   assert.ok(stages.length > 0 && !stages.some((stage) => stage.startsWith("allocation")), stages.join(", "));
   const zeros = ({ layers }: typeof whole): unknown[] => layers.map((layer) => [layer.name, layer.zeros]);
   assert.deepEqual(zeros(resumed), zeros(whole));
+});
+
+test("a run on the dense model's activations, stopped after any block, is resumed to the same bytes", async (t) => {
+  const directory = temporaryDirectory(t);
+  const config = (out: string): RunConfig =>
+    demoRun(join(directory, out), { method: "sparsegpt", sparsity: 0.6, propagation: "dense" });
+  await pruneModel(config("whole"), createTestContext());
+  const expected = await contentsOf(join(directory, "whole"));
+  for (let blocks = 1; blocks < BLOCKS; blocks++) {
+    const stopped = config(`stopped-${blocks}`);
+    let finished = 0;
+    const stopping = {
+      ...createTestContext({ stop: { requested: () => (finished === blocks ? "SIGINT" : undefined) } }),
+      emit: ({ type }: { readonly type: string }) => void (finished += Number(type === "block")),
+    };
+    await assert.rejects(pruneModel(stopped, stopping), InterruptedError);
+    const { resumedBlocks } = await pruneModel({ ...stopped, resume: true }, createTestContext());
+    assert.equal(resumedBlocks, blocks);
+    assert.deepEqual(await contentsOf(stopped.out), expected, `stopped after ${blocks} blocks`);
+  }
 });

@@ -1,0 +1,77 @@
+/**
+ * One seeded random llama block of any width, for what only wide linears reach: several panels of a Gram matrix, pieces of
+ * an embedding table, long spectra.
+ */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { TokenSource } from "../../src/contract.js";
+import { createRandom, normals } from "../reference/random.js";
+import { encodeSafetensors, writeCheckpoint, type TestTensor } from "./checkpoints.js";
+
+export interface SyntheticLlama {
+  readonly hidden?: number;
+  /** Inputs of the down projection. */
+  readonly intermediate?: number;
+  readonly vocabulary?: number;
+  readonly seed?: number;
+}
+
+const HEADS = 2;
+
+/** Write a checkpoint of one bf16 block with tied embeddings and no tokenizer: it takes token ids. */
+export async function writeSyntheticLlama(directory: string, model: SyntheticLlama = {}): Promise<void> {
+  const { hidden = 64, intermediate = 1200, vocabulary = 96, seed = 1 } = model;
+  let next = seed;
+  const random = (rows: number, columns: number): TestTensor => {
+    const scale = 1 / Math.sqrt(columns);
+    const values = normals(rows * columns, next++).map((value) => scale * value);
+    return { dtype: "BF16", shape: [rows, columns], values };
+  };
+  const ones = (): TestTensor => ({ dtype: "BF16", shape: [hidden], values: new Float32Array(hidden).fill(1) });
+  const block = "model.layers.0";
+  await writeCheckpoint(directory, {
+    tensors: {
+      "model.embed_tokens.weight": random(vocabulary, hidden),
+      [`${block}.input_layernorm.weight`]: ones(),
+      [`${block}.self_attn.q_proj.weight`]: random(hidden, hidden),
+      [`${block}.self_attn.k_proj.weight`]: random(hidden, hidden),
+      [`${block}.self_attn.v_proj.weight`]: random(hidden, hidden),
+      [`${block}.self_attn.o_proj.weight`]: random(hidden, hidden),
+      [`${block}.post_attention_layernorm.weight`]: ones(),
+      [`${block}.mlp.gate_proj.weight`]: random(intermediate, hidden),
+      [`${block}.mlp.up_proj.weight`]: random(intermediate, hidden),
+      [`${block}.mlp.down_proj.weight`]: random(hidden, intermediate),
+      "model.norm.weight": ones(),
+    },
+    config: {
+      architectures: ["LlamaForCausalLM"],
+      model_type: "llama",
+      hidden_size: hidden,
+      intermediate_size: intermediate,
+      num_hidden_layers: 1,
+      num_attention_heads: HEADS,
+      num_key_value_heads: HEADS,
+      head_dim: hidden / HEADS,
+      hidden_act: "silu",
+      max_position_embeddings: 2048,
+      rms_norm_eps: 1e-5,
+      rope_theta: 10000,
+      tie_word_embeddings: true,
+      torch_dtype: "bfloat16",
+      vocab_size: vocabulary,
+    },
+  });
+}
+
+/** Write `sequences` rows of random ids below `vocabulary` beside a model; what a run calibrates on. */
+export async function writeRandomIds(
+  directory: string,
+  { sequences, tokens, vocabulary = 96, seed = 1 }: Readonly<Record<"sequences" | "tokens", number>> & SyntheticLlama,
+): Promise<TokenSource> {
+  const random = createRandom(seed);
+  const ids = Int32Array.from({ length: sequences * tokens }, () => Math.floor(vocabulary * random()));
+  const file = join(directory, "ids.safetensors");
+  const calib = { dtype: "I32", shape: [sequences, tokens], values: new Uint8Array(ids.buffer) };
+  await writeFile(file, encodeSafetensors({ calib }));
+  return { file, tensor: "calib" };
+}

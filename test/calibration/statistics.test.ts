@@ -6,7 +6,7 @@ import { collectStatistics } from "../../src/calibration/statistics.js";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
 import { NumericalError } from "../../src/errors.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
-import { BlockRunner } from "../../src/forward/block-runner.js";
+import { BlockRunner, gramPanels } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
 import { Stream } from "../../src/forward/stream.js";
@@ -15,6 +15,7 @@ import type { StatisticName } from "../../src/solvers/solver.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { readStates, runBlock, writeStates } from "../helpers/forward.js";
 import { repositoryPath } from "../helpers/paths.js";
+import { writeSyntheticLlama } from "../helpers/synthetic-model.js";
 import { relativeError } from "../helpers/tensors.js";
 import { referenceMatmul } from "../reference/products.js";
 
@@ -177,5 +178,48 @@ test("inputs that are not finite are refused with the channel, whatever collects
       assert.match(error.message, /model\.layers\.1 .*: input channel 0 /);
       return true;
     });
+  }
+});
+
+test("a Gram matrix of more than one panel is that of the inputs, at the widths that real models have", async (t) => {
+  const directory = temporaryDirectory(t);
+  await writeSyntheticLlama(directory, { intermediate: 1200 });
+  await using model = await openModel(directory);
+  const { architecture } = model;
+  const [block] = architecture.blocks;
+  const weights = await readBlockWeights(model.checkpoint, block);
+  const [sequences, tokens] = [3, 8];
+  const shape = { sequences, tokens, hiddenSize: architecture.hiddenSize };
+  await using states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile: "" });
+  const length = sequences * tokens * shape.hiddenSize;
+  await writeStates(
+    states,
+    0,
+    Float32Array.from({ length }, (_, i) => Math.sin(i * 0.31) + 0.2),
+  );
+  await using runner = new BlockRunner(architecture);
+  await using device = await createCpuDevice({ threads: 2 });
+  const groups = block.groups.filter(({ inFeatures }) => inFeatures === 1200);
+  const [{ name, inFeatures: n }] = groups;
+  assert.ok(gramPanels(n).length > 1);
+  const taps = { kind: "inputs", groups: [name] } as const;
+  const size = { batch: sequences, tokens };
+  const values = await readStates(states, 0, sequences);
+  const inputs = await runBlock(runner, block, weights, values, size, { hidden: false, taps });
+  const x = lookUp(inputs.taps, name).parts[0];
+  const stream = new Stream(runner, states, 2); // two batches: panels are added up
+  const collected = await collectStatistics({ stream, block, weights, groups, device, needs: ["gram"] });
+  using grown = lookUp(collected, name);
+  const { gram, squareSums } = await grown.finish();
+  assert.ok(gram !== undefined && squareSums !== undefined);
+  const found = await device.download({ matrix: gram });
+  const expected = referenceMatmul(x, x, { m: n, n, k: sequences * tokens }, true);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j <= i; j++) {
+      const scale = Math.sqrt(expected[i * n + i] * expected[j * n + j]);
+      const error = Math.abs(found[i * n + j] - expected[i * n + j]);
+      assert.ok(error <= TOLERANCE * scale, `gram ${i}, ${j}: ${found[i * n + j]}, ${expected[i * n + j]}`);
+    }
+    assert.equal(squareSums[i], found[i * n + i]);
   }
 });

@@ -1,7 +1,7 @@
 /** For every option of the table that a run's configuration holds, a value that is not the default's, with what it needs. */
 import type { RunConfig } from "../../src/contract.js";
 import { fieldOf, RUN_OPTION_LIST, type RunOptionKey } from "../../src/options/run-options.js";
-import { allocationSchema } from "../../src/sparsity/allocation/schema.js";
+import { allocationSchema } from "../../src/allocation/registry.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { fixturePath } from "./architectures.js";
 import { repositoryPath } from "./paths.js";

@@ -78,10 +78,10 @@ await describeOnDevices((device) => {
   test("any method then prunes that weight: nearer to the dense model than the method alone", async () => {
     for (const name of ["wanda", "sparsegpt", "alps"]) {
       const own = await solve(device(), method(name), 0.5);
-      const reproducing = await solve(device(), reproducing(method(name)), 0.5, ERRORS);
+      const made = await solve(device(), reproducing(method(name)), 0.5, ERRORS);
       const zeros = (values: Float32Array): number => values.filter((value) => value === 0).length;
-      assert.equal(zeros(reproducing), zeros(own), name);
-      assert.ok(distance(reproducing) < distance(own), `${name}: ${distance(reproducing)}, alone ${distance(own)}`);
+      assert.equal(zeros(made), zeros(own), name);
+      assert.ok(distance(made) < distance(own), `${name}: ${distance(made)}, alone ${distance(own)}`);
     }
   });
 

@@ -17,7 +17,7 @@ import {
   type ConstantRecord,
   type ElementType,
   type NodeRecord,
-} from "./encode.js";
+} from "./protobuf.js";
 
 export interface EncodedGraph {
   readonly model: Uint8Array;

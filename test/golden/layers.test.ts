@@ -29,6 +29,8 @@ import type { LayerProblem } from "../../src/solvers/solver.js";
 const DIRECTORY = "golden/layers";
 const LINEARS = ["k_proj", "down_proj"] as const;
 const VARIANTS = ["", "_dead", "_rankdef"] as const;
+/** Of a mask, where f32 decides between scores that are all but equal: 0.055 % is the most that was measured. */
+const LARGEST_SHARE = 0.001;
 const present = needsShared(DIRECTORY);
 if (present.skip !== false) console.log(`# skipped: ${present.skip}`);
 
@@ -351,7 +353,7 @@ await describeOnDevices((device, name) => {
           const { keep, weight } = await solveOn(device(), layer, "admm", suffix, { schedule });
           const golden = tensorOf(layer.results, `${method}.${suffix}.weight`).values;
           const share = differences(keep, keptOf(golden)) / keep.length;
-          assert.ok(share <= 0.005, `${what}: ${(100 * share).toFixed(3)} % of the mask differs`);
+          assert.ok(share <= LARGEST_SHARE, `${what}: ${(100 * share).toFixed(3)} % of the mask differs`);
           const tolerance = layer.name.endsWith("_rankdef") ? 1e-3 : 1e-4; // the goldens' own for f32 implementations
           for (let row = 0; row < layer.rows; row++) {
             const entries = Array.from({ length: layer.columns }, (_, c) => row * layer.columns + c);
@@ -427,7 +429,7 @@ await describeOnDevices((device, name) => {
   });
 
   test(
-    "sparsegpt's unstructured masks differ from the released code's by at most half a percent",
+    "sparsegpt's unstructured masks differ from the released code's by at most a weight in a thousand",
     present,
     async () => {
       for (const layer of LAYERS) {
@@ -437,7 +439,7 @@ await describeOnDevices((device, name) => {
           const golden = tensorOf(layer.results, `sparsegpt.${suffix}.weight`).values;
           const share = differences(keep, keptOf(golden)) / keep.length;
           assert.ok(
-            share <= 0.005,
+            share <= LARGEST_SHARE,
             `${layer.name} sparsegpt.${suffix}: ${(100 * share).toFixed(3)} % of the mask differs`,
           );
         }

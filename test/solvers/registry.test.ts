@@ -1,6 +1,8 @@
 /** Finding methods by name, and their option schemas. */
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import assert from "node:assert/strict";
+import { repositoryPath } from "../helpers/paths.js";
 import { UsageError } from "../../src/errors.js";
 import { findSolver, SOLVERS } from "../../src/solvers/registry.js";
 
@@ -43,24 +45,30 @@ test("an unknown method is a usage error that names the nearest one and lists al
   );
 });
 
-test("options have the documented defaults", () => {
-  const admm = { damping: 0.1, iterations: 20, rho: 1 };
-  for (const [name, defaults] of [
-    ["random", { seed: 0, granularity: "matrix" }],
-    ["magnitude", { counting: "exact", granularity: "matrix" }],
-    ["wanda", { variant: "rows" }],
-    ["ria", { power: 0.5, granularity: "matrix" }],
-    ["sparsegpt", { damping: 0.01, blockSize: 128, counting: "exact", order: "natural" }],
-    ["thanos", { damping: 0.01, blockSize: 128 }],
-    ["admm", { ...admm, maskIterations: 15, schedule: "released" }],
-    ["alps", { damping: 0.01, rho: 0.1, iterations: 300, refinements: 10 }],
-    ["dsnot", { cycles: 50, threshold: 0.1, power: 1, sameSign: false, lists: "bounded" }],
-    ["obs-update", { damping: 0.01 }],
-    ["admm-update", admm],
-    ["cg-update", { damping: 0.01, steps: 10 }],
-  ] as const) {
-    assert.deepEqual(findSolver(name).schema.parse({}), defaults, name);
-    assert.throws(() => findSolver(name).schema.parse({ unknown: 1 }), name);
+/** The table of options on a method's page: what it says the defaults are. */
+function documentedDefaults(method: string): Record<string, unknown> {
+  const page = readFileSync(repositoryPath(`docs/methods/${method}.md`), "utf8");
+  const lines = page.split("\n");
+  const head = lines.findIndex((line) => /^\| *option *\| *default/.test(line));
+  assert.ok(head >= 0, `docs/methods/${method}.md has no table of options`);
+  const rows = lines.slice(head + 2, lines.indexOf("", head));
+  return Object.fromEntries(
+    rows.flatMap((row) => {
+      const [, option = "", text = ""] = row.split("|").map((cell) => cell.trim());
+      const [, name = ""] = /^`(\w+)`/.exec(option) ?? [];
+      const word = /^`?([A-Za-z]+)`?$/.exec(text)?.[1];
+      if (word === "none") return [];
+      const value =
+        word === "true" || word === "false" ? word === "true" : (word ?? Number(/\d[\d.]*/.exec(text)?.[0]));
+      return [[name, value]];
+    }),
+  );
+}
+
+test("options have the defaults that the method's page documents", () => {
+  for (const [name, { schema }] of SOLVERS) {
+    assert.deepEqual(schema.parse({}), documentedDefaults(name), name);
+    assert.throws(() => schema.parse({ unknown: 1 }), name);
   }
   assert.throws(() => findSolver("admm").schema.parse({ iterations: 10 }), /maskIterations/);
 });

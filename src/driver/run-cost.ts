@@ -1,0 +1,261 @@
+/**
+ * What a run is made of, counted before it starts: products, kernels, passes over entries, bytes from and to the disk, and
+ * the memory that is alive at its fullest moment. Solvers and allocation rules price themselves; here are the parts that
+ * the driver adds: forwards, statistics, reading, writing. Counts only: how fast a machine is, plan.ts measures.
+ */
+import { allocationCost, needsActivations, weightPasses } from "../allocation/registry.js";
+import type { RunConfig } from "../contract.js";
+import { gramPanels } from "../forward/block-runner.js";
+import { sequencesPerRun } from "../forward/weights.js";
+import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
+import { inSequence, repeated, type SolveCost } from "../solvers/cost.js";
+import type { LayerSolver, StatisticName } from "../solvers/solver.js";
+
+/** Everything a cost depends on, decided before any work. */
+export interface PlannedRun {
+  readonly config: RunConfig;
+  readonly architecture: Architecture;
+  /** The linears that are pruned. */
+  readonly selected: ReadonlySet<LinearSpec>;
+  readonly solver: LayerSolver<undefined>;
+  /** Of the checkpoint's shards, and of the tensors that are written. */
+  readonly checkpointBytes: number;
+  readonly prunedBytes: number;
+}
+
+/** Work by kind; each kind runs at a rate of its own. */
+export interface RunWork {
+  /** Floating-point operations of products and factorisations; those in f64 count twice. */
+  readonly products: number;
+  /** See `SolveCost`. */
+  readonly kernels: number;
+  readonly entries: number;
+  readonly hostEntries: number;
+  /** Bytes read from or written to files. */
+  readonly diskBytes: number;
+}
+
+/** All that the run does, allocation included. Where tokens are routed to experts it is an upper bound: all go to all. */
+export function workOf(planned: PlannedRun): RunWork {
+  const { blocks } = planned.architecture;
+  return addWork(filesOf(planned), allocationWork(planned), ...blocks.map((block) => blockWork(planned, block)));
+}
+
+export function addWork(...works: readonly Partial<RunWork>[]): RunWork {
+  const sum = (kind: keyof RunWork): number => works.reduce((total, work) => total + (work[kind] ?? 0), 0);
+  return {
+    products: sum("products"),
+    kernels: sum("kernels"),
+    entries: sum("entries"),
+    hostEntries: sum("hostEntries"),
+    diskBytes: sum("diskBytes"),
+  };
+}
+
+function scaled(factor: number, work: RunWork): RunWork {
+  return {
+    products: factor * work.products,
+    kernels: factor * work.kernels,
+    entries: factor * work.entries,
+    hostEntries: factor * work.hostEntries,
+    diskBytes: factor * work.diskBytes,
+  };
+}
+
+/** Read and written by a clone, read for the forward; pruned tensors are written, read back and hashed. */
+function filesOf({ checkpointBytes, prunedBytes }: PlannedRun): Partial<RunWork> {
+  return { diskBytes: 3 * checkpointBytes + 3 * prunedBytes };
+}
+
+const weightsOf = (linears: readonly LinearSpec[]): number =>
+  linears.reduce((sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures, 0);
+
+const linearsOf = (block: BlockSpec): LinearSpec[] => block.groups.flatMap((group) => group.linears);
+
+function tensorElements({ tensors }: BlockSpec): number {
+  return [...tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+}
+
+/** Statistics that the run collects for the method, and those only to measure with. */
+export function statisticsOf({ config, solver }: Pick<PlannedRun, "config" | "solver">): {
+  readonly needs: readonly StatisticName[];
+  readonly isMeasuredApart: boolean;
+} {
+  return { needs: solver.needs, isMeasuredApart: config.measureLoss && !solver.needs.includes("gram") };
+}
+
+/** Reading a block, passing all tokens through it as its propagation asks, solving its linears. */
+function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
+  const { config, solver, selected } = planned;
+  const { needs, isMeasuredApart } = statisticsOf(planned);
+  const isTwinned = needs.includes("inherited-errors");
+  const isForwarded = needs.length > 0 || isMeasuredApart;
+  const isLast = block.index === planned.architecture.blocks.length - 1;
+  const stages = [...new Set(block.groups.map((group) => group.stage))];
+  const passes = config.propagation === "group" ? stages.map((stage) => [stage]) : [stages];
+  const collecting = passes.map((some) => {
+    const groups = block.groups.filter((group) => some.includes(group.stage));
+    const isMoving = config.propagation === "dense" && !block.groups.some((group) => group.isRouted === true);
+    const until = isMoving ? Infinity : Math.max(...some);
+    const forward = scaled(isTwinned ? 2 : 1, forwardWork(planned, block, until));
+    const measuring = isMeasuredApart ? addWork(forward, statisticsWork(planned, groups, ["gram"])) : {};
+    return addWork(needs.length > 0 ? forward : {}, statisticsWork(planned, groups, needs), measuring);
+  });
+  const isMovedApart = config.propagation !== "dense" || block.groups.some((group) => group.isRouted === true);
+  const moving = isLast || !isMovedApart ? {} : scaled(isTwinned ? 2 : 1, forwardWork(planned, block, Infinity));
+  const solving = linearsOf(block)
+    .filter((linear) => selected.has(linear))
+    .map((linear) => workOfSolve(linear, costOfLinear(solver, config, linear)));
+  const reading = { entries: (isTwinned ? 2 : 1) * tensorElements(block) };
+  return addWork(reading, ...(isForwarded ? [...collecting, moving] : []), ...solving);
+}
+
+export function costOfLinear(
+  solver: LayerSolver<undefined>,
+  { pattern, sparsity }: RunConfig,
+  { name, inFeatures, outFeatures }: LinearSpec,
+): SolveCost {
+  return solver.cost({ name, inFeatures, outFeatures, pattern, sparsity }, undefined);
+}
+
+/** Passes over a linear's weight around its solve: taken out, uploaded, downloaded, put back, rounded, widened, counted, hashed. */
+const PASSES_AROUND_SOLVE = 8;
+
+function workOfSolve(linear: LinearSpec, cost: SolveCost): Partial<RunWork> {
+  return { ...cost, entries: cost.entries + PASSES_AROUND_SOLVE * weightsOf([linear]) };
+}
+
+const tokensOf = ({ nsamples, seqlen }: RunConfig): number => nsamples * seqlen;
+
+/** Passes over the hidden state and over a linear's input that a block makes beside its products, for each token. */
+const HIDDEN_PASSES = 12;
+const INPUT_PASSES = 3;
+
+/**
+ * All tokens through a block.
+ * @param until what is asked for is the input of the groups of this stage; Infinity: the block's output
+ */
+function forwardWork({ config, architecture }: PlannedRun, block: BlockSpec, until: number): RunWork {
+  const tokens = tokensOf(config);
+  const groups = block.groups.filter((group) => group.stage < until);
+  const [first] = block.groups;
+  const attends = until > (first?.stage ?? 0);
+  const linears = groups.flatMap((group) => group.linears);
+  const attention = attends ? 4 * config.seqlen * architecture.hiddenSize : 0;
+  const inputs = groups.reduce((sum, { inFeatures }) => sum + inFeatures, 0);
+  const outputs = linears.reduce((sum, { outFeatures }) => sum + outFeatures, 0);
+  return addWork({
+    products: tokens * (2 * weightsOf(linears) + attention),
+    entries: tokens * (HIDDEN_PASSES * architecture.hiddenSize + INPUT_PASSES * (inputs + outputs)),
+  });
+}
+
+/** What is made of the inputs of some groups on the way. */
+function statisticsWork(
+  { config }: PlannedRun,
+  groups: readonly InputGroup[],
+  needs: readonly StatisticName[],
+): RunWork {
+  const tokens = tokensOf(config);
+  const runs = Math.ceil(config.nsamples / sequencesPerRun(config.seqlen));
+  return addWork(
+    ...groups.map(({ inFeatures: n }): Partial<RunWork> => {
+      if (needs.length === 0) return {};
+      if (!needs.includes("gram")) return { entries: tokens * n };
+      const gram = gramPanels(n).reduce((sum, { first, end }) => sum + 2 * (end - first) * end, 0);
+      const errors = needs.includes("inherited-errors") ? 2 * n ** 2 : 0;
+      return { products: tokens * (gram + errors), entries: (runs + 3) * n ** 2 };
+    }),
+  );
+}
+
+/** The dense model's passes before anything is pruned, and what a rule does besides. */
+function allocationWork(planned: PlannedRun): RunWork {
+  const { config, architecture, solver, selected, checkpointBytes } = planned;
+  const { allocation, seqlen, nsamples } = config;
+  const linears = [...selected];
+  const size = { linears, sequences: nsamples };
+  const { doubleOperations = 0, measuredSequences = 0, solvedLinears = 0, solvedBy } = allocationCost(allocation, size);
+  const forward = addWork(...architecture.blocks.map((block) => forwardWork(planned, block, Infinity)));
+  const passes = weightPasses(allocation);
+  const logits = 4 * architecture.head.width * architecture.vocabularySize; // of the dense model and of the candidate
+  const elements = weightsOf(linears);
+  const searched = scaled(measuredSequences / nsamples, forward);
+  const solves = inSequence(...linears.map((linear) => costOfLinear(solver, config, linear)));
+  const solved = solvedLinears / Math.max(1, linears.length);
+  const statistics = addWork(
+    ...architecture.blocks.map((block) => statisticsWork(planned, block.groups, solver.needs)),
+  );
+  return addWork(
+    {
+      products: 2 * doubleOperations + measuredSequences * seqlen * logits,
+      entries: (passes > 0 ? PASSES_OF_SCORES : 0) * passes * elements + PASSES_AROUND_SOLVE * solved * elements,
+      diskBytes: passes * checkpointBytes,
+    },
+    needsActivations(allocation) ? forward : {},
+    searched,
+    solvedBy === "method" ? addWork(repeated(solved, solves), statistics) : {},
+  );
+}
+
+/** What rules make of a weight in one pass: scores, histograms. */
+const PASSES_OF_SCORES = 4;
+
+/** Not Math.max: a model of many experts has more linears than a call may have arguments. */
+function largestOf<Item>(items: readonly Item[], value: (item: Item) => number): number {
+  return items.reduce((largest, item) => Math.max(largest, value(item)), 0);
+}
+
+/** Most bytes alive at once, beyond what the program itself takes. */
+export function memoryOf(planned: PlannedRun): number {
+  const { config, architecture, selected } = planned;
+  const { needs, isMeasuredApart } = statisticsOf(planned);
+  const { blocks, hiddenSize } = architecture;
+  const isTwinned = needs.includes("inherited-errors");
+  const isForwarded = needs.length > 0 || isMeasuredApart || needsActivations(config.allocation);
+  const block = 4 * (isTwinned ? 2 : 1) * largestOf(blocks, tensorElements);
+  const states = 4 * tokensOf(config) * hiddenSize * (isTwinned ? 2 : 1);
+  const hidden = isForwarded ? Math.min(states, config.memoryBytes) : 0;
+  const runTokens = Math.min(sequencesPerRun(config.seqlen), config.nsamples) * config.seqlen;
+  const phases = blocks.map((each) => {
+    const grams = isMeasuredApart || needs.includes("gram");
+    const statistics = grams ? statisticsBytes(each, isTwinned, config.propagation === "group") : 0;
+    const forward = isForwarded ? activationBytes(architecture, each, runTokens) : 0;
+    const solving = largestOf(
+      linearsOf(each).filter((linear) => selected.has(linear)),
+      (linear) => solvingBytes(planned, linear),
+    );
+    return statistics + Math.max(forward, solving);
+  });
+  const { bytes = 0 } = allocationCost(config.allocation, { linears: [...selected], sequences: config.nsamples });
+  return (
+    block +
+    hidden +
+    Math.max(
+      bytes,
+      largestOf(phases, (phase) => phase),
+    )
+  );
+}
+
+/** The weight out of its tensor and on the device, the result, and what the method works with. */
+function solvingBytes({ config, solver }: PlannedRun, linear: LinearSpec): number {
+  return 4 * 2 * weightsOf([linear]) + costOfLinear(solver, config, linear).bytes;
+}
+
+/** Gram matrices of all groups of a pass: as the forward returns them, and whole. */
+function statisticsBytes({ groups }: BlockSpec, isTwinned: boolean, isByStage: boolean): number {
+  const panels = (n: number): number => gramPanels(n).reduce((sum, { first, end }) => sum + (end - first) * end, 0);
+  const stages = isByStage ? [...new Set(groups.map((group) => group.stage))] : [undefined];
+  return largestOf(stages, (stage) => {
+    const some = groups.filter((group) => stage === undefined || group.stage === stage);
+    const all = some.reduce((sum, { inFeatures: n }) => sum + (isTwinned ? 2 * n ** 2 : panels(n)), 0);
+    return 4 * (all + largestOf(some, ({ inFeatures: n }) => n ** 2));
+  });
+}
+
+/** What a run of a block holds while its widest part is computed, and what it hands over. */
+function activationBytes({ hiddenSize }: Architecture, block: BlockSpec, tokens: number): number {
+  const widest = largestOf(block.groups, ({ inFeatures }) => inFeatures);
+  return 4 * tokens * (4 * hiddenSize + 4 * widest);
+}

@@ -1,0 +1,137 @@
+/** What a dry run counts: exact where it can be counted by hand, in the right order where it cannot. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { allocationSchema } from "../../src/allocation/registry.js";
+import type { RunConfig } from "../../src/contract.js";
+import { planRun } from "../../src/driver/plan.js";
+import { solverOf } from "../../src/driver/session.js";
+import { memoryOf, workOf, type RunWork } from "../../src/driver/run-cost.js";
+import { prunableLinears } from "../../src/model/architecture.js";
+import { openModel, type Model } from "../../src/model/open-model.js";
+import { parsePattern } from "../../src/sparsity/pattern.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
+import { createTestContext } from "../helpers/engine.js";
+import { repositoryPath } from "../helpers/paths.js";
+import { demoRun } from "../helpers/runs.js";
+
+/** The demo model's sizes. */
+const [BLOCKS, HIDDEN, KEYS, INNER] = [6, 256, 128, 704];
+/** Weights of q, k, v, o, gate and up; of down. */
+const BEFORE_LAST = 2 * HIDDEN * HIDDEN + 2 * HIDDEN * KEYS + 2 * HIDDEN * INNER;
+const LAST = HIDDEN * INNER;
+
+let model: Model;
+before(async () => {
+  model = await openModel(repositoryPath("models/demo"));
+});
+after(() => model[Symbol.asyncDispose]());
+
+function planned(overrides: Partial<RunConfig>) {
+  const config = demoRun("out", overrides);
+  const { architecture } = model;
+  const selected = new Set(prunableLinears(architecture));
+  return { config, architecture, selected, solver: solverOf(config), checkpointBytes: 2e7, prunedBytes: 1e7 };
+}
+
+const work = (overrides: Partial<RunConfig>): RunWork => workOf(planned(overrides));
+const products = (overrides: Partial<RunConfig>): number => work(overrides).products;
+const memory = (overrides: Partial<RunConfig>): number => memoryOf(planned(overrides));
+const tokens = ({ nsamples, seqlen }: { readonly nsamples: number; readonly seqlen: number }): number =>
+  nsamples * seqlen;
+
+test("a run's products are its forwards, counted by hand: to the last linear's input, and on to the next block", () => {
+  const calibration = { nsamples: 64, seqlen: 128 };
+  const attention = 4 * calibration.seqlen * HIDDEN;
+  const collecting = 2 * BEFORE_LAST + attention;
+  const whole = 2 * (BEFORE_LAST + LAST) + attention;
+  const perToken = BLOCKS * collecting + (BLOCKS - 1) * whole;
+  assert.equal(products({ method: "wanda", ...calibration }), tokens(calibration) * perToken);
+  assert.equal(
+    products({ method: "wanda", propagation: "dense", ...calibration }),
+    tokens(calibration) * BLOCKS * whole,
+  );
+  const stages = 0 + (2 * (HIDDEN * HIDDEN + 2 * HIDDEN * KEYS) + attention) + (2 * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * KEYS) + attention) + collecting; // prettier-ignore
+  assert.equal(
+    products({ method: "wanda", propagation: "group", ...calibration }),
+    tokens(calibration) * (BLOCKS * stages + (BLOCKS - 1) * whole),
+  );
+  assert.equal(products({ method: "magnitude", ...calibration }), 0);
+});
+
+test("twice the tokens add the forwards and the statistics once more, and no solve", () => {
+  for (const method of ["wanda", "sparsegpt", "alps"]) {
+    const [one, two, three] = [32, 64, 96].map((nsamples) => products({ method, nsamples, seqlen: 256 }));
+    assert.ok(Math.abs((three - two) / (two - one) - 1) < 1e-9, `${method}: ${one}, ${two}, ${three}`);
+    assert.ok(two - one > 0);
+  }
+});
+
+test("dearer methods are dearer: alps, admm, sparsegpt, wanda, magnitude", () => {
+  const calibration = { nsamples: 32, seqlen: 256 };
+  const costs = ["alps", "admm", "sparsegpt", "wanda", "magnitude"].map((method) =>
+    products({ method, ...calibration }),
+  );
+  assert.deepEqual(
+    costs,
+    costs.toSorted((x, y) => y - x),
+  );
+  const bytes = ["alps", "sparsegpt", "wanda", "magnitude"].map((method) => memory({ method, ...calibration }));
+  assert.deepEqual(
+    bytes,
+    bytes.toSorted((x, y) => y - x),
+  );
+  const [solve, forward] = [products({ method: "alps", nsamples: 1 }), products({ method: "wanda", nsamples: 1 })];
+  assert.ok(solve > 20 * forward, "with few tokens alps is nearly all solving");
+});
+
+test("every further step, statistic and pass has its price", () => {
+  const plain = products({ method: "sparsegpt" });
+  assert.ok(products({ method: "sparsegpt", propagation: "group" }) > plain);
+  assert.ok(products({ method: "sparsegpt", propagation: "group", reproduce: "model" }) > 1.9 * plain);
+  assert.ok(products({ method: "wanda", measureLoss: true }) > products({ method: "wanda" }));
+  const updated = { method: "wanda", then: [{ method: "admm-update", methodOptions: {} }] };
+  assert.ok(products(updated) > products({ method: "sparsegpt" }));
+  assert.ok(work({ method: "thanos" }).kernels > work({ method: "sparsegpt" }).kernels);
+  const swapped = { method: "wanda", then: [{ method: "dsnot", methodOptions: {} }] };
+  assert.ok(work(swapped).hostEntries > 0);
+  assert.equal(work({ method: "wanda", pattern: parsePattern("2:4") }).kernels, 0);
+});
+
+test("an allocation adds its forwards, its passes and its search", () => {
+  const calibration = { nsamples: 16, seqlen: 128 };
+  const uniform = work({ method: "wanda", ...calibration });
+  const by = (options: object): RunWork =>
+    work({ method: "wanda", ...calibration, allocation: allocationSchema.parse(options) });
+  const forward = tokens(calibration) * BLOCKS * (2 * (BEFORE_LAST + LAST) + 4 * calibration.seqlen * HIDDEN);
+  assert.equal(by({ rule: "owl" }).products - uniform.products, forward);
+  assert.equal(by({ rule: "owl" }).diskBytes - uniform.diskBytes, 2e7);
+  assert.equal(by({ rule: "lamp" }).products, uniform.products);
+  assert.equal(by({ rule: "lamp" }).diskBytes - uniform.diskBytes, 2 * 2e7);
+  assert.ok(by({ rule: "alphapruning" }).products > uniform.products);
+  const search = (generations: number): number => by({ rule: "evolutionary", generations, heldOut: 8 }).products;
+  assert.ok(search(1) > uniform.products + forward);
+  assert.ok(Math.abs((search(3) - search(1)) / (search(2) - search(1)) - 2) < 1e-6);
+});
+
+test("hidden states take memory up to the run's budget, twice where the dense model goes along", () => {
+  const of = (nsamples: number, memoryBytes: number, rest = {}): number =>
+    memory({ method: "wanda", nsamples, seqlen: 256, memoryBytes, ...rest });
+  const bytes = 256 * HIDDEN * 4;
+  assert.equal(of(64, 2 ** 30) - of(32, 2 ** 30), 32 * bytes);
+  assert.equal(of(64, 2 ** 20), of(32, 2 ** 20), "beyond the budget they go to a file");
+  const twin = { reproduce: "model", propagation: "group" } as const;
+  assert.equal(of(64, 2 ** 30, twin) - of(32, 2 ** 30, twin), 2 * 32 * bytes);
+  assert.equal(memory({ method: "magnitude", nsamples: 64 }), memory({ method: "magnitude", nsamples: 1 }));
+});
+
+test("a plan's seconds and memory follow what is counted", async (t) => {
+  const out = join(temporaryDirectory(t), "out");
+  const plan = (overrides: Partial<RunConfig>) => planRun(demoRun(out, overrides), createTestContext());
+  const [few, many] = [await plan({ nsamples: 1 }), await plan({ nsamples: 100_000 })];
+  assert.ok(many.estimatedSeconds > 100 * few.estimatedSeconds, `${few.estimatedSeconds}, ${many.estimatedSeconds}`);
+  const states = Math.min(100_000 * 64 * HIDDEN * 4, 2 ** 28);
+  assert.ok(many.peakMemoryBytes - few.peakMemoryBytes > 0.9 * states);
+  const slow = await plan({ method: "alps", nsamples: 1 });
+  assert.ok(slow.estimatedSeconds > few.estimatedSeconds, `${few.estimatedSeconds}, ${slow.estimatedSeconds}`);
+});

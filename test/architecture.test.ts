@@ -40,7 +40,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
   evaluation: ["calibration", "forward", "model", "onnx", "graph"],
   inspection: ["model", "checkpoint"],
-  report: ["options", "solvers", "model", "device", "sparsity"],
+  report: ["options", "solvers", "allocation", "model", "device", "sparsity"],
   config: ["options", "solvers", "allocation", "sparsity"],
   options: ["solvers", "allocation", "sparsity"],
   calibration: ["solvers", "forward", "model", "checkpoint", "device"],

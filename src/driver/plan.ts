@@ -13,21 +13,22 @@ import type { EngineContext } from "../context.js";
 import type { PlanReport, RunConfig } from "../contract.js";
 import { openDevice } from "./devices.js";
 import { decidePrunables } from "./prunables.js";
-import { memoryOf, workOf, type RunWork } from "./run-cost.js";
+import { isForwarded, memoryOf, workOf, type RunWork } from "./run-cost.js";
 
-/** Resident memory of the runtime itself: Node, ONNX Runtime, kernels; measured on Linux. */
-const FIXED_BYTES = 250 * 2 ** 20;
+/** Resident memory of the runtime itself, Node and kernels, and what ONNX Runtime adds once it has graphs; on Linux. */
+const FIXED_BYTES = 150 * 2 ** 20;
+const GRAPH_BYTES = 115 * 2 ** 20;
 /** Opening the model, the device and its threads, compiling graphs. */
 const FIXED_SECONDS = 0.7;
 /** Bytes per second assumed for reading, cloning and patching. */
 const DISK_RATE = 400e6;
 /** How much slower than products the kernels of sweeps and row systems do their operations. */
-const KERNEL_SLOWNESS = 7;
+const KERNEL_SLOWNESS = 5;
 /** How many passes over an entry the host's own loops take the time of. */
 const HOST_SLOWNESS = 5;
 /** Floating-point operations of the product that is tried. */
 const PROBE_OPERATIONS = 4e9;
-const PROBE_ENTRIES = 2 ** 21;
+const PROBE_ENTRIES = 2 ** 22;
 
 /**
  * Describe a run without doing it.
@@ -67,7 +68,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     // Once for the clone, once for the forward, and as often as the allocation looks at the dense model.
     bytesToRead: (2 + passes) * checkpointBytes,
     bytesToWrite: checkpointBytes + prunedBytes,
-    peakMemoryBytes: FIXED_BYTES + memoryOf(planned),
+    peakMemoryBytes: FIXED_BYTES + (isForwarded(planned) ? GRAPH_BYTES : 0) + memoryOf(planned),
     estimatedSeconds: secondsOf(workOf(planned), await measureRates(selection.selected, config)),
     ignored: selection.ignored.map(({ name }) => name),
     unmatchedPatterns,
@@ -94,14 +95,15 @@ function zerosToMake(
 }
 
 /** What this machine does a second, now. */
-interface Rates {
+export interface Rates {
   /** Floating-point operations of products. */
   readonly products: number;
-  /** Entries that a loop over arrays of f32 goes over. */
+  /** Entries of a new array that a loop fills: memory that was never touched takes most of it. */
   readonly entries: number;
 }
 
-function secondsOf({ products, kernels, entries, hostEntries, diskBytes }: RunWork, rates: Rates): number {
+/** How long so much work takes. */
+export function secondsOf({ products, kernels, entries, hostEntries, diskBytes }: RunWork, rates: Rates): number {
   return (
     FIXED_SECONDS +
     (products + KERNEL_SLOWNESS * kernels) / rates.products +
@@ -124,9 +126,10 @@ async function measureRates(selected: readonly LinearSpec[], { seqlen, nsamples 
   const target = { values: out, sign: 1, add: false } as const;
   const multiply = (): Promise<Float32Array> => engine.multiply(a, b, m, n, k, false, false, target);
   const values = noise(PROBE_ENTRIES);
-  const loop = (): Promise<void> => {
-    for (let i = 0; i < values.length; i++) values[i] = values[i] * 1.5 + values[values.length - 1 - i];
-    return Promise.resolve();
+  const loop = (): Promise<Float32Array> => {
+    const fresh = new Float32Array(PROBE_ENTRIES);
+    for (let i = 0; i < PROBE_ENTRIES; i++) fresh[i] = 1.5 * values[i];
+    return Promise.resolve(fresh);
   };
   return {
     products: (2 * m * n * k) / (await fastestOf(multiply)),

@@ -25,7 +25,7 @@ export interface PlannedRun {
 
 /** Work by kind; each kind runs at a rate of its own. */
 export interface RunWork {
-  /** Floating-point operations of products and factorisations; those in f64 count twice. */
+  /** Floating-point operations of products and factorisations; those in f64 count as the many that take as long. */
   readonly products: number;
   /** See `SolveCost`. */
   readonly kernels: number;
@@ -89,7 +89,6 @@ function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const { config, solver, selected } = planned;
   const { needs, isMeasuredApart } = statisticsOf(planned);
   const isTwinned = needs.includes("inherited-errors");
-  const isForwarded = needs.length > 0 || isMeasuredApart;
   const isLast = block.index === planned.architecture.blocks.length - 1;
   const stages = [...new Set(block.groups.map((group) => group.stage))];
   const passes = config.propagation === "group" ? stages.map((stage) => [stage]) : [stages];
@@ -107,7 +106,7 @@ function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
     .filter((linear) => selected.has(linear))
     .map((linear) => workOfSolve(linear, costOfLinear(solver, config, linear)));
   const reading = { entries: (isTwinned ? 2 : 1) * tensorElements(block) };
-  return addWork(reading, ...(isForwarded ? [...collecting, moving] : []), ...solving);
+  return addWork(reading, ...(needs.length > 0 || isMeasuredApart ? [...collecting, moving] : []), ...solving);
 }
 
 export function costOfLinear(
@@ -127,9 +126,12 @@ function workOfSolve(linear: LinearSpec, cost: SolveCost): Partial<RunWork> {
 
 const tokensOf = ({ nsamples, seqlen }: RunConfig): number => nsamples * seqlen;
 
-/** Passes over the hidden state and over a linear's input that a block makes beside its products, for each token. */
-const HIDDEN_PASSES = 12;
-const INPUT_PASSES = 3;
+/**
+ * Passes over the hidden state, and over what goes into and comes out of a linear, that a block makes beside its products,
+ * for each token. There are more of them, but ONNX Runtime makes them in vectors, threads and memory that is warm.
+ */
+const HIDDEN_PASSES = 2;
+const INPUT_PASSES = 0.5;
 
 /**
  * All tokens through a block.
@@ -188,7 +190,7 @@ function allocationWork(planned: PlannedRun): RunWork {
   );
   return addWork(
     {
-      products: 2 * doubleOperations + measuredSequences * seqlen * logits,
+      products: DOUBLE_SLOWNESS * doubleOperations + measuredSequences * seqlen * logits,
       entries: (passes > 0 ? PASSES_OF_SCORES : 0) * passes * elements + PASSES_AROUND_SOLVE * solved * elements,
       diskBytes: passes * checkpointBytes,
     },
@@ -198,6 +200,9 @@ function allocationWork(planned: PlannedRun): RunWork {
   );
 }
 
+/** Operations in f64, and the loops that go with them, against products in f32. */
+const DOUBLE_SLOWNESS = 5;
+
 /** What rules make of a weight in one pass: scores, histograms. */
 const PASSES_OF_SCORES = 4;
 
@@ -206,21 +211,26 @@ function largestOf<Item>(items: readonly Item[], value: (item: Item) => number):
   return items.reduce((largest, item) => Math.max(largest, value(item)), 0);
 }
 
+/** Whether tokens go through the model at all. */
+export function isForwarded(planned: Pick<PlannedRun, "config" | "solver">): boolean {
+  const { needs, isMeasuredApart } = statisticsOf(planned);
+  return needs.length > 0 || isMeasuredApart || needsActivations(planned.config.allocation);
+}
+
 /** Most bytes alive at once, beyond what the program itself takes. */
 export function memoryOf(planned: PlannedRun): number {
   const { config, architecture, selected } = planned;
   const { needs, isMeasuredApart } = statisticsOf(planned);
   const { blocks, hiddenSize } = architecture;
   const isTwinned = needs.includes("inherited-errors");
-  const isForwarded = needs.length > 0 || isMeasuredApart || needsActivations(config.allocation);
   const block = 4 * (isTwinned ? 2 : 1) * largestOf(blocks, tensorElements);
   const states = 4 * tokensOf(config) * hiddenSize * (isTwinned ? 2 : 1);
-  const hidden = isForwarded ? Math.min(states, config.memoryBytes) : 0;
+  const hidden = isForwarded(planned) ? Math.min(states, config.memoryBytes) : 0;
   const runTokens = Math.min(sequencesPerRun(config.seqlen), config.nsamples) * config.seqlen;
   const phases = blocks.map((each) => {
     const grams = isMeasuredApart || needs.includes("gram");
     const statistics = grams ? statisticsBytes(each, isTwinned, config.propagation === "group") : 0;
-    const forward = isForwarded ? activationBytes(architecture, each, runTokens) : 0;
+    const forward = isForwarded(planned) ? activationBytes(architecture, each, runTokens) : 0;
     const solving = largestOf(
       linearsOf(each).filter((linear) => selected.has(linear)),
       (linear) => solvingBytes(planned, linear),
@@ -257,5 +267,5 @@ function statisticsBytes({ groups }: BlockSpec, isTwinned: boolean, isByStage: b
 /** What a run of a block holds while its widest part is computed, and what it hands over. */
 function activationBytes({ hiddenSize }: Architecture, block: BlockSpec, tokens: number): number {
   const widest = largestOf(block.groups, ({ inFeatures }) => inFeatures);
-  return 4 * tokens * (4 * hiddenSize + 4 * widest);
+  return 4 * tokens * (2 * hiddenSize + 3 * widest);
 }

@@ -17,7 +17,7 @@ export const random = {
   summary: "remove weights at random: the baseline that every method must beat",
   needs: [],
   schema,
-  cost: (size) => chosenByScoresCost(size, 1),
+  cost: (size) => chosenByScoresCost(size, 6),
   solve(problem, { seed, granularity }, { device }) {
     return pruneByMask(problem, device, (keepMask) => {
       const { name, inFeatures, outFeatures } = problem;

@@ -28,7 +28,7 @@ export const ria = {
   needs: ["column-norms"],
   schema,
   /** The weight is downloaded, its sums are taken and its scores. */
-  cost: (size) => inSequence(costOf({ entries: elementsOf(size) }), chosenByScoresCost(size, 2)),
+  cost: (size) => inSequence(costOf({ entries: elementsOf(size) }), chosenByScoresCost(size, 3)),
   solve(problem, { power, granularity }, { device }) {
     return pruneByMask(problem, device, async (keepMask) => {
       const { name, weight, inFeatures, outFeatures, statistics } = problem;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { allocationSchema } from "../../src/allocation/registry.js";
 import type { RunConfig } from "../../src/contract.js";
-import { planRun } from "../../src/driver/plan.js";
+import { planRun, secondsOf } from "../../src/driver/plan.js";
 import { solverOf } from "../../src/driver/session.js";
 import { memoryOf, workOf, type RunWork } from "../../src/driver/run-cost.js";
 import { prunableLinears } from "../../src/model/architecture.js";
@@ -123,6 +123,17 @@ test("hidden states take memory up to the run's budget, twice where the dense mo
   const twin = { reproduce: "model", propagation: "group" } as const;
   assert.equal(of(64, 2 ** 30, twin) - of(32, 2 ** 30, twin), 2 * 32 * bytes);
   assert.equal(memory({ method: "magnitude", nsamples: 64 }), memory({ method: "magnitude", nsamples: 1 }));
+});
+
+test("every kind of work takes its time", () => {
+  const nothing = { products: 0, kernels: 0, entries: 0, hostEntries: 0, diskBytes: 0 };
+  const rates = { products: 1e11, entries: 1e9 };
+  const seconds = (work: Partial<RunWork>): number =>
+    secondsOf({ ...nothing, ...work }, rates) - secondsOf(nothing, rates);
+  assert.ok(Math.abs(seconds({ products: 1e14 }) - 1000) < 1e-6);
+  assert.ok(seconds({ kernels: 1e14 }) > seconds({ products: 1e14 }), "kernels are slower than products");
+  assert.ok(seconds({ entries: 1e12 }) >= 1000 && seconds({ hostEntries: 1e12 }) > seconds({ entries: 1e12 }));
+  assert.ok(seconds({ diskBytes: 1e12 }) > 100);
 });
 
 test("a plan's seconds and memory follow what is counted", async (t) => {

@@ -11,7 +11,7 @@ import { correlatedTokens, normals, positives, quantized } from "../reference/ra
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
 import { defineKernel, KERNEL_NAMES } from "../../src/device/cpu/kernel-pool.js";
 import { isCholeskyFailure, type Device } from "../../src/device/device.js";
-import { InternalError } from "../../src/errors.js";
+import { InternalError, ResourceError } from "../../src/errors.js";
 
 const THREADS = [1, 2, 3, 5] as const;
 
@@ -209,6 +209,18 @@ test("an operation on a disposed matrix is refused at the call, and work queued 
   a[Symbol.dispose]();
   assert.throws(() => device.scale(a, 2), InternalError);
   assert.deepEqual([...(await device.download({ matrix: b }))], [1, 2]);
+});
+
+test("a matrix that memory cannot hold is a ResourceError that names it, and the device works on", async () => {
+  await using device = await createCpuDevice({ threads: 1 });
+  assert.throws(
+    () => device.createMatrix(2 ** 24, 2 ** 24, "huge"),
+    (error: Error) => error instanceof ResourceError && /"huge" of 16777216 × 16777216/.test(error.message),
+  );
+  assert.equal(device.liveBytes().size, 0);
+  using one = device.uploadMatrix(Float32Array.of(3), 1, 1, "one");
+  device.scale(one, 2);
+  assert.deepEqual([...(await device.download({ matrix: one }))], [6]);
 });
 
 test("shapes that do not fit are refused before anything is queued", async () => {

@@ -230,7 +230,7 @@ export function memoryOf(planned: PlannedRun): number {
   const phases = blocks.map((each) => {
     const grams = isMeasuredApart || needs.includes("gram");
     const statistics = grams ? statisticsBytes(each, isTwinned, config.propagation === "group") : 0;
-    const forward = isForwarded(planned) ? activationBytes(architecture, each, runTokens) : 0;
+    const forward = isForwarded(planned) ? activationBytes(architecture, each, runTokens, isTwinned) : 0;
     const solving = largestOf(
       linearsOf(each).filter((linear) => selected.has(linear)),
       (linear) => solvingBytes(planned, linear),
@@ -264,8 +264,11 @@ function statisticsBytes({ groups }: BlockSpec, isTwinned: boolean, isByStage: b
   });
 }
 
-/** What a run of a block holds while its widest part is computed, and what it hands over. */
-function activationBytes({ hiddenSize }: Architecture, block: BlockSpec, tokens: number): number {
+/**
+ * What a run of a block holds while its widest part is computed. With the dense model beside it both hand over the widest
+ * inputs, as arrays and on the device.
+ */
+function activationBytes({ hiddenSize }: Architecture, block: BlockSpec, tokens: number, isTwinned: boolean): number {
   const widest = largestOf(block.groups, ({ inFeatures }) => inFeatures);
-  return 4 * tokens * (2 * hiddenSize + 3 * widest);
+  return 4 * tokens * (2 * hiddenSize + (isTwinned ? 7 : 3) * widest);
 }

@@ -53,7 +53,7 @@ export interface GroupStatistics extends Disposable {
  * @param isAtHome whether solvers read arrays where the forward makes them: then Gram matrices are part of the block's graph;
  *   else the inputs cross over once and are summed up there
  */
-export function tapKindOf(needs: readonly StatisticName[], isAtHome: boolean): TapKind | undefined {
+function tapKindOf(needs: readonly StatisticName[], isAtHome: boolean): TapKind | undefined {
   if (needs.includes("inherited-errors")) return "inputs";
   if (needs.includes("gram")) return isAtHome ? "gram" : "inputs";
   return needs.length > 0 ? "column-norms" : undefined;

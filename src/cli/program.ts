@@ -4,15 +4,7 @@
  */
 import { Command, Option } from "commander";
 import type { CommandSpec, Flag, Said } from "./command.js";
-
-/** Options that every command has. */
-export interface CommonFlags {
-  readonly json?: boolean;
-  readonly quiet?: boolean;
-  readonly verbose?: boolean;
-  readonly logFile?: string;
-  readonly logFormat?: string;
-}
+import type { CommonFlags } from "./session.js";
 
 /** Do what a command was told. */
 export type Act = (command: CommandSpec, said: Said, common: CommonFlags) => Promise<void>;

@@ -2,9 +2,17 @@
 import type { Listening, Logger } from "../index.js";
 import { createLogger } from "./logger.js";
 import { createLineProgress, createLiveProgress, NO_PROGRESS, type Progress } from "./progress.js";
-import type { CommonFlags } from "./program.js";
 import { stopOnSignals } from "./signals.js";
 import { writeFully } from "./streams.js";
+
+/** Options that every command has. */
+export interface CommonFlags {
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+  readonly verbose?: boolean;
+  readonly logFile?: string;
+  readonly logFormat?: string;
+}
 
 export interface Session {
   readonly listening: { readonly logger: Logger; readonly onEvent: NonNullable<Listening["onEvent"]> };

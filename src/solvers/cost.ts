@@ -4,10 +4,17 @@
  *
  * Legend: R = outFeatures, C = inFeatures, E = R·C
  */
-import type { LayerProblem } from "./solver.js";
+import type { Pattern } from "../sparsity/pattern.js";
 
 /** What of a problem its cost depends on. */
-export type LayerSize = Pick<LayerProblem, "name" | "inFeatures" | "outFeatures" | "pattern" | "sparsity">;
+export interface LayerSize {
+  readonly name: string;
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+  readonly pattern: Pattern;
+  /** Fraction of zeros asked of this layer, in [0, 1). */
+  readonly sparsity: number;
+}
 
 /** Work of four kinds that run at rates of their own, and memory. */
 export interface SolveCost {

@@ -31,7 +31,7 @@ const HOST_SLOWNESS = 5;
 /** Floating-point operations of the product that is tried. */
 const PROBE_OPERATIONS = 2e9;
 const PROBE_ENTRIES = 2 ** 22;
-const TRIES = 10;
+const TRIES = 16;
 
 /**
  * Describe a run without doing it.
@@ -141,15 +141,22 @@ async function measureRates(selected: readonly LinearSpec[], { seqlen, nsamples 
     return Promise.resolve(fresh);
   };
   return {
-    products: (2 * m * n * k) / (await meanOf(multiply)),
-    entries: values.length / (await meanOf(loop)),
+    products: (2 * m * n * k) / (await quarterOf(multiply)),
+    entries: values.length / (await quarterOf(loop)),
   };
 }
 
-/** Mean seconds of some tries after a first one: a machine that others use too stops and goes within one try. */
-async function meanOf(work: () => Promise<unknown>): Promise<number> {
+/**
+ * Seconds that one try of four goes below, after a first one. On a machine that others use too single tries of milliseconds
+ * wait for a thread that is not running; a run, whose products are part of longer work, waits less often.
+ */
+async function quarterOf(work: () => Promise<unknown>): Promise<number> {
   await work();
-  const started = performance.now();
-  for (let i = 0; i < TRIES; i++) await work();
-  return (performance.now() - started) / 1000 / TRIES;
+  const seconds: number[] = [];
+  for (let i = 0; i < TRIES; i++) {
+    const started = performance.now();
+    await work();
+    seconds.push((performance.now() - started) / 1000);
+  }
+  return seconds.sort((x, y) => x - y)[Math.floor(TRIES / 4)];
 }

@@ -12,6 +12,7 @@ import { CheckpointError } from "../errors.js";
 import { isFloatDtype, widen, type FloatDtype } from "./dtype.js";
 import { asPruneError, fileErrorCode } from "./file-errors.js";
 import { nearestName } from "../nearest-name.js";
+import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
 import { ShardFile } from "./shard-file.js";
 import { checkShardIndex, INDEX_FILE, INDEX_SIZE_CAP, parseShardIndex, type ShardIndex } from "./sharded-index.js";
@@ -126,7 +127,7 @@ export class OpenCheckpoint implements Checkpoint {
 
   async readTensor(name: string, out?: Float32Array): Promise<Float32Array> {
     const info = this.info(name);
-    return this.#readFloats(info, 0, elementsOf(info), out);
+    return this.#readFloats(info, 0, elementsOf(info.shape), out);
   }
 
   async readRows(name: string, firstRow: number, rows: number, out?: Float32Array): Promise<Float32Array> {
@@ -226,11 +227,6 @@ export class OpenCheckpoint implements Checkpoint {
       for (const buffer of buffers) this.#pool.give(buffer);
     }
   }
-}
-
-/** Elements of a tensor: the product of its dimensions. */
-export function elementsOf(info: Pick<TensorInfo, "shape">): number {
-  return info.shape.reduce((product, dimension) => product * dimension, 1);
 }
 
 /** @throws CheckpointError `E_TENSOR_DTYPE` when the program does not compute with the tensor's dtype */

@@ -11,8 +11,9 @@ import { randomUUID } from "node:crypto";
 import { lstat, realpath, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { ConfigError, InternalError, UsageError } from "../errors.js";
+import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
-import { elementsOf, OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
+import { OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
 import { clone, CLONE_MARKER, readMarker, sealClone, syncDirectory } from "./clone.js";
 import { planClone } from "./clone-plan.js";
 import { narrow, type NarrowReport } from "./dtype.js";
@@ -137,7 +138,7 @@ class PatchedClone implements OutputCheckpoint {
   async writeTensor(name: string, values: Float32Array): Promise<NarrowReport> {
     const info = this.checkpoint.info(name);
     const dtype = requireFloat(info);
-    if (values.length !== elementsOf(info)) {
+    if (values.length !== elementsOf(info.shape)) {
       throw new RangeError(`${name}: ${values.length} values for a tensor of shape [${info.shape.join(", ")}].`);
     }
     const file = this.checkpoint.fileOf(info);

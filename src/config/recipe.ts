@@ -6,6 +6,7 @@ import { readFile } from "node:fs/promises";
 import { isMap, LineCounter, parseDocument, type Document, type Node } from "yaml";
 import { z } from "zod";
 import { ConfigError, UsageError } from "../errors.js";
+import { isRecord } from "../is-record.js";
 import { nearestName } from "../nearest-name.js";
 import { optionsOfRecipeKey, recipeSchema, requestOfRecipe } from "../options/recipe.js";
 import type { RunRequest } from "../options/run-options.js";
@@ -71,10 +72,6 @@ export function examineRecipe(text: string, file: string): ExaminedRecipe {
       .map((message) => new ConfigError("E_RECIPE", message, { details: { file } })),
     unread: new Set([...wrong].flatMap(optionsOfRecipeKey)),
   };
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 interface PlainIssue {

@@ -13,8 +13,7 @@ import { expectFit } from "../solvers/problem.js";
 import { findSolver, SOLVERS } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
-import { allocationProblems } from "../allocation/registry.js";
-import { UNIFORM, type Allocation } from "../allocation/registry.js";
+import { allocationProblems, UNIFORM, type Allocation } from "../allocation/registry.js";
 import { formatPattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 
 /** The sparsity a run aims at: the pattern's own, or the one asked for. */

@@ -8,6 +8,7 @@ import { open, readFile, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import type { LayerReport } from "../contract.js";
 import { CheckpointError, ConfigError } from "../errors.js";
+import { isRecord } from "../is-record.js";
 
 export const JOURNAL_NAME = "journal.jsonl";
 
@@ -125,10 +126,6 @@ function parseJournal(text: string, fingerprint: Fingerprint, path: string): Con
     steps.set(keyOf(String(type), name), content);
   }
   return { steps, length: Buffer.byteLength(lines.map((line) => `${line}\n`).join("")) };
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function parseLine(line: string): Record<string, unknown> | undefined {

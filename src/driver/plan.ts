@@ -8,6 +8,7 @@ import { createMatmulEngine } from "../onnx/matmul.js";
 import { solverOf } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
+import { elementsOf } from "../solvers/cost.js";
 import { pruneCount } from "../sparsity/target.js";
 import type { EngineContext } from "../context.js";
 import type { PlanReport, RunConfig } from "../contract.js";
@@ -43,7 +44,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   const solver = solverOf(config);
   await using device = await openDevice(config.device, context.logger);
   const { blocks } = model.architecture;
-  const elements = sumOf(selection.selected, ({ inFeatures, outFeatures }) => inFeatures * outFeatures);
+  const elements = sumOf(selection.selected, elementsOf);
   const checkpointBytes = sumOf(model.checkpoint.shards, (shard) => statSync(join(config.model, shard)).size);
   const selected = new Set(selection.selected);
   const prunedTensors = new Set(
@@ -89,7 +90,6 @@ function zerosToMake(
   sparsity: number,
   overrides: ReadonlyMap<string, number>,
 ): number {
-  const elementsOf = ({ inFeatures, outFeatures }: LinearSpec): number => inFeatures * outFeatures;
   const [own, shared] = [true, false].map((isOwn) => selected.filter(({ name }) => overrides.has(name) === isOwn));
   return (
     pruneCount(sumOf(shared, elementsOf), sparsity) +
@@ -123,7 +123,6 @@ export function secondsOf({ products, kernels, entries, hostEntries, diskBytes }
 
 /** From a few tenths of a second of trying: a product of the size that the largest linear's forward has, and a loop. */
 async function measureRates(selected: readonly LinearSpec[], { seqlen, nsamples }: RunConfig): Promise<Rates> {
-  const elementsOf = ({ inFeatures, outFeatures }: LinearSpec): number => inFeatures * outFeatures;
   const { inFeatures: k, outFeatures: n } = selected.reduce((largest, linear) =>
     elementsOf(linear) > elementsOf(largest) ? linear : largest,
   );

@@ -108,6 +108,7 @@ async function findSparsities(session: Session): Promise<ReadonlyMap<string, num
     search: calibration && {
       sequences: calibration.sequences,
       seed: config.seed,
+      runner: run.runner,
       memoryBytes: config.memoryBytes,
       directory: join(run.output.partialDirectory, SEARCH_NAME),
       solver: methodOf(config), // candidates are put together from linears that no other one has touched

@@ -4,11 +4,13 @@
  * the driver adds: forwards, statistics, reading, writing. Counts only: how fast a machine is, plan.ts measures.
  */
 import { allocationCost, needsActivations, weightPasses } from "../allocation/registry.js";
+import { elementsOf } from "../array.js";
 import type { RunConfig } from "../contract.js";
 import { gramPanels } from "../forward/block-runner.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { inSequence, repeated, type SolveCost } from "../solvers/cost.js";
+import { isRouted } from "./run.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
 
 /** Everything a cost depends on, decided before any work. */
@@ -73,7 +75,7 @@ const weightsOf = (linears: readonly LinearSpec[]): number =>
 const linearsOf = (block: BlockSpec): LinearSpec[] => block.groups.flatMap((group) => group.linears);
 
 function tensorElements({ tensors }: BlockSpec): number {
-  return [...tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  return [...tensors.values()].reduce((sum, { shape }) => sum + elementsOf(shape), 0);
 }
 
 /** Statistics that the run collects for the method, and those only to measure with. */
@@ -94,13 +96,13 @@ function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const passes = config.propagation === "group" ? stages.map((stage) => [stage]) : [stages];
   const collecting = passes.map((some) => {
     const groups = block.groups.filter((group) => some.includes(group.stage));
-    const isMoving = config.propagation === "dense" && !block.groups.some((group) => group.isRouted === true);
+    const isMoving = config.propagation === "dense" && !isRouted(block);
     const until = isMoving ? Infinity : Math.max(...some);
     const forward = scaled(isTwinned ? 2 : 1, forwardWork(planned, block, until));
     const measuring = isMeasuredApart ? addWork(forward, statisticsWork(planned, groups, ["gram"])) : {};
     return addWork(needs.length > 0 ? forward : {}, statisticsWork(planned, groups, needs), measuring);
   });
-  const isMovedApart = config.propagation !== "dense" || block.groups.some((group) => group.isRouted === true);
+  const isMovedApart = config.propagation !== "dense" || isRouted(block);
   const moving = isLast || !isMovedApart ? {} : scaled(isTwinned ? 2 : 1, forwardWork(planned, block, Infinity));
   const solving = linearsOf(block)
     .filter((linear) => selected.has(linear))

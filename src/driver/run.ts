@@ -8,7 +8,7 @@ import type { RunConfig } from "../contract.js";
 import type { Device } from "../device/device.js";
 import type { BlockRunner, BlockWeights } from "../forward/block-runner.js";
 import type { Stream } from "../forward/stream.js";
-import type { BlockSpec } from "../model/architecture.js";
+import type { BlockSpec, InputGroup } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
 import type { BoundSolver } from "./solve-linear.js";
 
@@ -96,6 +96,11 @@ export async function moveOn(
 }
 
 /** Whether a router decides which tokens reach some of the block's linears: experts, whose statistics may need a second pass. */
-export function isRouted({ groups }: BlockSpec): boolean {
+export function isRouted({ groups }: Pick<BlockSpec, "groups">): boolean {
   return groups.some((group) => group.isRouted === true);
+}
+
+/** Whether anything that reads these inputs is pruned. */
+export function isPruned({ linears }: InputGroup, selected: ReadonlySet<string>): boolean {
+  return linears.some(({ name }) => selected.has(name));
 }

@@ -31,9 +31,7 @@ import { Clock, isRouted, moveOn, onActivations, type BlockAtWork, type RunParts
 import { compilePathPattern } from "./selection.js";
 import type { BoundSolver } from "./solve-linear.js";
 import {
-  ByBlock,
   CollectedStatistics,
-  KeepingStatistics,
   KeptStatistics,
   NOTHING_KNOWN,
   RoutedStatistics,
@@ -177,11 +175,11 @@ function methodStatistics(parts: RunParts, stored: StoredStatistics | undefined)
       ? new KeptStatistics(stored, options)
       : NOTHING_KNOWN;
   const isDense = config.propagation === "dense";
-  const source = new CollectedStatistics({ ...options, stream }, isDense);
-  if (stored?.has(solver.needs) === false) return new KeepingStatistics(source, isDense, stored, options, clock);
+  const keeping = stored?.has(solver.needs) === false ? { store: stored, clock } : undefined;
+  const source = new CollectedStatistics({ ...options, stream }, isDense, keeping);
   const move = ({ spec, weights }: BlockAtWork): Promise<void> =>
     onActivations(parts, () => moveOn(parts, stream, spec, weights));
-  return new ByBlock(new RoutedStatistics(source, config.starved, isDense ? move : undefined), source);
+  return new RoutedStatistics(source, config.starved, isDense ? move : undefined);
 }
 
 /** Gram matrices of what linears see, in a pass of its own, so that measuring changes no bit of the result. */
@@ -190,8 +188,8 @@ function measuredGrams(parts: RunParts, stored: StoredStatistics | undefined): S
   const { stream, clock } = parts;
   if (stored?.has(options.needs) === true) return new KeptStatistics(stored, options);
   if (stream === undefined) return NOTHING_KNOWN;
-  const source = new CollectedStatistics({ ...options, stream, denseStream: undefined }, false);
-  return stored === undefined ? source : new KeepingStatistics(source, false, stored, options, clock);
+  const keeping = stored && { store: stored, clock };
+  return new CollectedStatistics({ ...options, stream, denseStream: undefined }, false, keeping);
 }
 
 function transformsOf(parts: RunParts, stored: StoredStatistics | undefined): BlockTransform[] {

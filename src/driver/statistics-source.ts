@@ -10,7 +10,7 @@ import type { Stream } from "../forward/stream.js";
 import type { InputGroup } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
-import { isRouted, stage, type BlockAtWork, type Clock } from "./run.js";
+import { isPruned, isRouted, stage, type BlockAtWork, type Clock } from "./run.js";
 import { NO_STATISTICS } from "./solve-linear.js";
 import { isStarved } from "./starved-experts.js";
 import type { StoredStatistics } from "./stored-statistics.js";
@@ -19,11 +19,19 @@ import type { StoredStatistics } from "./stored-statistics.js";
 export class StageStatistics implements Disposable {
   readonly #groups: Map<string, GroupStatistics>;
   readonly #tokens: ReadonlyMap<string, number>;
+  readonly #onFinish: ((group: string, finished: LayerStatistics) => Promise<void>) | undefined;
 
-  /** @param groups by name; owned */
-  constructor(groups: Map<string, GroupStatistics>) {
+  /**
+   * @param groups by name; owned
+   * @param onFinish is told what a group's statistics are in the end
+   */
+  constructor(
+    groups: Map<string, GroupStatistics>,
+    onFinish?: (group: string, finished: LayerStatistics) => Promise<void>,
+  ) {
     this.#groups = groups;
     this.#tokens = new Map([...groups].map(([name, group]) => [name, group.tokens]));
+    this.#onFinish = onFinish;
   }
 
   /** Calibration tokens that reached a group by themselves; undefined where nothing was collected. */
@@ -33,7 +41,10 @@ export class StageStatistics implements Disposable {
 
   /** To be called once for a group; nothing is known of one that nothing was collected of. */
   async finish(group: string): Promise<LayerStatistics> {
-    return (await this.#groups.get(group)?.finish()) ?? NO_STATISTICS;
+    const finished = await this.#groups.get(group)?.finish();
+    if (finished === undefined) return NO_STATISTICS;
+    await this.#onFinish?.(group, finished);
+    return finished;
   }
 
   /** Let a group's statistics go as soon as its linears are solved. */
@@ -75,19 +86,38 @@ export interface CollectedOptions {
   readonly selected: ReadonlySet<string>;
 }
 
+/** Where finished statistics go, and the clock that leaves the time of keeping them out of the run's. */
+export interface Keeping {
+  readonly store: StoredStatistics;
+  readonly clock: Clock;
+}
+
 /** Collected in a pass over the sequences. */
 export class CollectedStatistics implements StatisticsSource {
   readonly #options: CollectedOptions;
   readonly #moves: boolean;
+  readonly #keeping: Keeping | undefined;
 
-  /** @param moves whether the pass takes the states past the block, so that the next one sees what this one saw */
-  constructor(options: CollectedOptions, moves: boolean) {
+  /**
+   * @param moves whether the pass takes the states past the block, so that the next one sees what this one saw
+   * @param keeping keeps them for the next run
+   */
+  constructor(options: CollectedOptions, moves: boolean, keeping?: Keeping) {
     this.#options = options;
     this.#moves = moves;
+    this.#keeping = keeping;
   }
 
   async of(block: BlockAtWork, groups: readonly InputGroup[]): Promise<StageStatistics> {
-    return new StageStatistics(await this.collect(block, groups, { moves: this.#moves }));
+    const { needs, device } = this.#options;
+    const started = performance.now();
+    const collected = await this.collect(block, groups, { moves: this.#moves });
+    if (this.#keeping === undefined) return new StageStatistics(collected);
+    const { store, clock } = this.#keeping;
+    store.addSeconds(needs, (performance.now() - started) / 1000);
+    return new StageStatistics(collected, (group, finished) =>
+      clock.aside(() => store.keep(pathOf(block.spec.name, group), needs, finished, device)),
+    );
   }
 
   /** Statistics of all tokens, as if the router sent every token to each of these groups. */
@@ -101,8 +131,8 @@ export class CollectedStatistics implements StatisticsSource {
     how: { readonly moves: boolean; readonly isRoutingBypassed?: boolean },
   ): Promise<Map<string, GroupStatistics>> {
     const { model, context, device, stream, denseStream, needs, selected } = this.#options;
-    const needed = groups.filter((group) => group.linears.some((linear) => selected.has(linear.name)));
     const dense = denseStream && denseWeights && { stream: denseStream, weights: denseWeights };
+    const needed = groups.filter((group) => isPruned(group, selected));
     return collectStatistics({
       ...{ stream, block: spec, weights, groups: needed, needs, device, dense, ...how },
       onBatch: (done, total) => {
@@ -114,8 +144,9 @@ export class CollectedStatistics implements StatisticsSource {
 }
 
 /**
- * A block whose experts may starve: groups that the router sent fewer tokens than they have inputs get statistics of all
- * tokens where the run says so. Hence two passes, and where later blocks are to see what this one saw, the states move after them.
+ * Blocks whose experts may starve: groups that the router sent fewer tokens than they have inputs get statistics of all
+ * tokens where the run says so. Hence two passes, and where later blocks are to see what this one saw, the states move after
+ * them. Other blocks of the model are collected as usual.
  */
 export class RoutedStatistics implements StatisticsSource {
   readonly #source: CollectedStatistics;
@@ -134,6 +165,7 @@ export class RoutedStatistics implements StatisticsSource {
   }
 
   async of(block: BlockAtWork, groups: readonly InputGroup[]): Promise<StageStatistics> {
+    if (!isRouted(block.spec)) return this.#source.of(block, groups);
     const statistics = new StageStatistics(await this.#source.collect(block, groups, { moves: false }));
     try {
       const starved = groups.filter((group) => isStarved(group, statistics.tokensOf(group.name)));
@@ -148,100 +180,27 @@ export class RoutedStatistics implements StatisticsSource {
   }
 }
 
-/** For models in which some blocks route tokens and others do not. */
-export class ByBlock implements StatisticsSource {
-  readonly #routed: StatisticsSource;
-  readonly #others: StatisticsSource;
-
-  constructor(routed: StatisticsSource, others: StatisticsSource) {
-    this.#routed = routed;
-    this.#others = others;
-  }
-
-  of(block: BlockAtWork, groups: readonly InputGroup[]): Promise<StageStatistics> {
-    return (isRouted(block.spec) ? this.#routed : this.#others).of(block, groups);
-  }
-}
-
 /** What an earlier run of the same dense model and calibration kept. */
 export class KeptStatistics implements StatisticsSource {
   readonly #store: StoredStatistics;
-  readonly #needs: readonly StatisticName[];
-  readonly #device: Device;
-  readonly #selected: ReadonlySet<string>;
+  readonly #options: Pick<CollectedOptions, "needs" | "device" | "selected">;
 
-  constructor(
-    store: StoredStatistics,
-    { needs, device, selected }: Pick<CollectedOptions, "needs" | "device" | "selected">,
-  ) {
+  constructor(store: StoredStatistics, options: Pick<CollectedOptions, "needs" | "device" | "selected">) {
     this.#store = store;
-    this.#needs = needs;
-    this.#device = device;
-    this.#selected = selected;
+    this.#options = options;
   }
 
   of({ spec }: BlockAtWork, groups: readonly InputGroup[]): Promise<StageStatistics> {
-    const needed = groups.filter((group) => group.linears.some((linear) => this.#selected.has(linear.name)));
-    const opened = needed.map(
-      ({ name, inFeatures }) =>
-        [name, this.#store.open(pathOf(spec.name, name), this.#needs, inFeatures, this.#device)] as const,
-    );
+    const { needs, device, selected } = this.#options;
+    const opened = groups
+      .filter((group) => isPruned(group, selected))
+      .map(({ name, inFeatures }) => {
+        return [name, this.#store.open(pathOf(spec.name, name), needs, inFeatures, device)] as const;
+      });
     return Promise.resolve(new StageStatistics(new Map(opened)));
-  }
-}
-
-/** Statistics that are kept for the next run as they are finished. Keeping them is no part of this run's time. */
-export class KeepingStatistics implements StatisticsSource {
-  readonly #source: CollectedStatistics;
-  readonly #moves: boolean;
-  readonly #store: StoredStatistics;
-  readonly #options: Pick<CollectedOptions, "needs" | "device">;
-  readonly #clock: Clock;
-
-  constructor(
-    source: CollectedStatistics,
-    moves: boolean,
-    store: StoredStatistics,
-    options: Pick<CollectedOptions, "needs" | "device">,
-    clock: Clock,
-  ) {
-    this.#source = source;
-    this.#moves = moves;
-    this.#store = store;
-    this.#options = options;
-    this.#clock = clock;
-  }
-
-  async of(block: BlockAtWork, groups: readonly InputGroup[]): Promise<StageStatistics> {
-    const { needs, device } = this.#options;
-    const started = performance.now();
-    const collected = await this.#source.collect(block, groups, { moves: this.#moves });
-    this.#store.addSeconds(needs, (performance.now() - started) / 1000);
-    const keep = (name: string, finished: LayerStatistics): Promise<void> =>
-      this.#clock.aside(() => this.#store.keep(pathOf(block.spec.name, name), needs, finished, device));
-    const keeping = [...collected].map(
-      ([name, group]) => [name, handingOn(group, (finished) => keep(name, finished))] as const,
-    );
-    return new StageStatistics(new Map(keeping));
   }
 }
 
 function pathOf(block: string, group: string): string {
   return `${block} ${group}`;
-}
-
-/** Hand over what a group's statistics are in the end. */
-function handingOn(group: GroupStatistics, take: (finished: LayerStatistics) => Promise<void>): GroupStatistics {
-  return {
-    get tokens() {
-      return group.tokens;
-    },
-    add: (tap, sequences) => group.add(tap, sequences),
-    finish: async () => {
-      const finished = await group.finish();
-      await take(finished);
-      return finished;
-    },
-    [Symbol.dispose]: () => group[Symbol.dispose](),
-  };
 }

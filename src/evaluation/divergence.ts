@@ -72,7 +72,6 @@ export function buildDivergenceGraph(reference: Architecture, candidate: Archite
 export async function measureDivergence(
   reference: EvaluatedModel,
   candidate: ForwardedModel & Partial<EvaluatedModel>,
-  batch: number,
   options: TileOptions = {},
 ): Promise<Divergence> {
   const [p, q] = [reference.model.architecture, candidate.model.architecture];
@@ -99,7 +98,7 @@ export async function measureDivergence(
       ...(await tileFeeds(reference.model, tile, "p.")),
       ...(await tileFeeds(candidate.model, tile, "q.")),
     ];
-    for (const { first, count } of batchesOf(reference.states, { size: batch })) {
+    for (const { first, count } of batchesOf(reference.states, { size: options.batch })) {
       const [from, to] = [first * tokens, (first + count) * tokens];
       const feedsOf = async (
         { states }: ForwardedModel,

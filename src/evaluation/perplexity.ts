@@ -11,7 +11,7 @@ import { throwIfStopped, type EngineContext } from "../context.js";
 import type { EvaluationConfig, EvaluationReport, ReferenceComparison } from "../contract.js";
 import { CheckpointError } from "../errors.js";
 import { requirePositions } from "../model/architecture.js";
-import { readBlockWeights, sequencesPerRun } from "../forward/weights.js";
+import { readBlockWeights } from "../forward/weights.js";
 import { embedTokens } from "../forward/embedding.js";
 import { BlockRunner } from "../forward/block-runner.js";
 import { applyFinalNorm, nextTokenStatistics } from "../forward/head.js";
@@ -69,9 +69,8 @@ export async function evaluateWindows(
   });
   try {
     await forwardModel(model, sequences, states, context);
-    const batch = sequencesPerRun(tokens);
-    await applyFinalNorm(model, states, batch);
-    const { losses, logPartitions } = await nextTokenStatistics(model, states, sequences, batch);
+    await applyFinalNorm(model, states);
+    const { losses, logPartitions } = await nextTokenStatistics(model, states, sequences);
     const windowLosses = Float64Array.from(
       losses,
       (window) => window.reduce((sum, loss) => sum + loss, 0) / (tokens - 1),
@@ -151,8 +150,7 @@ export async function compareEvaluated(
   reference: EvaluatedWindows,
   evaluated: EvaluatedWindows,
 ): Promise<ReferenceComparison> {
-  const batch = sequencesPerRun(reference.states.tokens);
-  const { klDivergences, agreements } = await measureDivergence(reference, evaluated, batch);
+  const { klDivergences, agreements } = await measureDivergence(reference, evaluated);
   const differences = evaluated.windowLosses.map((loss, window) => loss - reference.windowLosses[window]);
   return {
     model: reference.model.directory,

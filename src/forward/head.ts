@@ -21,6 +21,8 @@ const TILE_ROWS = 8192;
 export interface TileOptions {
   /** Rows of the projection per tile. */
   readonly tileRows?: number;
+  /** Sequences at a time; default `sequencesPerRun`. */
+  readonly batch?: number | undefined;
 }
 
 /** The final norm and what else precedes the projection. */
@@ -123,7 +125,7 @@ export function buildTileGraph(architecture: Architecture, output: "losses" | "l
 }
 
 /** The final norm, applied to all sequences in place. */
-export async function applyFinalNorm(model: Model, states: HiddenStates, batch: number): Promise<void> {
+export async function applyFinalNorm(model: Model, states: HiddenStates, batch?: number): Promise<void> {
   const { architecture, checkpoint } = model;
   await using executor = new OnnxExecutor();
   const program = await executor.compile(buildNormGraph(architecture));
@@ -140,7 +142,7 @@ export async function applyFinalNorm(model: Model, states: HiddenStates, batch: 
 interface TilePass {
   readonly model: Model;
   readonly states: HiddenStates;
-  readonly batch: number;
+  readonly batch?: number | undefined;
   readonly program: Program;
   readonly tiles: readonly VocabularyTile[];
   /** The row of a tile that is asked for at a position. */
@@ -189,7 +191,6 @@ export async function nextTokenStatistics(
   model: Model,
   states: HiddenStates,
   sequences: readonly Int32Array[],
-  batch: number,
   options: TileOptions = {},
 ): Promise<{ readonly losses: Float64Array[]; readonly logPartitions: Float64Array }> {
   await using executor = new OnnxExecutor();
@@ -202,7 +203,7 @@ export async function nextTokenStatistics(
   await forEachTile({
     model,
     states,
-    batch,
+    batch: options.batch,
     program,
     tiles,
     targetOf(sequence, token, firstRow, rows) {
@@ -234,16 +235,15 @@ export async function nextTokenLosses(
   model: Model,
   states: HiddenStates,
   sequences: readonly Int32Array[],
-  batch: number,
+  options: TileOptions = {},
 ): Promise<Float64Array[]> {
-  return (await nextTokenStatistics(model, states, sequences, batch)).losses;
+  return (await nextTokenStatistics(model, states, sequences, options)).losses;
 }
 
 /** All logits [sequences, tokens, vocabulary] from normed states: for small models and tests. */
 export async function computeLogits(
   model: Model,
   states: HiddenStates,
-  batch: number,
   options: TileOptions = {},
 ): Promise<Float32Array> {
   await using executor = new OnnxExecutor();
@@ -253,7 +253,7 @@ export async function computeLogits(
   await forEachTile({
     model,
     states,
-    batch,
+    batch: options.batch,
     program,
     tiles: vocabularyTiles(vocabularySize, options),
     targetOf: () => 0n,

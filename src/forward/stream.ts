@@ -25,7 +25,11 @@ export interface SequenceCounts {
  */
 export function* batchesOf(
   { sequences, tokens }: SequenceCounts,
-  { first = 0, end = sequences, size = sequencesPerRun(tokens) }: { first?: number; end?: number; size?: number } = {},
+  {
+    first = 0,
+    end = sequences,
+    size = sequencesPerRun(tokens),
+  }: { first?: number; end?: number; size?: number | undefined } = {},
 ): Generator<Batch> {
   for (let start = first; start < end; start += size) yield { first: start, count: Math.min(size, end - start) };
 }

@@ -1,4 +1,5 @@
 /** Reading one block's weights, copying them, and how many sequences a run of it takes. */
+import { elementsOf } from "../array.js";
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import type { BlockSpec } from "../model/architecture.js";
 
@@ -22,7 +23,7 @@ export async function readBlockWeights(
   const weights = new Map<string, Float32Array>();
   for (const [role, { tensor, shape }] of block.tensors) {
     const known = previous.get(role);
-    const isReusable = known?.length === shape.reduce((product, size) => product * size, 1);
+    const isReusable = known?.length === elementsOf(shape);
     weights.set(role, await checkpoint.readTensor(tensor, isReusable ? known : undefined));
   }
   return weights;

@@ -3,6 +3,7 @@
  * the tensor's size. It reads bits, so that -0 counts as zero and no dtype has to be converted; it knows nothing of
  * model families, the caller says which tensors count as prunable and along which axis their inputs lie.
  */
+import { elementsOf } from "../array.js";
 import type { Checkpoint, TensorInfo } from "../checkpoint/checkpoint.js";
 import { bytesPerElement } from "../checkpoint/dtype.js";
 import type { InspectionReport, TensorInspection } from "../contract.js";
@@ -43,7 +44,7 @@ export async function inspectCheckpoint(
     tensors.push({ name: info.name, dtype: info.dtype, shape: info.shape, prunable: isPrunable, ...found });
     if (isPrunable) {
       zeros += found.zeros;
-      elements += info.shape.reduce((product, dimension) => product * dimension, 1);
+      elements += elementsOf(info.shape);
     }
   }
   const sparsity = elements === 0 ? 0 : zeros / elements;

@@ -2,6 +2,7 @@
  * config.json, read with care: every value a family asks for is checked when it is asked for, and the message names
  * the key and what was found. Which keys mean what is the families' business.
  */
+import { isRecord } from "../is-record.js";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
@@ -135,7 +136,7 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
       cause,
     });
   }
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+  if (!isRecord(parsed)) {
     throw new CheckpointError("E_CONFIG", `${file}: must hold a JSON object.`, { details: { file } });
   }
   const outer = new ConfigObject(parsed as Json, "config.json");

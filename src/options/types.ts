@@ -1,5 +1,6 @@
 /** The kinds of values that options have: how each is read, what a recipe may say, how it is written down again. */
 import { PruneError, UsageError } from "../errors.js";
+import { isRecord } from "../is-record.js";
 import type { Allocation } from "../allocation/registry.js";
 import { formatPattern, parsePattern, type Pattern } from "../sparsity/pattern.js";
 import type { OptionType } from "./option.js";
@@ -21,10 +22,6 @@ function requireText(given: unknown, flag: string): string {
 function requireNumeric(given: unknown, flag: string): Numeric {
   if (typeof given === "string" || typeof given === "number") return given;
   throw wrongKind(flag, given, "a number");
-}
-
-function isRecord(given: unknown): given is Readonly<Record<string, unknown>> {
-  return typeof given === "object" && given !== null && !Array.isArray(given);
 }
 
 /** A check that a text can be read as a flag's would be; the problem is told with its place in the recipe. */

@@ -1,4 +1,5 @@
 /** Reports as text for people: what stdout shows without `--json`. Pure; the last line end is the caller's. */
+import { elementsOf } from "../array.js";
 import type {
   Estimate,
   ReferenceComparison,
@@ -129,7 +130,7 @@ function referenceFacts(reference: ReferenceComparison): [string, string][] {
 
 export function renderInspection(report: InspectionReport): string {
   const row = ({ name, dtype, shape, zeros, patterns, prunable }: TensorInspection): string[] => {
-    const elements = shape.reduce((product, size) => product * size, 1);
+    const elements = elementsOf(shape);
     const share = elements === 0 ? "-" : formatPercent(zeros / elements);
     return [
       name,

@@ -76,7 +76,7 @@ export function repeated(times: number, cost: SolveCost): SolveCost {
 }
 
 /** E */
-export function elementsOf({ inFeatures, outFeatures }: LayerSize): number {
+export function elementsOf({ inFeatures, outFeatures }: Pick<LayerSize, "inFeatures" | "outFeatures">): number {
   return inFeatures * outFeatures;
 }
 

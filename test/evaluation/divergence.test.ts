@@ -51,7 +51,7 @@ async function forward(model: Model, sequences: readonly Int32Array[], scratchFi
   });
   await forwardModel(model, sequences, states, createTestContext());
   await applyFinalNorm(model, states, 2);
-  const { logPartitions } = await nextTokenStatistics(model, states, sequences, 2);
+  const { logPartitions } = await nextTokenStatistics(model, states, sequences, { batch: 2 });
   return { model, states, logPartitions };
 }
 
@@ -71,10 +71,10 @@ test("divergence and agreement are those of the full distributions", async (t) =
   const scratch = temporaryDirectory(t);
   const reference = await forward(denseModel, sequences, join(scratch, "a"));
   const candidate = await forward(changedModel, sequences, join(scratch, "b"));
-  const { klDivergences, agreements } = await measureDivergence(reference, candidate, 2);
+  const { klDivergences, agreements } = await measureDivergence(reference, candidate, { batch: 2 });
   const [p, q] = [
-    await computeLogits(denseModel, reference.states, 1),
-    await computeLogits(changedModel, candidate.states, 1),
+    await computeLogits(denseModel, reference.states, { batch: 1 }),
+    await computeLogits(changedModel, candidate.states, { batch: 1 }),
   ];
   sequences.forEach((_, window) => {
     let divergence = 0;

@@ -64,22 +64,27 @@ for (const folder of FOLDERS) {
     await using states = await embedded(t, model, ids);
     await applyFinalNorm(model, states, 1);
     const { vocabularySize } = model.architecture;
-    const logits = await computeLogits(model, states, 2);
-    const statistics = await nextTokenStatistics(model, states, ids, 2);
+    const logits = await computeLogits(model, states, { batch: 2 });
+    const statistics = await nextTokenStatistics(model, states, ids, { batch: 2 });
     const other = { ...states, sequences: states.sequences, tokens: states.tokens, read: shifted };
     const { logPartitions } = statistics;
-    const compared = await measureDivergence({ model, states, logPartitions }, { model, states: other }, 1);
+    const compared = await measureDivergence({ model, states, logPartitions }, { model, states: other }, { batch: 1 });
     for (const tileRows of [13, Math.ceil(vocabularySize / 2)]) {
       assert.ok(vocabularyTiles(vocabularySize, { tileRows }).length > 1);
       // The same products and sums in float32, tile by tile: a few roundings apart.
-      assert.ok(relativeError(await computeLogits(model, states, 2, { tileRows }), logits) < 1e-6);
-      const tiled = await nextTokenStatistics(model, states, ids, 2, { tileRows });
+      assert.ok(relativeError(await computeLogits(model, states, { batch: 2, tileRows }), logits) < 1e-6);
+      const tiled = await nextTokenStatistics(model, states, ids, { batch: 2, tileRows });
       tiled.losses.forEach((losses, index) => {
         assert.ok(relativeError(losses, statistics.losses[index] ?? []) < 1e-5);
       });
-      const divergence = await measureDivergence({ model, states, logPartitions }, { model, states: other }, 1, {
-        tileRows,
-      });
+      const divergence = await measureDivergence(
+        { model, states, logPartitions },
+        { model, states: other },
+        {
+          batch: 1,
+          tileRows,
+        },
+      );
       assert.deepEqual(divergence.agreements, compared.agreements);
       assert.ok(relativeError(divergence.klDivergences, compared.klDivergences) < 1e-4);
     }

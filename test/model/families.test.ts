@@ -83,13 +83,13 @@ async function compareForward(t: TestContext, fixture: Fixture, config: string):
   }
   await applyFinalNorm(model, states, 2);
   const logits = tensorOf(golden, "logits").values;
-  const logitError = relativeError(await computeLogits(model, states, 1), logits);
+  const logitError = relativeError(await computeLogits(model, states, { batch: 1 }), logits);
   assert.ok(logitError < TOLERANCE, `logits: ${logitError}`);
   await checkLosses(model, states, ids, logits);
 }
 
 async function checkLosses(model: Model, states: HiddenStates, ids: Int32Array[], logits: Float64Array): Promise<void> {
-  const losses = await nextTokenLosses(model, states, ids, 2);
+  const losses = await nextTokenLosses(model, states, ids, { batch: 2 });
   const { vocabularySize } = model.architecture;
   ids.forEach((sequence, s) => {
     for (let t = 0; t + 1 < sequence.length; t++) {

@@ -7,7 +7,7 @@ import type { Device } from "../../device/device.js";
 import { InternalError } from "../../errors.js";
 import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";
 import { readBlockWeights } from "../../forward/weights.js";
-import type { BlockRunner, BlockWeights } from "../../forward/block-runner.js";
+import type { BlockWeights } from "../../forward/block-runner.js";
 import { lookUp } from "../../look-up.js";
 import type { Stream } from "../../forward/stream.js";
 import { takeMatrix } from "../../model/logical-matrix.js";
@@ -18,7 +18,6 @@ import type { ScoredMatrix } from "../../allocation/scores.js";
 export interface DensePass {
   readonly model: Model;
   readonly device: Device;
-  readonly runner: BlockRunner;
   /** Filled with embeddings; left behind the last block. undefined where nothing is forwarded. */
   readonly stream: Stream | undefined;
   readonly onBatch: (block: BlockSpec, done: number, total: number) => void;

@@ -12,7 +12,7 @@ import { throwIfStopped, type EngineContext } from "../../context.js";
 import type { Device } from "../../device/device.js";
 import { measureDivergence, type EvaluatedModel } from "../../evaluation/divergence.js";
 import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";
-import { readBlockWeights, sequencesPerRun } from "../../forward/weights.js";
+import { readBlockWeights } from "../../forward/weights.js";
 import { embedTokens } from "../../forward/embedding.js";
 import { type BlockRunner } from "../../forward/block-runner.js";
 import { Stream } from "../../forward/stream.js";
@@ -93,7 +93,7 @@ async function solveLinears(
   await using states = await createStates(model, sequences, memoryBytes, join(directory, "statistics-states.bin"));
   await embedTokens(model, sequences, states);
   const stream = new Stream(runner, states);
-  const pass = { model, device, runner, stream, onBatch: () => throwIfStopped(context, true) };
+  const pass = { model, device, stream, onBatch: () => throwIfStopped(context, true) };
   return await SolvedLinears.collect(pass, blocks, proxy, join(directory, "solved"));
 }
 
@@ -133,9 +133,8 @@ async function evaluateDense(input: EvolutionInput, sequences: readonly Int32Arr
     weights = await readBlockWeights(model.checkpoint, block, weights);
     await stream.pass(block, weights, { moves: true, onBatch });
   }
-  const batch = sequencesPerRun(states.tokens);
-  await applyFinalNorm(model, states, batch);
-  const { logPartitions } = await nextTokenStatistics(model, states, sequences, batch);
+  await applyFinalNorm(model, states);
+  const { logPartitions } = await nextTokenStatistics(model, states, sequences);
   return {
     model,
     states,
@@ -190,10 +189,9 @@ async function measureCandidates(input: EvolutionInput, measurement: Measurement
       await stream.pass(block, candidate.weights, { moves: true, range, onBatch });
     }
   }
-  const batch = sequencesPerRun(states.tokens);
-  await applyFinalNorm(model, states, batch);
+  await applyFinalNorm(model, states);
   const repeated = repeatReference(reference, chosen, candidates.length);
-  const { klDivergences } = await measureDivergence(repeated, { model, states }, batch);
+  const { klDivergences } = await measureDivergence(repeated, { model, states });
   return candidates.map((_, index) => {
     const own = klDivergences.subarray(index * chosen.length, (index + 1) * chosen.length);
     return own.reduce((sum, value) => sum + value, 0) / chosen.length;

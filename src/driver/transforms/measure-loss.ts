@@ -9,7 +9,7 @@ import type { Reconstruction } from "../../contract.js";
 import type { LayerStatistics } from "../../solvers/solver.js";
 import { reconstructionLoss } from "../../solvers/matrices.js";
 import type { ReorderedStatistics } from "../group-at-work.js";
-import type { Clock } from "../run.js";
+import { isRouted, type Clock } from "../run.js";
 import type { StageStatistics, StatisticsSource } from "../statistics-source.js";
 import type { BlockTransform } from "./transform.js";
 
@@ -30,7 +30,7 @@ export function measureLoss({ device, clock, grams, hasOwnGram }: MeasureOptions
   return {
     name: "measure loss",
     async openStage(block, groups) {
-      if (hasOwnGram && !groups.some((group) => group.isRouted === true)) return;
+      if (hasOwnGram && !isRouted({ groups })) return;
       own = await clock.aside(() => grams.of(block, groups)); // before the states may move on
     },
     async before(work) {

@@ -13,18 +13,14 @@ import { takeMatrix } from "../../model/logical-matrix.js";
 import type { LayerStatistics } from "../../solvers/solver.js";
 import { permuteChannels } from "../../sparsity/permutation.js";
 import type { ReorderedStatistics } from "../group-at-work.js";
-import { stage, type RunParts } from "../run.js";
+import { isPruned, stage, type RunParts } from "../run.js";
 import type { BlockTransform } from "./transform.js";
 
 type Selected = ReadonlySet<string>;
 
 /** Whether the run permutes the inputs of this group: it may, and something of it is pruned. */
 function isPermuted(config: RunConfig, selected: Selected, group: InputGroup): boolean {
-  return (
-    config.permutation === "channels" &&
-    group.producers !== undefined &&
-    group.linears.some(({ name }) => selected.has(name))
-  );
+  return config.permutation === "channels" && group.producers !== undefined && isPruned(group, selected);
 }
 
 /** That the run asks for a permutation and no linear can have one. */

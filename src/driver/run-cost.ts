@@ -250,9 +250,15 @@ export function memoryOf(planned: PlannedRun): number {
   );
 }
 
-/** The weight out of its tensor and on the device, the result, and what the method works with. */
+/**
+ * Arrays of a weight's size around its solve: out of its tensor, on the device, the result, and one of the linear before
+ * that nobody has collected yet.
+ */
+const WEIGHTS_AROUND_SOLVE = 4;
+
+/** The weight on its way, and what the method works with. */
 function solvingBytes({ config, solver }: PlannedRun, linear: LinearSpec): number {
-  return 4 * 2 * weightsOf([linear]) + costOfLinear(solver, config, linear).bytes;
+  return 4 * WEIGHTS_AROUND_SOLVE * weightsOf([linear]) + costOfLinear(solver, config, linear).bytes;
 }
 
 /** Gram matrices of all groups of a pass: as the forward returns them, and whole. */

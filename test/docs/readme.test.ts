@@ -4,11 +4,12 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { EXIT_CODES } from "../../src/errors.js";
+import { writeShortDemo } from "../helpers/demo-model.js";
 import { repositoryPath } from "../helpers/paths.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 
@@ -30,11 +31,9 @@ function argvOf(line: string): string[] {
 
 test("every command of the README works as written", { timeout: 300_000 }, async (t) => {
   const directory = temporaryDirectory(t);
-  cpSync(repositoryPath("models/demo"), join(directory, "Llama-3.2-1B"), { recursive: true });
-  // A short context makes default sequences short, so that a dozen commands with 128 of them are quick.
-  const config = join(directory, "Llama-3.2-1B", "config.json");
-  const values = JSON.parse(readFileSync(config, "utf8")) as object;
-  writeFileSync(config, JSON.stringify({ ...values, max_position_embeddings: 32 }));
+  // A short context makes default sequences short, and two blocks are enough: a dozen commands with 128 of them are quick.
+  const config = { max_position_embeddings: 32 };
+  await writeShortDemo(join(directory, "Llama-3.2-1B"), { blocks: 2, config });
   const calibration = readFileSync(repositoryPath("models/demo/calibration.txt"), "utf8");
   const documents = calibration.match(/[\s\S]{1,4000}/g) ?? [];
   writeFileSync(

@@ -3,16 +3,16 @@
  * the same shape and a pruned weight is fed without rebuilding anything. What a run returns (hidden states, the inputs
  * of linears, statistics of those inputs) decides which truncation of the graph is compiled.
  */
-import { borrowed, type HostArray, type NdArray } from "../array.js";
+import { borrowed, type NdArray } from "../array.js";
 import type { GramPanel } from "../graph/composites.js";
 import { product } from "../graph/dimensions.js";
 import type { Executor, Program } from "../graph/executor.js";
 import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
-import { maskShape, maskValues } from "../model/mask.js";
+import { maskShape } from "../model/mask.js";
 import { lookUp } from "../look-up.js";
-import { rotaryAngles } from "../model/rotary.js";
 import { OnnxExecutor } from "../onnx/executor.js";
+import { PositionFeeds } from "./position-feeds.js";
 import { valuesOf } from "./values.js";
 
 export type { GramPanel } from "../graph/composites.js";
@@ -172,11 +172,12 @@ export class BlockRunner implements AsyncDisposable {
   /** Which experts starve differs from block to block, so programs that bypass the router are not worth keeping. */
   #bypassing: { readonly key: string; readonly program: Program } | undefined;
   #sessionsCompiled = 0;
-  #positions: { readonly key: string; readonly feeds: ReadonlyMap<string, NdArray> } | undefined;
+  readonly #positions: PositionFeeds;
 
   constructor(architecture: Architecture, options: BlockRunnerOptions = {}) {
     const { threads, executor, gramPanelWidth = GRAM_PANEL_WIDTH } = options;
     this.#architecture = architecture;
+    this.#positions = new PositionFeeds(architecture);
     this.#executor = executor ?? new OnnxExecutor(threads === undefined ? {} : { threads });
     this.#isExecutorOwn = executor === undefined;
     this.#panelWidth = gramPanelWidth;
@@ -185,6 +186,11 @@ export class BlockRunner implements AsyncDisposable {
   /** How many graphs were compiled so far: it must not grow with a model's depth. */
   get sessionsCompiled(): number {
     return this.#sessionsCompiled;
+  }
+
+  /** What runs the blocks. */
+  get executor(): Executor {
+    return this.#executor;
   }
 
   /** Where the arrays live that it reads and makes. */
@@ -215,7 +221,7 @@ export class BlockRunner implements AsyncDisposable {
       ([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)] as const,
     );
     const results = await program.run(
-      new Map<string, NdArray>([...this.#positionFeeds(batch, tokens), ...tensors, ["hidden", hidden]]),
+      new Map<string, NdArray>([...this.#positions.of(batch, tokens), ...tensors, ["hidden", hidden]]),
     );
     const taps = new Map<string, Tap>();
     for (const group of request.taps?.groups ?? []) {
@@ -258,24 +264,5 @@ export class BlockRunner implements AsyncDisposable {
     await this.#bypassing?.program[Symbol.asyncDispose]();
     this.#bypassing = { key, program };
     return program;
-  }
-
-  #positionFeeds(batch: number, tokens: number): ReadonlyMap<string, NdArray> {
-    const key = `${batch}x${tokens}`;
-    if (this.#positions?.key === key) return this.#positions.feeds;
-    const feeds = new Map<string, HostArray>();
-    const feed = (name: string, values: Float32Array | BigInt64Array, shape: readonly number[]): void =>
-      void feeds.set(name, borrowed(name, values, shape));
-    const positions = BigInt64Array.from({ length: batch * tokens }, (_, i) => BigInt(i % tokens));
-    feed("positions", positions, [batch, tokens]);
-    for (const [name, table] of this.#architecture.rotaryTables) {
-      const { cos, sin } = rotaryAngles(table, tokens);
-      feed(`cos.${name}`, cos, [tokens, table.dimensions / 2]);
-      feed(`sin.${name}`, sin, [tokens, table.dimensions / 2]);
-    }
-    for (const [name, mask] of this.#architecture.masks)
-      feed(`mask.${name}`, maskValues(mask, tokens), maskShape(mask.slopes, tokens));
-    this.#positions = { key, feeds };
-    return feeds;
   }
 }

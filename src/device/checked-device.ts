@@ -19,6 +19,7 @@ import {
   LARGEST_PANEL,
   LARGEST_ROW_SYSTEM,
   maskWordsPerRow,
+  type AdamOptions,
   type CholeskyFailure,
   type CombineOptions,
   type CombinePairOptions,
@@ -26,6 +27,8 @@ import {
   type Device,
   type DeviceKind,
   type DeviceLife,
+  type DualStepOptions,
+  type DualStepSums,
   type GatherIndices,
   type KeepMask,
   type MatmulOptions,
@@ -35,6 +38,7 @@ import {
   type ResolvedView,
   type ReversedCholesky,
   type RowSystemOptions,
+  type ScoreOptions,
   type SweepOptions,
 } from "./device.js";
 import { usedAfterDisposal, type Description } from "./resident.js";
@@ -211,6 +215,11 @@ export class CheckedDevice<M extends Matrix & Living, K extends KeepMask & Livin
     this.#backend.mirrorLower(this.#square("mirrorLower", matrix));
   }
 
+  addInto(a: Matrix, out: Matrix): void {
+    const [own, target] = this.#alike("addInto", [a, out]) as [M, M];
+    this.#backend.addInto(own, target);
+  }
+
   // --- masked
 
   applyMask(matrix: Matrix, mask: KeepMask): void {
@@ -248,15 +257,8 @@ export class CheckedDevice<M extends Matrix & Living, K extends KeepMask & Livin
   }
 
   conjugateStep(state: ConjugateState): void {
-    const own = [state.solution, state.residual, state.direction, state.product].map((matrix) =>
-      this.#matrix("conjugateStep", matrix),
-    );
-    const [solution, residual, direction, product] = own as [M, M, M, M];
-    check(
-      own.every((matrix) => isSameShape(matrix, solution)) && areDistinct(own),
-      "conjugateStep",
-      `needs four different matrices of ${shapeOf(solution)}`,
-    );
+    const { solution: x, residual: r, direction: d, product: q } = state;
+    const [solution, residual, direction, product] = this.#alike("conjugateStep", [x, r, d, q]) as [M, M, M, M];
     const keepMask = this.#maskOf("conjugateStep", state.keepMask, solution);
     this.#backend.conjugateStep({ solution, residual, direction, product, keepMask });
   }
@@ -436,6 +438,47 @@ export class CheckedDevice<M extends Matrix & Living, K extends KeepMask & Livin
     this.#backend.solveRowSystems({ ...operands, choose: { ...choose, scale } });
   }
 
+  // --- training
+
+  adamStep(options: AdamOptions): void {
+    const { values: x, gradient: g, first: m, second: v, pull, mask } = options;
+    const pulling = pull === undefined ? [] : [pull.split, pull.dual];
+    const own = this.#alike("adamStep", [x, g, m, v, ...pulling]);
+    const [values, gradient, first, second, split, dual] = own as [M, M, M, M, M, M];
+    requireAdamScalars("adamStep", options);
+    this.#backend.adamStep({
+      values,
+      gradient,
+      first,
+      second,
+      gradientScale: options.gradientScale,
+      rate: options.rate,
+      decay: options.decay,
+      epsilon: options.epsilon,
+      step: options.step,
+      ...(pull !== undefined && { pull: { split, dual, strength: pull.strength } }),
+      ...(mask !== undefined && { mask: this.#maskOf("adamStep", mask, values) }),
+    });
+  }
+
+  async sumOfSquares(matrix: Matrix): Promise<number> {
+    return this.#backend.sumOfSquares(this.#matrix("sumOfSquares", matrix));
+  }
+
+  projectionScores({ values: x, dual: u, second: v, out }: ScoreOptions): void {
+    const optional = [u, v].filter((matrix) => matrix !== undefined);
+    const own = this.#alike("projectionScores", [x, out, ...optional]);
+    const [values, target] = own as [M, M];
+    const dual = u === undefined ? undefined : own[2];
+    const second = v === undefined ? undefined : own[own.length - 1];
+    this.#backend.projectionScores({ values, out: target, ...(dual && { dual }), ...(second && { second }) });
+  }
+
+  async dualStep({ values: x, split: z, dual: u, mask }: DualStepOptions): Promise<DualStepSums> {
+    const [values, split, dual] = this.#alike("dualStep", [x, z, u]) as [M, M, M];
+    return this.#backend.dualStep({ values, split, dual, mask: this.#maskOf("dualStep", mask, values) });
+  }
+
   // --- operands
 
   #handOut(matrix: M): M {
@@ -479,6 +522,14 @@ export class CheckedDevice<M extends Matrix & Living, K extends KeepMask & Livin
       throw new InternalError("E_VIEW", `device: ${operation}: ${message} of ${shapeOf(matrix)}.`);
     }
     return { matrix, firstRow, rows, firstColumn, columns };
+  }
+
+  /** Different matrices of one shape. */
+  #alike(operation: string, matrices: readonly Matrix[]): readonly M[] {
+    const own = matrices.map((matrix) => this.#matrix(operation, matrix));
+    const fits = own.every((matrix) => isSameShape(matrix, own[0])) && areDistinct(own);
+    check(fits, operation, `needs ${own.length} different matrices of ${shapeOf(own[0])}`);
+    return own;
   }
 
   /** Three matrices of one shape. */
@@ -564,6 +615,23 @@ function requirePanelWidth(operation: string, width: number): void {
 
 function requireMaskColumns(operation: string, mask: Size, first: number, columns: number): void {
   check(isRange(first, columns, mask.columns), operation, `mask columns ${first}+${columns} of ${mask.columns}`);
+}
+
+function requireAdamScalars(operation: string, options: AdamOptions): void {
+  const { gradientScale, rate, decay, epsilon, step, pull } = options;
+  const finite = [gradientScale, rate, pull?.strength ?? 0].every((scalar) => Number.isFinite(Math.fround(scalar)));
+  check(finite, operation, "the gradient's scale, the rate or the strength is not a finite f32");
+  check(
+    decay.every((kept) => kept >= 0 && Math.fround(kept) < 1),
+    operation,
+    `decays of ${decay.join(" and ")} are not in [0, 1)`,
+  );
+  check(
+    Math.fround(epsilon) > 0 && Number.isFinite(Math.fround(epsilon)),
+    operation,
+    `epsilon is ${epsilon}, which is no positive f32`,
+  );
+  check(isCount(step) && step >= 1, operation, `step ${step} is not counted from 1`);
 }
 
 function isCount(value: number): boolean {

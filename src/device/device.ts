@@ -179,6 +179,62 @@ export interface ConjugateState<M = Matrix, K = KeepMask> {
   readonly keepMask: K;
 }
 
+/** One step of Adam on one tensor; all matrices of one shape, a vector is [1, n]. */
+export interface AdamOptions<M = Matrix, K = KeepMask> {
+  /** x, updated. */
+  readonly values: M;
+  /** g, read. */
+  readonly gradient: M;
+  /** m, the mean of gradients, updated; zero before the first step. */
+  readonly first: M;
+  /** v, the mean of squared gradients, updated; zero before the first step. */
+  readonly second: M;
+  /** Factor on g, for clipping. */
+  readonly gradientScale: number;
+  readonly rate: number;
+  /** b1 and b2, in [0, 1). */
+  readonly decay: readonly [first: number, second: number];
+  readonly epsilon: number;
+  /** s, from 1: how many steps m and v have seen with this one. */
+  readonly step: number;
+  /** Adds strength·(x - split + dual) to the scaled gradient. With a strength of 0 the bits are those without a pull. */
+  readonly pull?: { readonly split: M; readonly dual: M; readonly strength: number };
+  /** Pruned entries of x, m and v become +0, whatever g is there. */
+  readonly mask?: K;
+}
+
+export interface ScoreOptions<M = Matrix> {
+  /** x */
+  readonly values: M;
+  /** u; 0 where it is absent. */
+  readonly dual?: M;
+  /** v, not negative; 1 where it is absent. */
+  readonly second?: M;
+  readonly out: M;
+}
+
+export interface DualStepOptions<M = Matrix, K = KeepMask> {
+  /** x, read. */
+  readonly values: M;
+  /** z, replaced. */
+  readonly split: M;
+  /** u, updated. */
+  readonly dual: M;
+  readonly mask: K;
+}
+
+/** Sums of squares over all entries, of what a dual step saw. */
+export interface DualStepSums {
+  /** Σ (x - z)², z as it is after the step. */
+  readonly primal: number;
+  /** Σ (z - z before)² */
+  readonly change: number;
+  /** Σ x² */
+  readonly values: number;
+  /** Σ (z before)² */
+  readonly split: number;
+}
+
 /** Making matrices and masks, and moving numbers in and out. */
 export interface DataOperations<M, V, K> {
   /** Zero-filled. */
@@ -225,6 +281,8 @@ export interface ElementwiseOperations<M, V> {
   gather(a: M, out: M, indices: GatherIndices): void;
   /** Copy the strict lower triangle of a square matrix over the upper one. */
   mirrorLower(matrix: M): void;
+  /** out += a; different matrices of one shape. */
+  addInto(a: M, out: M): void;
 }
 
 /** Steps that follow a mask entry by entry, and sums of rows. */
@@ -303,6 +361,30 @@ export interface RowSystemOperations<M, V, K> {
   solveRowSystems(options: RowSystemOptions<M, V, K>): void;
 }
 
+/**
+ * What training goes by, entry by entry. All matrices of a call have one shape and are different ones.
+ *
+ * Agreement: the CPU device rounds after every operation and fuses none. WGSL may fuse a product and a sum, gives √ and ÷
+ * within 3 units in the last place instead of ½ and may take subnormal numbers for 0. So the devices agree to the bit in
+ * `|x|`, `|x + u|` and z = x + u, and elsewhere within a few units of the largest term.
+ */
+export interface TrainingOperations<M, K> {
+  /**
+   * g' = gradientScale·g + strength·((x - split) + dual); m = b1·m + (1 - b1)·g'; v = b2·v + (1 - b2)·g'²;
+   * x -= rate / (1 - b1^s) · m / (√v / √(1 - b2^s) + epsilon). Scalars are rounded to f32 once (adam.ts).
+   */
+  adamStep(options: AdamOptions<M, K>): void;
+  /**
+   * Σ entries²: rows are summed in a fixed order, then added up in f64 in their order. On WebGPU a row is summed in f32,
+   * where squares below 1e-38 are lost and sums beyond 3e38 infinite.
+   */
+  sumOfSquares(matrix: M): Promise<number>;
+  /** out = √second·|values + dual|; which of the two are absent is left out. Not negative: never -0. */
+  projectionScores(options: ScoreOptions<M>): void;
+  /** z = mask∘(x + u), +0 where it is pruned; u += x - z, with the new z. Sums as in `sumOfSquares`. */
+  dualStep(options: DualStepOptions<M, K>): Promise<DualStepSums>;
+}
+
 export interface Operations<M, V, K>
   extends
     DataOperations<M, V, K>,
@@ -313,7 +395,8 @@ export interface Operations<M, V, K>
     ProductOperations<V>,
     FactorizationOperations<M>,
     SweepOperations<M, V, K>,
-    RowSystemOperations<M, V, K> {}
+    RowSystemOperations<M, V, K>,
+    TrainingOperations<M, K> {}
 
 /** What a device is, what it holds and when it is done. */
 export interface DeviceLife extends AsyncDisposable {

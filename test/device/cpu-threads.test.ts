@@ -188,6 +188,30 @@ test("statistics, factorisation and sweep do not depend on the number of threads
   });
 });
 
+test("steps of training do not depend on the number of threads", async () => {
+  const [rows, columns] = [400, 333];
+  const upload = (device: Device, seed: number) =>
+    device.uploadMatrix(normals(rows * columns, seed), rows, columns, `seed ${seed}`);
+  const words = Uint32Array.from({ length: rows * Math.ceil(columns / 32) }, (_, i) => Math.imul(i, 0x9e3779b1));
+  await assertSameForAllThreads(async (device) => {
+    using x = upload(device, 31);
+    using g = upload(device, 32);
+    using z = upload(device, 33);
+    using u = upload(device, 34);
+    using m = device.createMatrix(rows, columns, "m");
+    using v = device.createMatrix(rows, columns, "v");
+    using mask = device.uploadMask(words, rows, columns, "mask");
+    const scalars = { gradientScale: 0.5, rate: 0.1, decay: [0.9, 0.95] as const, epsilon: 1e-8, step: 1 };
+    const pull = { split: z, dual: u, strength: 0.5 };
+    device.adamStep({ values: x, gradient: g, first: m, second: v, ...scalars, pull, mask });
+    device.projectionScores({ values: x, dual: u, second: v, out: g });
+    const sums = await device.dualStep({ values: x, split: z, dual: u, mask });
+    const all = Float64Array.of(...Object.values(sums), await device.sumOfSquares(x));
+    const results = await Promise.all([x, m, v, g, z, u].map((matrix) => device.download({ matrix })));
+    return [...results, new Float32Array(all.buffer)];
+  });
+});
+
 test("thousands of small dispatches finish with more threads than cores", async () => {
   await using device = await createCpuDevice({ threads: 5 });
   const weight = normals(64 * 512, 6);

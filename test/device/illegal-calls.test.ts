@@ -14,6 +14,8 @@ interface Operands {
   readonly b: Matrix;
   readonly c: Matrix;
   readonly d: Matrix;
+  readonly e: Matrix;
+  readonly f: Matrix;
   readonly mask: KeepMask;
   /** 6 × 4 */
   readonly flipped: Matrix;
@@ -67,6 +69,19 @@ const systems = ({ a, b, square, otherSquare, six }: Operands, mask: KeepMask) =
   maskColumn: 0,
   multipliers: { matrix: b },
   losses: six,
+});
+/** A step with a pull and a mask, without the mask. */
+const adam = ({ a, b, c, d, e, f }: Operands) => ({
+  values: a,
+  gradient: b,
+  first: c,
+  second: d,
+  gradientScale: 1,
+  rate: 0.1,
+  decay: [0.9, 0.99] as const,
+  epsilon: 1e-8,
+  step: 1,
+  pull: { split: e, dual: f, strength: 1 },
 });
 const PAIR = { kept: [1, 0], pruned: [0, 1] } as const;
 
@@ -426,6 +441,78 @@ const ILLEGAL: Readonly<Record<string, Readonly<Record<string, Illegal>>>> = {
       });
     }),
   },
+  addInto: {
+    "onto itself": shape(({ device, a }) => device.addInto(a, a)),
+    "to another shape": shape(({ device, a, flipped }) => device.addInto(a, flipped)),
+    "from another device": { code: "E_FOREIGN_MATRIX", call: ({ device, a, foreign }) => device.addInto(foreign, a) },
+  },
+  adamStep: {
+    "a gradient of another shape": shape((operands) =>
+      operands.device.adamStep({ ...adam(operands), gradient: operands.flipped }),
+    ),
+    "one matrix for both moments": shape((operands) =>
+      operands.device.adamStep({ ...adam(operands), second: operands.c }),
+    ),
+    "a pull towards itself": shape((operands) =>
+      operands.device.adamStep({
+        ...adam(operands),
+        pull: { split: operands.a, dual: operands.f, strength: 1 },
+      }),
+    ),
+    "a pull of another shape": shape((operands) =>
+      operands.device.adamStep({
+        ...adam(operands),
+        pull: { split: operands.e, dual: operands.wide, strength: 0 },
+      }),
+    ),
+    "a mask of another shape": shape((operands) =>
+      operands.device.adamStep({ ...adam(operands), mask: operands.narrowMask }),
+    ),
+    "step 0": shape((operands) => operands.device.adamStep({ ...adam(operands), step: 0 })),
+    "step 1.5": shape((operands) => operands.device.adamStep({ ...adam(operands), step: 1.5 })),
+    "a decay of 1": shape((operands) => operands.device.adamStep({ ...adam(operands), decay: [1, 0.9] })),
+    "a decay below 0": shape((operands) => operands.device.adamStep({ ...adam(operands), decay: [0.9, -0.1] })),
+    "a decay that is 1 in f32": shape((operands) =>
+      operands.device.adamStep({ ...adam(operands), decay: [0.9, 1 - 1e-9] }),
+    ),
+    "an epsilon that is 0 in f32": shape((operands) => operands.device.adamStep({ ...adam(operands), epsilon: 1e-60 })),
+    "a rate that is not a number": shape((operands) => operands.device.adamStep({ ...adam(operands), rate: NaN })),
+    "an infinite strength": shape((operands) =>
+      operands.device.adamStep({
+        ...adam(operands),
+        pull: { split: operands.e, dual: operands.f, strength: Infinity },
+      }),
+    ),
+    "values of another device": {
+      code: "E_FOREIGN_MATRIX",
+      call: (operands) => operands.device.adamStep({ ...adam(operands), values: operands.foreign }),
+    },
+    "moments that are gone": {
+      code: "E_DISPOSED",
+      call: (operands) => operands.device.adamStep({ ...adam(operands), first: operands.gone }),
+    },
+  },
+  sumOfSquares: {
+    "of another device": { code: "E_FOREIGN_MATRIX", call: ({ device, foreign }) => device.sumOfSquares(foreign) },
+    "of what is gone": { code: "E_DISPOSED", call: ({ device, gone }) => device.sumOfSquares(gone) },
+  },
+  projectionScores: {
+    "into their own values": shape(({ device, a }) => device.projectionScores({ values: a, out: a })),
+    "into the second moment": shape(({ device, a, b }) => device.projectionScores({ values: a, second: b, out: b })),
+    "a dual of another shape": shape(({ device, a, b, flipped }) =>
+      device.projectionScores({ values: a, dual: flipped, out: b }),
+    ),
+  },
+  dualStep: {
+    "the same matrix twice": shape(({ device, a, b, mask }) => device.dualStep({ values: a, split: b, dual: b, mask })),
+    "a mask of another shape": shape(({ device, a, b, c, narrowMask }) =>
+      device.dualStep({ values: a, split: b, dual: c, mask: narrowMask }),
+    ),
+    "a mask that is gone": {
+      code: "E_DISPOSED",
+      call: ({ device, a, b, c, goneMask }) => device.dualStep({ values: a, split: b, dual: c, mask: goneMask }),
+    },
+  },
 };
 
 /** A mask that fits `sweep` and `systems`: 6 × 4. */
@@ -444,6 +531,8 @@ function operandsOn(device: Device, other: Device): Operands {
     b: device.createMatrix(4, 6, "b"),
     c: device.createMatrix(4, 6, "c"),
     d: device.createMatrix(4, 6, "d"),
+    e: device.createMatrix(4, 6, "e"),
+    f: device.createMatrix(4, 6, "f"),
     mask: device.createMask(4, 6, "mask"),
     flipped: device.createMatrix(6, 4, "flipped"),
     square: device.createMatrix(6, 6, "square"),
@@ -509,6 +598,7 @@ test("every operation has its illegal calls, and the legal ones they are made fr
     }
     device.sweepPanel(sweep(operands, mask));
     device.solveRowSystems(systems(operands, mask));
+    device.adamStep({ ...adam(operands), mask: operands.mask });
     device.subtract(
       { matrix: operands.a, rows: 2 },
       { matrix: operands.b, rows: 2 },

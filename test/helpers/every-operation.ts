@@ -98,6 +98,7 @@ export async function everything(device: Device): Promise<(Float32Array | Uint32
   device.applyMask(product, mask);
   results.push(await device.downloadMask(mask), await device.download({ matrix: product }));
   results.push(...(await masked(device, { w, product, u, sums, mask })), ...(await others(device)));
+  results.push(...(await training(device, mask)));
   return results;
 }
 
@@ -158,4 +159,27 @@ async function masked(device: Device, { w, product, u, sums, mask }: MaskedOpera
   device.conjugateStep({ solution: w, residual: scratch, direction, product, keepMask: mask });
   const results = [u, gathered, w, scratch, direction, dots].map((matrix) => device.download({ matrix }));
   return [...(await Promise.all(results)), Float32Array.of(await device.countDifferences(mask, other))];
+}
+
+/** Steps of training on matrices of the mask's shape. */
+async function training(device: Device, mask: KeepMask): Promise<Float32Array[]> {
+  const { rows, columns } = mask;
+  const upload = (seed: number): Matrix =>
+    device.uploadMatrix(values(rows * columns, seed), rows, columns, `seed ${seed}`);
+  using x = upload(21);
+  using g = upload(22);
+  using z = upload(23);
+  using u = upload(24);
+  using m = device.createMatrix(rows, columns, "m");
+  using v = device.createMatrix(rows, columns, "v");
+  device.addInto(u, g);
+  const adam = { values: x, gradient: g, first: m, second: v, gradientScale: 0.5, epsilon: 1e-8 };
+  const pull = { split: z, dual: u, strength: 0.25 };
+  device.adamStep({ ...adam, rate: 0.01, decay: [0.9, 0.95], step: 1, pull });
+  device.adamStep({ ...adam, rate: 0.02, decay: [0.9, 0.95], step: 2, mask });
+  device.projectionScores({ values: x, dual: u, second: v, out: g });
+  const sums = await device.dualStep({ values: x, split: z, dual: u, mask });
+  const numbers = [...Object.values(sums), await device.sumOfSquares(x)];
+  const results = [x, m, v, g, z, u].map((matrix) => device.download({ matrix }));
+  return [...(await Promise.all(results)), Float32Array.from(numbers)];
 }

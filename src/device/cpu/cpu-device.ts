@@ -23,6 +23,7 @@ import { rowSystemOperations } from "./row-systems.js";
 import { selectionOperations } from "./selection.js";
 import { statisticsOperations } from "./statistics.js";
 import { sweepOperations } from "./sweep.js";
+import { trainingOperations } from "./training.js";
 
 export interface CpuDeviceOptions {
   /** Threads of every operation; default: all cores. Results do not depend on it. */
@@ -55,6 +56,7 @@ export async function createCpuDevice(options: CpuDeviceOptions = {}): Promise<D
     ...factorizationOperations(queue, products, pool, owner),
     ...sweepOperations(queue, pool),
     ...rowSystemOperations(queue, pool),
+    ...trainingOperations(queue, pool),
     async [Symbol.asyncDispose]() {
       await queue.idle();
       await pool[Symbol.asyncDispose]();

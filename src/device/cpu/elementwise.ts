@@ -39,6 +39,9 @@ export function elementwiseOperations(queue: WorkQueue): ElementwiseOperations<C
     mirrorLower({ values, rows }) {
       queue.enqueue(() => mirrorLower(values, rows));
     },
+    addInto({ values: from }, { values: to }) {
+      queue.enqueue(() => addArray(from, to));
+    },
   };
 }
 

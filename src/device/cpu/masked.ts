@@ -122,11 +122,11 @@ function combine(pool: KernelPool, { a, b, words, rows, columns, targets }: Comb
 
 /** dots[r] = Σ_c a[r, c]·b[r, c], summed in double precision. */
 function rowDots(a: Float32Array, b: Float32Array, rows: number, columns: number, dots: Float32Array): void {
-  for (let r = 0; r < rows; r++) dots[r] = dot(a, b, r * columns, columns);
+  for (let r = 0; r < rows; r++) dots[r] = sumOfProducts(a, b, r * columns, columns);
 }
 
-/** Four sums side by side: a single one would wait for every addition. */
-function dot(a: Float32Array, b: Float32Array, start: number, count: number): number {
+/** Σ a[i]·b[i] over [start, start + count), in four sums side by side: a single one would wait for every addition. */
+export function sumOfProducts(a: Float32Array, b: Float32Array, start: number, count: number): number {
   let s0 = 0;
   let s1 = 0;
   let s2 = 0;

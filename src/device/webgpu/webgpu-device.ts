@@ -29,6 +29,7 @@ import { rowSystemOperations } from "./kernels/row-systems.js";
 import { selectionOperations } from "./kernels/selection.js";
 import { statisticsOperations } from "./kernels/statistics.js";
 import { sweepOperations } from "./kernels/sweep.js";
+import { trainingOperations } from "./kernels/training.js";
 
 /** The device on top of a dispatcher, which it closes when it is disposed. */
 export function createDeviceOn(dispatcher: Dispatcher, description: string): Device {
@@ -47,6 +48,7 @@ export function createDeviceOn(dispatcher: Dispatcher, description: string): Dev
     ...factorizationOperations(dispatcher),
     ...sweepOperations(dispatcher),
     ...rowSystemOperations(dispatcher),
+    ...trainingOperations(dispatcher),
     [Symbol.asyncDispose]: () => dispatcher.close(),
   });
 }

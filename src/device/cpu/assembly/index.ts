@@ -14,3 +14,4 @@ export * from "./cholesky";
 export * from "./row-systems";
 export * from "./combine";
 export * from "./conjugate";
+export * from "./training";

@@ -48,6 +48,13 @@ const SCALE_ROWS = defineKernel({
   params: { vectors: "u32", row_pitch: "u32", count: "u32", first_row: "u32" },
   constantSets: [{}],
 });
+const ADD_INTO = defineKernel({
+  name: "add_into",
+  files: [GRID, "add_into.wgsl"],
+  bindings: ["read", "read_write"],
+  params: { count: "u32" },
+  constantSets: [{}],
+});
 const MIRROR_DIAGONAL = defineKernel({
   name: "mirror_diagonal",
   files: [GRID, "mirror_diagonal.wgsl"],
@@ -142,6 +149,7 @@ export function elementwiseOperations(dispatcher: Dispatcher): ElementwiseOperat
       encodeGather(dispatcher, a, out, rows ?? all(out.rows), columns ?? all(out.columns));
     },
     mirrorLower: (matrix) => encodeMirrorLower(dispatcher, matrix),
+    addInto: (a, out) => encodeAddInto(dispatcher, a, out),
   };
 }
 
@@ -353,4 +361,18 @@ export function encodeMirrorLower(dispatcher: Dispatcher, matrix: GpuMatrix): vo
       rows * rows * WORK_PER_ELEMENT,
     );
   }
+}
+
+/** out += a */
+function encodeAddInto(dispatcher: Dispatcher, a: GpuMatrix, out: GpuMatrix): void {
+  forRowSlabs(dispatcher, out.rows, out.pitch, (first, rows) => {
+    const count = (rows * out.pitch) / 4;
+    dispatcher.dispatch(
+      ADD_INTO,
+      [bindRows(a, first, rows), bindRows(out, first, rows)],
+      { count },
+      Math.ceil(count / THREADS),
+      count * 4 * WORK_PER_ELEMENT,
+    );
+  });
 }

@@ -120,7 +120,7 @@ export function maskedOperations(dispatcher: Dispatcher): MaskedOperations<GpuMa
       }
       return words[0];
     },
-    rowDots: (a, b, dots) => encodeRowDots(dispatcher, a, b, dots),
+    rowDots: (a, b, dots) => encodeRowDots(dispatcher, a, b, bindRows(dots, 0, 1)),
     conjugateStep: (state) => encodeConjugateStep(dispatcher, state),
   };
 }
@@ -205,11 +205,11 @@ function encodeCombinePair(
 }
 
 /** dots[r] = Σ_c a[r, c]·b[r, c]. */
-function encodeRowDots(dispatcher: Dispatcher, a: GpuMatrix, b: GpuMatrix, dots: GpuMatrix): void {
+export function encodeRowDots(dispatcher: Dispatcher, a: GpuMatrix, b: GpuMatrix, dots: Binding): void {
   forRowSlabs(dispatcher, a.rows, a.pitch, (first, rows) => {
     dispatcher.dispatch(
       ROW_DOTS,
-      [bindRows(a, first, rows), bindRows(b, first, rows), bindRows(dots, 0, 1)],
+      [bindRows(a, first, rows), bindRows(b, first, rows), dots],
       { rows, columns: a.columns, pitch: a.pitch, first_row: first },
       rows,
       rows * a.columns * WORK_PER_ELEMENT,

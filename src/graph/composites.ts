@@ -370,7 +370,10 @@ const experts: Operator<ExpertsAttributes> = {
     );
     const zeros = (): Value => graph.apply("fill", [], { shape: x.shape, value: 0 });
     const first = attributes.hasSum ? (inputs[3] as Value) : zeros();
-    const sum = runs.reduce((total, { places, output }) => graph.apply("scatterAdd", [total, places, output()]), first);
+    const sum = runs.reduce(
+      (total, { places, output }) => graph.apply("scatterAdd", [total, places, output()], { areRowsDistinct: true }),
+      first,
+    );
     return [sum, ...attributes.taps.map(({ expert, at }) => (runs[expert] as ExpertRun)[at]())];
   },
 };

@@ -67,6 +67,15 @@ export function reduction(name: string): Operator<ReductionAttributes> {
   };
 }
 
+/** Also of f64, which gradients of stretched values sum up. */
+const reduceSum: Operator<ReductionAttributes> = {
+  infer(inputs, attributes) {
+    const input = inputAt("reduceSum", inputs, 0);
+    if (input.dtype !== "f64") requireType("reduceSum", inputs, "f32");
+    return [{ shape: reducedShape(input, attributes), dtype: input.dtype }];
+  },
+};
+
 export interface GemmAttributes {
   readonly transposeA?: boolean;
   readonly transposeB?: boolean;
@@ -276,8 +285,14 @@ const gatherPoints: Operator<None> = {
   },
 };
 
+export interface ScatterAlongAttributes {
+  readonly axis: number;
+  /** Whether updates are added to the entries, those to one entry one after the other. */
+  readonly adds?: boolean;
+}
+
 /** The input with updates in place of the entries that `gatherAlong` would read. */
-const scatterAlong: Operator<{ readonly axis: number }> = {
+const scatterAlong: Operator<ScatterAlongAttributes> = {
   infer(inputs, { axis }) {
     const [input, indices, updates] = [0, 1, 2].map((index) => inputAt("scatterAlong", inputs, index)) as [
       ValueType,
@@ -291,8 +306,13 @@ const scatterAlong: Operator<{ readonly axis: number }> = {
   },
 };
 
-/** The input with updates [n, …] added to the rows that indices [n] name. */
-const scatterAdd: Operator<None> = {
+export interface ScatterAddAttributes {
+  /** Whether no row is named twice, so that updates may be added side by side. */
+  readonly areRowsDistinct?: boolean;
+}
+
+/** The input with updates [n, …] added to the rows that indices [n] name, one after the other. */
+const scatterAdd: Operator<ScatterAddAttributes> = {
   infer(inputs) {
     const [input, indices, updates] = [0, 1, 2].map((index) => inputAt("scatterAdd", inputs, index)) as [
       ValueType,
@@ -328,7 +348,7 @@ export const PRIMITIVES = {
   sigmoid: elementwise("sigmoid"),
   relu: elementwise("relu"),
   softmax,
-  reduceSum: reduction("reduceSum"),
+  reduceSum,
   reduceMax: reduction("reduceMax"),
   reduceMean: reduction("reduceMean"),
   argMax,

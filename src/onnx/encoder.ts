@@ -6,7 +6,7 @@
  * such values have two forms here, and one is made of the other only where somebody reads it. A reshape moves nothing.
  */
 import { InternalError } from "../errors.js";
-import { evaluate, symbolsOf, type Dim, type Shape } from "../graph/dimensions.js";
+import { evaluate, isSameShape, product, symbolsOf, type Dim, type Shape } from "../graph/dimensions.js";
 import type { DataType, Graph, Node, NodeOf, Value } from "../graph/graph.js";
 import type { OperatorName } from "../graph/operators.js";
 import type { ReductionAttributes } from "../graph/primitives.js";
@@ -97,7 +97,7 @@ const RULES: { readonly [Name in OperatorName]?: Rule<Name> } = {
   gather: plain("Gather", () => ({ axis: 0 })),
   gatherAlong: plain("GatherElements", ({ axis }) => ({ axis })),
   gatherPoints: plain("GatherND"),
-  scatterAlong: plain("ScatterElements", ({ axis }) => ({ axis })),
+  scatterAlong: plain("ScatterElements", ({ axis, adds = false }) => ({ axis, ...(adds ? { reduction: "add" } : {}) })),
   rmsNorm: plain("RMSNormalization", ({ epsilon }) => ({ axis: -1, epsilon: { float: epsilon } })),
   layerNorm: plain("LayerNormalization", ({ epsilon }) => ({ axis: -1, epsilon: { float: epsilon } })),
 
@@ -139,10 +139,25 @@ const RULES: { readonly [Name in OperatorName]?: Rule<Name> } = {
     const pads = Array.from({ length: 2 * rank }, (_, place) => (place === rank + axis ? after : 0));
     encoder.write("Pad", [encoder.read(inputs[0]), encoder.integers(pads)], outputs);
   },
-  scatterAdd(encoder, { inputs, outputs }) {
-    const [sum, rows, updates] = inputs.map((value) => encoder.read(value)) as [string, string, string];
-    const points = encoder.node("Unsqueeze", [rows, encoder.integers([-1])]);
-    encoder.write("ScatterND", [sum, points, updates], outputs, { reduction: "add" });
+  scatterAdd(encoder, { inputs, outputs, attributes: { areRowsDistinct = false } }) {
+    const [sum, rows, updates] = inputs as [Value, Value, Value];
+    if (areRowsDistinct) {
+      const points = encoder.node("Unsqueeze", [encoder.read(rows), encoder.integers([-1])]);
+      const operands = [encoder.read(sum), points, encoder.read(updates)];
+      encoder.write("ScatterND", operands, outputs, { reduction: "add" });
+      return;
+    }
+    // ScatterND adds with all threads at once and loses updates to the same row; ScatterElements goes one by one.
+    const rest = sum.shape.slice(1);
+    const count = product(...rows.shape);
+    const reshaped = (value: Value, shape: Shape): string =>
+      isSameShape(value.shape, shape)
+        ? encoder.read(value)
+        : encoder.node("Reshape", [encoder.read(value), encoder.sizes(shape, { isFirstInferred: true })]);
+    const spread = reshaped(updates, [count, ...rest]);
+    const column = reshaped(rows, [count, ...rest.map(() => 1)]);
+    const indices = encoder.node("Expand", [column, encoder.node("Shape", [spread])]);
+    encoder.write("ScatterElements", [encoder.read(sum), indices, spread], outputs, { axis: 0, reduction: "add" });
   },
   rotary(encoder, { inputs, outputs, attributes: { heads, dimensions, isInterleaved = false } }) {
     const [states, cos, sin, positions] = inputs as [Value, Value, Value, Value];

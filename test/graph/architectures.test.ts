@@ -11,49 +11,20 @@ import type { Graph, Node } from "../../src/graph/graph.js";
 import { buildNormGraph, buildTileGraph } from "../../src/forward/head.js";
 import { buildPrologueGraph } from "../../src/forward/embedding.js";
 import { buildBlockGraph, type BlockRequest } from "../../src/forward/block-runner.js";
-import { readBlockWeights } from "../../src/forward/weights.js";
 import { buildDivergenceGraph } from "../../src/evaluation/divergence.js";
 import type { BlockSpec } from "../../src/model/architecture.js";
-import { maskShape, maskValues } from "../../src/model/mask.js";
-import { openModel, type Model } from "../../src/model/open-model.js";
-import { rotaryAngles } from "../../src/model/rotary.js";
+import { openModel } from "../../src/model/open-model.js";
 import { ConfigObject } from "../../src/model/config.js";
 import { MIXTRAL } from "../../src/model/families/mixtral.js";
 import { OnnxExecutor } from "../../src/onnx/executor.js";
 import { fixturePath, fixtures, readJson } from "../helpers/architectures.js";
+import { blockFeeds } from "../helpers/block-feeds.js";
 import { assertAlike, isPrimitive, rounded, runOn } from "../helpers/graphs.js";
 import { repositoryPath } from "../helpers/paths.js";
-import { interpret, tensor, type Tensor } from "../reference/graph-interpreter.js";
+import { interpret, tensor } from "../reference/graph-interpreter.js";
 
 /** As families.test.ts. */
 const TOLERANCE = 1e-4;
-
-const [BATCH, TOKENS] = [2, 5];
-
-/** A block's own weights, tables and masks, and hidden states that look like some. */
-async function feedsOf({ architecture, checkpoint }: Model, block: BlockSpec): Promise<Map<string, Tensor>> {
-  const weights = await readBlockWeights(checkpoint, block);
-  const feeds = new Map<string, Tensor>();
-  const put = (name: string, shape: readonly number[], values: Iterable<number>): void =>
-    void feeds.set(name, { shape, values: Float64Array.from(values) });
-  for (const [role, { shape }] of block.tensors) put(role, shape, weights.get(role) ?? []);
-  for (const [name, table] of architecture.rotaryTables) {
-    const { cos, sin } = rotaryAngles(table, TOKENS);
-    put(`cos.${name}`, [TOKENS, table.dimensions / 2], cos);
-    put(`sin.${name}`, [TOKENS, table.dimensions / 2], sin);
-  }
-  for (const [name, mask] of architecture.masks)
-    put(`mask.${name}`, maskShape(mask.slopes, TOKENS), maskValues(mask, TOKENS));
-  feeds.set(
-    "positions",
-    tensor([BATCH, TOKENS], (index) => index % TOKENS),
-  );
-  feeds.set(
-    "hidden",
-    tensor([BATCH * TOKENS, architecture.hiddenSize], (index) => Math.sin(index * 0.7) + 0.3),
-  );
-  return rounded(feeds);
-}
 
 function requestOf(block: BlockSpec, isRoutingBypassed: boolean): BlockRequest {
   const groups = block.groups.map(({ name }) => name);
@@ -67,7 +38,7 @@ for (const { folder, directory, skip } of fixtures()) {
     async () => {
       await using model = await openModel(directory);
       const block = model.architecture.blocks[1] as BlockSpec;
-      const feeds = await feedsOf(model, block);
+      const feeds = await blockFeeds(model, block);
       const isRouted = block.groups.some((group) => group.isRouted === true);
       await using executor = new OnnxExecutor({ threads: 1 });
       for (const isBypassed of isRouted ? [false, true] : [false]) {

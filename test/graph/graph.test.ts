@@ -13,9 +13,9 @@ import {
   type Bindings,
   type Dim,
 } from "../../src/graph/dimensions.js";
-import { GraphBuilder, type Graph, type Value } from "../../src/graph/graph.js";
-import type { OperatorName } from "../../src/graph/operators.js";
-import { assertAlike, isPrimitive, rounded } from "../helpers/graphs.js";
+import { GraphBuilder, type Value } from "../../src/graph/graph.js";
+import { assertAlike, isPrimitive } from "../helpers/graphs.js";
+import { RANDOM_FEEDS, randomGraph, steps } from "../helpers/random-graphs.js";
 import { interpret, tensor } from "../reference/graph-interpreter.js";
 
 const dims = fc
@@ -63,88 +63,11 @@ test("a run's sizes say what symbols are, and must agree", () => {
   assert.equal(evaluate("tokens", whole), undefined);
 });
 
-/** One step of a graph of matrices [n, w]: which operator, and which earlier values it reads. */
-interface Step {
-  readonly kind: number;
-  readonly left: number;
-  readonly right: number;
-}
-
-const steps = fc.array(fc.record({ kind: fc.nat(11), left: fc.nat(30), right: fc.nat(30) }), {
-  minLength: 1,
-  maxLength: 14,
-});
-
-/** A graph of these steps; outputs are the values that `kept` says, by their place. */
-function randomGraph(written: readonly Step[], kept: readonly number[]): Graph {
-  const builder = new GraphBuilder("random");
-  const values: Value[] = [
-    builder.input("x", ["n", 4]),
-    builder.input("y", ["n", 4]),
-    builder.input("w", [4, 4]),
-    builder.input("z", [1, 4]),
-  ];
-  const apply = (operator: OperatorName, inputs: readonly Value[], attributes: object = {}): readonly Value[] =>
-    builder.applyAll(operator as "iota", inputs, attributes as { length: Dim });
-  for (const { kind, left, right } of written) {
-    const a = values[left % values.length] as Value;
-    const b = values[right % values.length] as Value;
-    const [rows, width] = a.shape as [Dim, number];
-    const fits = a.shape[1] === b.shape[1] && (a.shape[0] === b.shape[0] || b.shape[0] === 1);
-    const made = ((): readonly Value[] => {
-      switch (kind) {
-        case 0:
-          return fits ? apply("add", [a, b]) : [];
-        case 1:
-          return fits ? apply("multiply", [a, b]) : [];
-        case 2:
-          return b.shape[0] === width ? apply("gemm", [a, b]) : [];
-        case 3:
-          return b.shape[1] === width && typeof b.shape[0] === "number"
-            ? apply("gemm", [a, b], { transposeB: true })
-            : [];
-        case 4:
-          return apply("tanh", [a]);
-        case 5:
-          return width % 2 === 0 ? apply("split", [a], { axis: 1, sizes: [width / 2, width / 2] }) : [];
-        case 6:
-          return a.shape[0] === b.shape[0] ? apply("concat", [a, b], { axis: 1 }) : [];
-        case 7:
-          return apply("rmsNorm", [a, builder.floats(new Array<number>(width).fill(1.5), [width])], {
-            epsilon: 1e-3,
-          });
-        case 8:
-          return apply("moments", [a]).map((moment) => builder.apply("reshape", [moment], { shape: [1, width] }));
-        case 9:
-          return apply("reshape", [a], { shape: [product(rows, width), 1] });
-        case 10:
-          return apply("gelu", [a], { form: "tanh" });
-        default:
-          return apply("gram", [a], { panels: [{ first: 0, end: width }] });
-      }
-    })();
-    values.push(...made);
-  }
-  new Set(kept.map((place) => values[place % values.length] as Value)).forEach((value) =>
-    builder.output(`y${value.id}`, value),
-  );
-  return builder.build();
-}
-
-const FEEDS = rounded(
-  new Map([
-    ["x", tensor([3, 4], (i) => Math.sin(i))],
-    ["y", tensor([3, 4], (i) => Math.cos(i * 1.3))],
-    ["w", tensor([4, 4], (i) => 0.4 * Math.sin(i * 0.7 + 1))],
-    ["z", tensor([1, 4], (i) => 0.5 + i)],
-  ]),
-);
-
 test("inferred shapes are those of a run, whatever the graph (the interpreter compares each)", () => {
   fc.assert(
     fc.property(steps, fc.array(fc.nat(40), { minLength: 1, maxLength: 4 }), (written, kept) => {
       const graph = randomGraph(written, kept);
-      const outputs = interpret(graph, FEEDS);
+      const outputs = interpret(graph, RANDOM_FEEDS);
       assert.equal(outputs.size, graph.outputs.length);
     }),
     { numRuns: 300 },
@@ -159,8 +82,8 @@ test("what is left of a graph is what its outputs depend on, and gives the same"
         Array.from({ length: 60 }, (_, place) => place),
       );
       const graph = randomGraph(written, kept);
-      const expected = interpret(everything, FEEDS);
-      const found = interpret(graph, FEEDS);
+      const expected = interpret(everything, RANDOM_FEEDS);
+      const found = interpret(graph, RANDOM_FEEDS);
       for (const [name, { values }] of found) assert.deepEqual(values, expected.get(name)?.values, name);
       const read = new Set([
         ...graph.nodes.flatMap(({ inputs }) => inputs),
@@ -187,7 +110,7 @@ test("decomposing changes no shape and no more than the roundings of its constan
         primitive.outputs.map(({ name, value }) => [name, value.shape]),
         graph.outputs.map(({ name, value }) => [name, value.shape]),
       );
-      assertAlike(interpret(primitive, FEEDS), interpret(graph, FEEDS), 1e-4, "decomposed");
+      assertAlike(interpret(primitive, RANDOM_FEEDS), interpret(graph, RANDOM_FEEDS), 1e-4, "decomposed");
     }),
     { numRuns: 100 },
   );

@@ -159,6 +159,31 @@ test("memory goes with the executor, and sooner where it is told so", async () =
   await assert.rejects(program.run(fed(4, 1)), isError("E_DISPOSED"));
 });
 
+test("updates of one row are all added, however many threads there are", async () => {
+  const graph = new GraphBuilder("counting");
+  const updates = graph.input("updates", ["n", 64]);
+  const rows = graph.input("rows", ["n"], "i64");
+  graph.output("y", graph.apply("scatterAdd", [graph.input("sum", [3, 64]), rows, updates]));
+  await using executor = new OnnxExecutor({ threads: 2 });
+  const program = await executor.compile(graph.build());
+  const count = 9000;
+  const results = await program.run(
+    new Map([
+      ["sum", borrowed("sum", new Float32Array(3 * 64), [3, 64])],
+      [
+        "rows",
+        borrowed(
+          "rows",
+          new BigInt64Array(count).map((_, index) => BigInt(index % 3)),
+          [count],
+        ),
+      ],
+      ["updates", borrowed("updates", new Float32Array(count * 64).fill(1), [count, 64])],
+    ]),
+  );
+  assert.ok(outputOf(results).values.every((value) => value === count / 3));
+});
+
 test("composites that ONNX lacks are decomposed, those that it has are not", () => {
   const executor = new OnnxExecutor();
   for (const operator of ["attention", "rotary", "rmsNorm", "logSumExp"] as const)

@@ -474,13 +474,14 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
       }),
     ];
   },
-  scatterAlong([x, indices, updates], { axis }) {
+  scatterAlong([x, indices, updates], { axis, adds = false }) {
     const [input, at] = [x as Tensor, indices as Tensor];
     const values = input.values.slice();
     at.values.forEach((where, index) => {
       const place = placeOf(index, at.shape);
       const to = place.map((each, other) => (other === axis ? where : each));
-      values[indexOf(to, input.shape)] = stretched(updates as Tensor, place);
+      const update = stretched(updates as Tensor, place);
+      values[indexOf(to, input.shape)] = adds ? (values[indexOf(to, input.shape)] as number) + update : update;
     });
     return [{ shape: input.shape, values }];
   },

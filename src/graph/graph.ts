@@ -144,6 +144,13 @@ export class GraphBuilder {
     return values;
   }
 
+  /** What a function writes to this graph: the values that it returns, and the nodes behind them in order. */
+  record<Result>(write: () => Result): { readonly result: Result; readonly nodes: readonly Node[] } {
+    const start = this.#nodes.length;
+    const result = write();
+    return { result, nodes: this.#nodes.slice(start) };
+  }
+
   /** The finished graph: only what its outputs depend on, so one description of a block serves every truncation of it. */
   build(): Graph {
     const used = new Set(this.#outputs.map(({ value }) => value.id));

@@ -6,6 +6,7 @@ import type { RunConfig } from "./options/run-options.js";
 import type { FurtherStep, MethodStep, Reproduced, StarvedTreatment, TokenSource } from "./options/values.js";
 import type { Allocation } from "./allocation/registry.js";
 import type { Pattern } from "./sparsity/pattern.js";
+import type { ReconstructionReport } from "./training/reconstruct.js";
 
 export type { RunConfig } from "./options/run-options.js";
 export {
@@ -67,7 +68,14 @@ export interface RunReport {
   readonly device: string;
   readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
   readonly resumedBlocks: number;
+  /** Where blocks were trained (`--then reconstruct`). */
+  readonly training?: readonly BlockTrainingReport[];
   readonly layers: readonly LayerReport[];
+}
+
+/** What training did to a block: its loss on the calibration sequences it was trained on, and on those held out. */
+export interface BlockTrainingReport extends ReconstructionReport {
+  readonly name: string;
 }
 
 /** `--json` of `prune run --dry-run`. */

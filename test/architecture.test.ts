@@ -12,6 +12,7 @@ const EVERYWHERE = [
   "contract",
   "context",
   "errors",
+  "is-record",
   "logging",
   "look-up",
   "nearest-name",
@@ -24,6 +25,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   index: ["api", "options", "report"],
   api: ["driver", "evaluation", "inspection", "report", "config", "calibration", "options"],
   driver: [
+    "training",
     "evaluation",
     "report",
     "options",
@@ -40,11 +42,13 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
   evaluation: ["calibration", "forward", "model", "onnx", "graph"],
   inspection: ["model", "checkpoint"],
-  report: ["options", "solvers", "allocation", "model", "device", "sparsity"],
-  config: ["options", "solvers", "allocation", "sparsity"],
-  options: ["solvers", "allocation", "sparsity"],
+  report: ["options", "methods", "solvers", "allocation", "model", "device", "sparsity"],
+  config: ["options", "methods", "training", "solvers", "allocation", "sparsity"],
+  options: ["methods", "solvers", "allocation", "sparsity"],
   calibration: ["solvers", "forward", "model", "checkpoint", "device"],
   solvers: ["device", "sparsity"],
+  methods: ["solvers", "training"],
+  training: ["calibration", "solvers", "forward", "model", "device", "graph", "sparsity"],
   forward: ["model", "checkpoint", "onnx", "graph"],
   model: ["checkpoint", "graph"],
   checkpoint: [],
@@ -54,7 +58,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   sparsity: [],
   onnx: ["graph"],
   graph: [],
-  contract: ["options", "allocation", "sparsity"],
+  contract: ["options", "allocation", "sparsity", "training"],
 };
 
 /** Native addons, each behind one folder. */

@@ -13,14 +13,21 @@ import { parseAllocation } from "../options/library.js";
 import type { RequestOf } from "../options/option.js";
 import { readOptions } from "../options/read.js";
 import { RUN_OPTIONS, type RunRequest } from "../options/run-options.js";
+import { parseNamed } from "../options/types.js";
 import { parseSparsity } from "../options/units.js";
 import { AUTOMATIC, type Permutation } from "../options/values.js";
 import { Problems } from "../problems.js";
-import { findSolver } from "../solvers/registry.js";
-import { parsePattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
+import { findMethod } from "../methods/registry.js";
+import { parsePattern, patternSparsity, UNSTRUCTURED, type Pattern } from "../sparsity/pattern.js";
 import { automaticRequest } from "./automatic.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
-import { checkSteps, resolveAllocation, resolvePermutation, resolvePropagation } from "./rules.js";
+import {
+  checkSteps,
+  resolveAllocation,
+  resolveMethodOptions,
+  resolvePermutation,
+  resolvePropagation,
+} from "./rules.js";
 
 /** What `parse` gives, or undefined where that is a problem, which is told in this command's words. */
 function attempt<Value>(problems: Problems, flag: string, parse: () => Value): Value | undefined {
@@ -58,17 +65,23 @@ function automaticMethods(): ComparedMethod[] {
       ...(permutation === "none" ? {} : { permutation }),
       ...(reproduce === "layer" ? {} : { reproduce, propagation: resolvePropagation(undefined, reproduce) }),
     };
-    const methodOptions = findSolver(method).schema.parse({}) as Readonly<Record<string, unknown>>;
+    const methodOptions = findMethod(method).schema.parse({}) as Readonly<Record<string, unknown>>;
     return { label: AUTOMATIC, method, methodOptions, then: [], kind, settings };
   });
 }
 
-/** A method, or several steps joined by "+": wanda+admm-update. Each unknown name is a problem of its own. */
+/** A method, or several steps joined by "+", each with an option if need be: wanda+reconstruct:epochs=4. Each unknown name is a problem of its own. */
 function parseComparedMethod(label: string, problems: Problems): ComparedMethod | undefined {
-  const steps = label.split("+").flatMap((name) => {
-    const solver = attempt(problems, "--methods", () => findSolver(name.trim(), [AUTOMATIC]));
-    if (solver === undefined) return [];
-    return { method: solver.name, methodOptions: solver.schema.parse({}) as Readonly<Record<string, unknown>> };
+  const steps = label.split("+").flatMap((text) => {
+    const read = attempt(problems, "--methods", () => {
+      const { name, options = {} } = parseNamed(text.trim());
+      return { method: findMethod(name, [AUTOMATIC]), options };
+    });
+    if (read === undefined) return [];
+    const resolved = resolveMethodOptions(read.method, read.options, UNSTRUCTURED);
+    if (!(resolved instanceof PruneError)) return { method: read.method.name, methodOptions: resolved };
+    problems.add(resolved);
+    return [];
   });
   const [first, ...then] = steps;
   if (first === undefined || steps.length < label.split("+").length) return undefined;

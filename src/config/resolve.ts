@@ -12,7 +12,7 @@ import { readOptions } from "../options/read.js";
 import { RUN_OPTIONS, type AskedRun, type RunRequest } from "../options/run-options.js";
 import { AUTOMATIC } from "../options/values.js";
 import { Problems } from "../problems.js";
-import { findSolver } from "../solvers/registry.js";
+import { findMethod, needsTokens } from "../methods/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic } from "./automatic.js";
@@ -21,6 +21,7 @@ import {
   calibrationProblem,
   checkModelDirectory,
   checkSteps,
+  checkTraining,
   resolveAllocation,
   resolveMethodOptions,
   resolvePermutation,
@@ -80,6 +81,7 @@ export async function resolveRunConfig(
   const permutation = problems.take(resolvePermutation(asked.permutation, asked.pattern), "none");
   const reproduce = problems.take(resolveReproduced(asked.reproduce, asked.propagation), "layer");
   const propagation = resolvePropagation(asked.propagation, reproduce);
+  problems.add(checkTraining(then, propagation));
   if (isAutomatic) {
     const spread = allocation.rule === "uniform" ? "" : `, allocation ${allocation.rule}`;
     const moved = permutation === "none" ? "" : `, permutation ${permutation}`;
@@ -97,21 +99,21 @@ export async function resolveRunConfig(
   }
 
   const consumer =
-    methods.find((method) => method !== "" && findSolver(method).needs.length > 0) ??
+    methods.find((method) => method !== "" && needsTokens(findMethod(method))) ??
     (reproduce === "model" ? "--reproduce model" : undefined) ??
     (needsActivations(allocation) ? `the allocation ${allocation.rule}` : undefined) ??
     (asked.measureLoss ? "measuring the loss" : undefined);
-  const needsTokens = consumer !== undefined;
+  const isCalibrated = consumer !== undefined;
   const calibration = problems.take(resolveCalibration(asked.calibration, model, workingDirectory), undefined);
   const isCalibrationGiven = asked.calibration !== undefined || isUnread("calibration") || isUnread("method");
-  if (needsTokens && !isCalibrationGiven && calibration === undefined && modelProblem === undefined) {
+  if (isCalibrated && !isCalibrationGiven && calibration === undefined && modelProblem === undefined) {
     problems.add(calibrationProblem(consumer, model));
   }
-  if (!needsTokens && asked.calibration !== undefined) {
+  if (!isCalibrated && asked.calibration !== undefined) {
     notes.push({ level: "warn", message: `${asked.method} looks at weights only: --calibration is not read` });
   }
-  const used = needsTokens ? calibration : undefined;
-  const length = await resolveSeqlen(asked.seqlen, model, used, surroundings, needsTokens ? notes : []);
+  const used = isCalibrated ? calibration : undefined;
+  const length = await resolveSeqlen(asked.seqlen, model, used, surroundings, isCalibrated ? notes : []);
   const seqlen = problems.take(length, 0);
   problems.throwAny();
 
@@ -220,12 +222,12 @@ function resolveMethods(
   const methodOptions = isUnread("method")
     ? {} // whose options they are is not known
     : problems.take(
-        resolveMethodOptions(findSolver(method), { ...asked.methodOptions, ...methodFlags(asked) }, pattern),
+        resolveMethodOptions(findMethod(method), { ...asked.methodOptions, ...methodFlags(asked) }, pattern),
         {},
       );
   const unknown: FurtherStep = { method: "", methodOptions: {} };
   const then = (asked.then ?? []).map(({ name, options = {}, match }): FurtherStep => {
-    const solver = problems.attempt(() => findSolver(name));
+    const solver = problems.attempt(() => findMethod(name));
     if (solver === undefined) return unknown;
     const resolved = resolveMethodOptions(solver, options, pattern);
     if (resolved instanceof PruneError) return problems.take(resolved, unknown);

@@ -7,12 +7,13 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
 import { flagOf } from "../options/option.js";
-import type { Permutation, Propagation, Reproduced } from "../options/values.js";
+import type { FurtherStep, Permutation, Propagation, Reproduced } from "../options/values.js";
 import { problemOf } from "../problems.js";
 import { expectFit } from "../solvers/problem.js";
-import { findSolver, SOLVERS } from "../solvers/registry.js";
+import { findMethod, isTrainer, METHODS, type Method } from "../methods/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
+import { TRAINERS } from "../training/registry.js";
 import { allocationProblems, UNIFORM, type Allocation } from "../allocation/registry.js";
 import { formatPattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 
@@ -53,19 +54,19 @@ const FLAG_OF_OPTION: Readonly<Record<string, string>> = {
  * has no meaning for the pattern.
  */
 export function resolveMethodOptions(
-  solver: LayerSolver<unknown>,
+  method: Method,
   given: Readonly<Record<string, unknown>>,
   pattern: Pattern,
 ): Readonly<Record<string, unknown>> | PruneError {
   const unknownOption = (names: string): ConfigError =>
-    new ConfigError("E_METHOD_OPTION", `${names}: the method ${solver.name} has no such option.`, {
+    new ConfigError("E_METHOD_OPTION", `${names}: the method ${method.name} has no such option.`, {
       hint: "Leave it out, or choose another --method.",
     });
   const flagsOf = (keys: readonly (string | number)[]): string =>
     keys.map((key) => FLAG_OF_OPTION[key] ?? String(key)).join(", ");
   let parsed: Readonly<Record<string, unknown>>;
   try {
-    parsed = solver.schema.parse(given) as Readonly<Record<string, unknown>>;
+    parsed = method.schema.parse(given) as Readonly<Record<string, unknown>>;
   } catch (error) {
     const issues = issuesOf(error);
     if (issues.length === 0) throw error;
@@ -74,16 +75,16 @@ export function resolveMethodOptions(
     const problems = issues.map(({ path, message, keys }) =>
       keys === undefined
         ? `${flagsOf(path)}: ${message}`
-        : `${flagsOf(keys)}: the method ${solver.name} has no such option`,
+        : `${flagsOf(keys)}: the method ${method.name} has no such option`,
     );
     return new ConfigError("E_METHOD_OPTION", `${problems.join("; ")}.`, {
-      hint: `docs/methods/${solver.name}.md lists the options of ${solver.name}.`,
-      details: { method: solver.name, given, problems },
+      hint: `docs/methods/${method.name}.md lists the options of ${method.name}.`,
+      details: { method: method.name, given, problems },
     });
   }
   const dropped = Object.keys(given).filter((key) => !(key in parsed));
   if (dropped.length > 0) return unknownOption(flagsOf(dropped));
-  return problemOf(() => expectFit(solver, parsed, pattern)) ?? parsed;
+  return problemOf(() => expectFit(method, parsed, pattern)) ?? parsed;
 }
 
 interface Issue {
@@ -120,7 +121,7 @@ export function calibrationProblem(consumer: string, model: string): PruneError 
     "E_CALIBRATION_MISSING",
     `--calibration: missing; ${consumer} looks at the inputs of every layer, and ${model} has no calibration.txt.`,
     {
-      hint: `Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids.${SOLVERS.has(consumer) ? " Or take --method magnitude, which needs none." : ""}`,
+      hint: `Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids.${METHODS.has(consumer) ? " Or take --method magnitude, which needs none." : ""}`,
       details: { method: consumer, model },
     },
   );
@@ -128,8 +129,47 @@ export function calibrationProblem(consumer: string, model: string): PruneError 
 
 /** The order of a method and its further steps; undefined where it makes sense. */
 export function checkSteps(names: readonly string[]): PruneError | undefined {
-  return problemOf(() => composeSteps(names.map((name) => ({ solver: findSolver(name), options: undefined }))));
+  const methods = names.map((name) => findMethod(name));
+  const [first] = methods;
+  if (first !== undefined && isTrainer(first))
+    return new UsageError("E_STEPS", `--method ${first.name}: it starts from a mask, so it cannot come first.`, {
+      hint: `Begin with one method that chooses a mask, for example: --method wanda --then ${first.name}.`,
+      details: { steps: names },
+    });
+  const solvers = methods.filter((method) => !isTrainer(method)) as LayerSolver<unknown>[];
+  const place = (method: Method): number => (isTrainer(method) ? UNITS.indexOf(method.unit) : -1);
+  const late = methods.find((method, index) => methods.slice(0, index).some((before) => place(before) > place(method)));
+  const problem = problemOf(() => composeSteps(solvers.map((solver) => ({ solver, options: undefined }))));
+  if (problem !== undefined || late === undefined) return problem;
+  return new UsageError(
+    "E_STEPS",
+    `steps ${names.join(", ")}: ${late.name} comes after a step that trains what it works on.`,
+    {
+      hint: "First what solves single layers, then what trains blocks, then what trains the whole model.",
+      details: { steps: names },
+    },
+  );
 }
+
+/** What steps that train cannot do: look at the dense model's inputs alone, or leave linears out. */
+export function checkTraining(steps: readonly FurtherStep[], propagation: Propagation): PruneError | undefined {
+  const training = steps.filter(({ method }) => TRAINERS.has(method));
+  const [first] = training;
+  const matched = training.find(({ match }) => match !== undefined);
+  if (matched !== undefined)
+    return new UsageError("E_STEPS", `then: ${matched.method} trains whole blocks; it cannot match single linears.`, {
+      hint: "Leave match out of that step.",
+    });
+  if (first === undefined || propagation !== "dense") return undefined;
+  return new ConfigError(
+    "E_TRAINING_PROPAGATION",
+    `--then ${first.method}: with --propagation dense blocks never see the pruned model's inputs, which it trains on.`,
+    { hint: "Leave --propagation out.", details: { step: first.method, propagation } },
+  );
+}
+
+/** What trains a block follows all that solves its layers, and what trains the model follows all blocks. */
+const UNITS = ["block", "model"] as const;
 
 /**
  * N:M has its own sparsity everywhere, so there is nothing to spread; else the request must lie within the rule's

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import type { LayerReport } from "../contract.js";
 import { CheckpointError, ConfigError } from "../errors.js";
 import { isRecord } from "../is-record.js";
+import type { ReconstructionReport } from "../training/reconstruct.js";
 
 export const JOURNAL_NAME = "journal.jsonl";
 
@@ -82,6 +83,8 @@ export interface StepEntries {
     /** Over the bytes of the block's pruned tensors, in order. */
     readonly sha256: string;
     readonly layers: readonly LayerReport[];
+    /** Where the block was trained. */
+    readonly training?: ReconstructionReport;
   };
 }
 

@@ -5,7 +5,7 @@ import { openModel } from "../model/open-model.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import { tensorOf, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
-import { solverOf } from "./session.js";
+import { reconstructionOf, solverOf } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { elementsOf } from "../solvers/cost.js";
@@ -55,7 +55,16 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     ),
   );
   const prunedBytes = sumOf([...prunedTensors], (tensor) => model.checkpoint.info(tensor).byteLength);
-  const planned = { config, architecture: model.architecture, selected, solver, checkpointBytes, prunedBytes };
+  const training = reconstructionOf(config);
+  const planned = {
+    config,
+    architecture: model.architecture,
+    selected,
+    solver,
+    training,
+    checkpointBytes,
+    prunedBytes,
+  };
   const passes = weightPasses(config.allocation);
   return {
     schema: "prune.plan/v1",

@@ -2,13 +2,14 @@
  * One block of a run: for each stage of it statistics, then group by group what is to happen around solving its linears,
  * and writing; then the hidden states go past it. In which order blocks come is prune-model.ts's business.
  */
-import { CheckpointError } from "../errors.js";
+import { CheckpointError, InternalError } from "../errors.js";
 import { throwIfStopped } from "../context.js";
 import type { LayerReport, Propagation } from "../contract.js";
 import { copyBlockWeights, readBlockWeights } from "../forward/weights.js";
 import { lookUp } from "../look-up.js";
 import { tensorOf, type BlockSpec, type InputGroup } from "../model/architecture.js";
 import { countZeros } from "../model/logical-matrix.js";
+import type { ReconstructionReport } from "../training/reconstruct.js";
 import { GroupAtWork, type SolvedLinear } from "./group-at-work.js";
 import { hashOf, type Journal, type StepEntries } from "./journal.js";
 import { isRouted, moveOn, onActivations, stage, type BlockAtWork, type RunParts } from "./run.js";
@@ -36,21 +37,31 @@ export async function processBlock(
   journal: Journal,
   spec: BlockSpec,
   memory: BlockMemory,
-): Promise<{ readonly layers: readonly LayerReport[]; readonly memory: BlockMemory }> {
+): Promise<{
+  readonly layers: readonly LayerReport[];
+  readonly training: ReconstructionReport | undefined;
+  readonly memory: BlockMemory;
+}> {
   const { context, model, output, clock, config } = run;
   const started = performance.now();
   const measuredBefore = clock.measuringSeconds;
   stage(run, spec, "read", 0);
   const weights = await readBlockWeights(model.checkpoint, spec, memory.weights);
-  const denseWeights = run.denseStream && copyBlockWeights(weights, memory.denseWeights ?? new Map());
+  const isDenseKept = run.denseStream !== undefined || run.reconstruction !== undefined;
+  const denseWeights = isDenseKept ? copyBlockWeights(weights, memory.denseWeights ?? new Map()) : undefined;
   const block = { spec, weights, denseWeights };
 
-  const layers: LayerReport[] = [];
-  for (const groups of stagesOf(spec, config.propagation)) layers.push(...(await pruneStage(run, block, groups)));
-  await output.flush();
-  await journal.append("block", spec.name, { sha256: await hashBlock(run, spec), layers });
-  if (config.propagation !== "dense") await onActivations(run, () => moveOn(run, run.stream, spec, weights));
+  const solved: LayerReport[] = [];
+  for (const groups of stagesOf(spec, config.propagation)) solved.push(...(await pruneStage(run, block, groups)));
   await moveDense(run, block);
+  const training = await run.reconstruction?.train(block);
+  if (training !== undefined) await writeTensors(run, block, new Set(spec.tensors.keys()));
+  const layers =
+    training === undefined ? solved : solved.map((layer) => ({ ...layer, ...countsOf(block, layer.name) }));
+  await output.flush();
+  const noted = training === undefined ? {} : { training };
+  await journal.append("block", spec.name, { sha256: await hashBlock(run, spec), layers, ...noted });
+  if (config.propagation !== "dense") await onActivations(run, () => moveOn(run, run.stream, spec, weights));
 
   const losses = layers.flatMap((layer) => layer.loss ?? []);
   context.emit({
@@ -63,7 +74,7 @@ export async function processBlock(
     seconds: (performance.now() - started) / 1000 - (clock.measuringSeconds - measuredBefore),
     fraction: (spec.index + 1) / model.architecture.blocks.length,
   });
-  return { layers, memory: block };
+  return { layers, training, memory: block };
 }
 
 /** Groups whose statistics are collected in one pass, before any of their linears is solved. */
@@ -100,12 +111,16 @@ async function pruneStage(run: Run, block: BlockAtWork, groups: readonly InputGr
     for (const transform of transforms.toReversed()) transform.closeStage?.();
   }
   await writeTensors(run, block, changed);
-  return solved.map(({ linear, report }) => {
-    const stored = lookUp(block.weights, linear.role);
-    const { shape } = lookUp(block.spec.tensors, linear.role);
-    const elements = linear.inFeatures * linear.outFeatures;
-    return { name: linear.name, zeros: countZeros(stored, shape, linear), elements, ...report };
-  });
+  return solved.map(({ linear, report }) => ({ name: linear.name, ...countsOf(block, linear.name), ...report }));
+}
+
+/** Of a linear as its block has it now. */
+function countsOf({ spec, weights }: BlockAtWork, name: string): Pick<LayerReport, "zeros" | "elements"> {
+  const linear = spec.groups.flatMap((group) => group.linears).find((each) => each.name === name);
+  if (linear === undefined) throw new InternalError("E_LINEAR", `${spec.name}: has no linear ${name}`);
+  const { shape } = lookUp(spec.tensors, linear.role);
+  const zeros = countZeros(lookUp(weights, linear.role), shape, linear);
+  return { zeros, elements: linear.inFeatures * linear.outFeatures };
 }
 
 /** Move the hidden states past a block that an earlier run finished, after checking that its bytes are still those. */
@@ -164,15 +179,17 @@ async function writeTensors(run: Run, { spec, weights }: BlockAtWork, roles: Rea
 
 /** The dense model's hidden states through a block. */
 async function moveDense(run: Run, { spec, denseWeights }: BlockAtWork): Promise<void> {
-  if (denseWeights !== undefined) await moveOn(run, run.denseStream, spec, denseWeights);
+  if (denseWeights !== undefined)
+    await moveOn(run, run.denseStream, spec, denseWeights, run.reconstruction !== undefined);
 }
 
 /** Over everything that the run writes of a block, in order. */
 async function hashBlock(run: Run, spec: BlockSpec): Promise<string> {
+  const trained = run.reconstruction === undefined ? [] : [...spec.tensors.values()].map(({ tensor }) => tensor);
   const linears = spec.groups.flatMap((group) => group.linears).filter((linear) => run.selected.has(linear.name));
   const producers = permutedProducers(run, spec).map(({ role }) => lookUp(spec.tensors, role).tensor);
   const hashes: string[] = [];
-  for (const tensor of new Set([...linears.map((linear) => tensorOf(spec, linear)), ...producers])) {
+  for (const tensor of new Set([...linears.map((linear) => tensorOf(spec, linear)), ...producers, ...trained])) {
     hashes.push(hashOf(await run.output.checkpoint.readBytes(tensor)));
   }
   return hashOf(hashes.join("\n"));

@@ -5,7 +5,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { LayerReport, RunConfig, RunReport } from "../contract.js";
+import type { BlockTrainingReport, LayerReport, RunConfig, RunReport } from "../contract.js";
 import type { Logger } from "../logging.js";
 import { formatRecipe } from "../report/run-recipe.js";
 import { boundsOf, dependsOnMethod, needsActivations } from "../allocation/registry.js";
@@ -45,16 +45,19 @@ export async function pruneModel(
   // An allocation's pass has moved the states.
   if (run.stream !== undefined) await (solver.needs.length > 0 ? session.embed() : clock.aside(session.embed));
   const layers: LayerReport[] = [];
+  const training: BlockTrainingReport[] = [];
   let memory: BlockMemory = NO_MEMORY;
   for (const block of blocks) {
     const finished = journal.finished("block", block.name);
     if (finished === undefined) {
       const processed = await processBlock(run, journal, block, memory);
       layers.push(...processed.layers);
+      if (processed.training !== undefined) training.push({ name: block.name, ...processed.training });
       memory = processed.memory;
     } else {
       memory = await replayBlock(run, block, finished, memory);
       layers.push(...finished.layers);
+      if (finished.training !== undefined) training.push({ name: block.name, ...finished.training });
     }
     throwIfStopped(context, true);
   }
@@ -64,7 +67,7 @@ export async function pruneModel(
   session.completeShared();
   const elapsed = (performance.now() - started) / 1000;
   const seconds = elapsed - clock.measuringSeconds + allocation.savedSeconds + session.savedSeconds;
-  return report(run, layers, { seconds, resumedBlocks, calibration });
+  return report(run, { layers, training }, { seconds, resumedBlocks, calibration });
 }
 
 /** Of every linear, from the journal, from a run that shares it, or found now; noted in both. */
@@ -139,7 +142,7 @@ function warnOfCaps(logger: Logger, { allocation, sparsity }: RunConfig, allocat
 
 function report(
   run: Run,
-  layers: readonly LayerReport[],
+  { layers, training }: Pick<RunReport, "layers"> & { readonly training: readonly BlockTrainingReport[] },
   facts: Pick<RunReport, "seconds" | "resumedBlocks"> & Pick<Session, "calibration">,
 ): RunReport {
   const { config, device } = run;
@@ -161,6 +164,7 @@ function report(
         ? null
         : { sequences: calibration.sequences.length, seqlen: config.seqlen, sha256: calibration.sha256 },
     resumedBlocks: facts.resumedBlocks,
+    ...(training.length === 0 ? {} : { training }),
     layers,
   };
 }

@@ -11,6 +11,7 @@ import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { inSequence, repeated, type SolveCost } from "../solvers/cost.js";
 import { isRouted } from "./run.js";
+import type { ReconstructOptions } from "../training/reconstruct.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
 
 /** Everything a cost depends on, decided before any work. */
@@ -20,6 +21,8 @@ export interface PlannedRun {
   /** The linears that are pruned. */
   readonly selected: ReadonlySet<LinearSpec>;
   readonly solver: LayerSolver<undefined>;
+  /** Of every block, once its linears are solved. */
+  readonly training: ReconstructOptions | undefined;
   /** Of the checkpoint's shards, and of the tensors that are written. */
   readonly checkpointBytes: number;
   readonly prunedBytes: number;
@@ -107,8 +110,28 @@ function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const solving = linearsOf(block)
     .filter((linear) => selected.has(linear))
     .map((linear) => workOfSolve(linear, costOfLinear(solver, config, linear)));
-  const reading = { entries: (isTwinned ? 2 : 1) * tensorElements(block) };
-  return addWork(reading, ...(needs.length > 0 || isMeasuredApart ? [...collecting, moving] : []), ...solving);
+  const hasDense = isTwinned || planned.training !== undefined;
+  const reading = { entries: (hasDense ? 2 : 1) * tensorElements(block) };
+  const isMoving = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
+  return addWork(reading, ...(isMoving ? [...collecting, moving] : []), ...solving, trainingWork(planned, block));
+}
+
+/** A gradient runs the forward again and twice its products; one of four passes over the inputs of each. */
+const FORWARDS_PER_GRADIENT = 3;
+/** What a step of Adam reads and writes of each entry, and what its gradient takes. */
+const PASSES_PER_STEP = 8;
+
+function trainingWork(planned: PlannedRun, block: BlockSpec): Partial<RunWork> {
+  const { training, config } = planned;
+  if (training === undefined) return {};
+  const { epochs, heldOut, batchSize } = training;
+  const measured = 2 + epochs * heldOut; // before, after, and what is held out after every epoch
+  const dense = 1;
+  const forwards = dense + measured + FORWARDS_PER_GRADIENT * epochs * (1 - heldOut);
+  const steps = epochs * Math.ceil(((1 - heldOut) * config.nsamples) / batchSize);
+  return addWork(scaled(forwards, forwardWork(planned, block, Infinity)), {
+    entries: PASSES_PER_STEP * steps * tensorElements(block),
+  });
 }
 
 export function costOfLinear(
@@ -214,9 +237,10 @@ function largestOf<Item>(items: readonly Item[], value: (item: Item) => number):
 }
 
 /** Whether tokens go through the model at all. */
-export function isForwarded(planned: Pick<PlannedRun, "config" | "solver">): boolean {
+export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "training">): boolean {
   const { needs, isMeasuredApart } = statisticsOf(planned);
-  return needs.length > 0 || isMeasuredApart || needsActivations(planned.config.allocation);
+  const isAsked = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
+  return isAsked || needsActivations(planned.config.allocation);
 }
 
 /** Most bytes alive at once, beyond what the program itself takes. */
@@ -225,8 +249,9 @@ export function memoryOf(planned: PlannedRun): number {
   const { needs, isMeasuredApart } = statisticsOf(planned);
   const { blocks, hiddenSize } = architecture;
   const isTwinned = needs.includes("inherited-errors");
-  const block = 4 * (isTwinned ? 2 : 1) * largestOf(blocks, tensorElements);
-  const states = 4 * tokensOf(config) * hiddenSize * (isTwinned ? 2 : 1);
+  const hasDense = isTwinned || planned.training !== undefined;
+  const block = 4 * (hasDense ? 2 : 1) * largestOf(blocks, tensorElements);
+  const states = 4 * tokensOf(config) * hiddenSize * (hasDense ? 2 : 1);
   const hidden = isForwarded(planned) ? Math.min(states, config.memoryBytes) : 0;
   const runTokens = Math.min(sequencesPerRun(config.seqlen), config.nsamples) * config.seqlen;
   const phases = blocks.map((each) => {
@@ -237,7 +262,7 @@ export function memoryOf(planned: PlannedRun): number {
       linearsOf(each).filter((linear) => selected.has(linear)),
       (linear) => solvingBytes(planned, linear),
     );
-    return statistics + Math.max(forward, solving);
+    return Math.max(statistics + Math.max(forward, solving), trainingBytes(planned, each, runTokens));
   });
   const { bytes = 0 } = allocationCost(config.allocation, { linears: [...selected], sequences: config.nsamples });
   return (
@@ -255,6 +280,17 @@ export function memoryOf(planned: PlannedRun): number {
  * that nobody has collected yet.
  */
 const WEIGHTS_AROUND_SOLVE = 4;
+
+/** Values, gradients, two moments and the best values so far of a block; the inputs and targets of a step. */
+const ARRAYS_OF_TRAINING = 5;
+/** What a gradient holds of a block's inputs and outputs, times the forward's. */
+const ACTIVATIONS_OF_GRADIENT = 2;
+
+function trainingBytes({ training, architecture }: PlannedRun, block: BlockSpec, tokens: number): number {
+  if (training === undefined) return 0;
+  const activations = ACTIVATIONS_OF_GRADIENT * activationBytes(architecture, block, tokens, false);
+  return 4 * ARRAYS_OF_TRAINING * tensorElements(block) + 4 * 2 * tokens * architecture.hiddenSize + activations;
+}
 
 /** The weight on its way, and what the method works with. */
 function solvingBytes({ config, solver }: PlannedRun, linear: LinearSpec): number {

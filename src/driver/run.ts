@@ -10,6 +10,7 @@ import type { BlockRunner, BlockWeights } from "../forward/block-runner.js";
 import type { Stream } from "../forward/stream.js";
 import type { BlockSpec, InputGroup } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
+import type { BlockReconstruction } from "./block-reconstruction.js";
 import type { BoundSolver } from "./solve-linear.js";
 
 export interface RunParts {
@@ -25,8 +26,10 @@ export interface RunParts {
   readonly runner: BlockRunner;
   /** The pruned model's hidden states; undefined where nothing looks at activations: then nothing is forwarded. */
   readonly stream: Stream | undefined;
-  /** The dense model's beside them, where that is what the run reproduces. */
+  /** The dense model's beside them, where that is what the run reproduces or trains towards. */
   readonly denseStream: Stream | undefined;
+  /** Trains every block once its linears are solved. */
+  readonly reconstruction: BlockReconstruction | undefined;
   readonly clock: Clock;
 }
 
@@ -61,10 +64,10 @@ export class Clock {
 
 /** Work on the calibration's activations: the method's, or only there to measure a method that does not look at them. */
 export function onActivations<Result>(
-  { solver, clock }: Pick<RunParts, "solver" | "clock">,
+  { solver, reconstruction, clock }: Pick<RunParts, "solver" | "reconstruction" | "clock">,
   work: () => Promise<Result>,
 ): Promise<Result> {
-  return solver.needs.length > 0 ? work() : clock.aside(work);
+  return solver.needs.length > 0 || reconstruction !== undefined ? work() : clock.aside(work);
 }
 
 /** @param share how much of the block is done, 0..1 */
@@ -78,14 +81,16 @@ export function stage(
   context.emit({ type: "stage", block: block.index, blocks, stage: name, fraction: (block.index + share) / blocks });
 }
 
-/** Hidden states through a block whose weights are final. The last block's output is not needed. */
+/** Hidden states through a block whose weights are final. The last block's output is not needed but to train towards. */
 export async function moveOn(
   run: Pick<RunParts, "context" | "model">,
   stream: Stream | undefined,
   block: BlockSpec,
   weights: BlockWeights,
+  isLastNeeded = false,
 ): Promise<void> {
-  if (stream === undefined || block.index === run.model.architecture.blocks.length - 1) return;
+  if (stream === undefined) return;
+  if (!isLastNeeded && block.index === run.model.architecture.blocks.length - 1) return;
   await stream.pass(block, weights, {
     moves: true,
     onBatch: (done, total) => {

@@ -23,6 +23,9 @@ import { composeSteps, type Step } from "../solvers/steps.js";
 import { needsActivations } from "../allocation/registry.js";
 import { bytesOf } from "../options/fingerprint.js";
 import { VERSION } from "../version.js";
+import { reconstruct, type ReconstructOptions } from "../training/reconstruct.js";
+import { TRAINERS } from "../training/registry.js";
+import { BlockReconstruction, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
 import { openDevice } from "./devices.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
@@ -48,7 +51,7 @@ const SCRATCH_NAME = "hidden-states.bin";
 const DENSE_SCRATCH_NAME = "dense-states.bin";
 export const SEARCH_NAME = "search";
 /** What a run leaves in OUT.partial while it works, and only then. */
-export const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, DENSE_SCRATCH_NAME, SEARCH_NAME];
+export const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, DENSE_SCRATCH_NAME, TARGETS_SCRATCH_NAME, SEARCH_NAME];
 
 /** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
 export interface SharedWork {
@@ -102,7 +105,8 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       ...(config.measureLoss ? [["gram"] as const] : []),
     ];
     const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
-    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss);
+    const training = reconstructionOf(config);
+    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || training !== undefined);
     const isAllocationForwarded = needsActivations(config.allocation);
     const calibration =
       isStored || isForwarded || isAllocationForwarded
@@ -120,18 +124,25 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, calibration), resume),
     );
     const runner = resources.own(new BlockRunner(model.architecture));
+    const hasDense = config.reproduce === "model" || training?.targets === "dense";
     const openStream = async (name: string): Promise<Stream | undefined> => {
       if (calibration === undefined) return undefined;
-      const states = await createStates(config, model, calibration, join(output.partialDirectory, name));
+      const memoryBytes = hasDense ? config.memoryBytes / 2 : config.memoryBytes;
+      const states = await createStates(config, model, calibration, {
+        memoryBytes,
+        scratchFile: join(output.partialDirectory, name),
+      });
       return new Stream(runner, resources.own(states));
     };
     const stream = isForwarded || isAllocationForwarded ? await openStream(SCRATCH_NAME) : undefined;
-    const denseStream = config.reproduce === "model" ? await openStream(DENSE_SCRATCH_NAME) : undefined;
+    const denseStream = hasDense ? await openStream(DENSE_SCRATCH_NAME) : undefined;
     const clock = new Clock();
-    const parts: RunParts = {
+    const opened = {
       ...{ config, context, model, solver, selected, device, output, runner, clock, denseStream },
       stream: isForwarded ? stream : undefined,
     };
+    const reconstruction = training && resources.own(new BlockReconstruction(opened, training));
+    const parts: RunParts = { ...opened, reconstruction };
     return {
       ...{ journal, calibration, overrides, allocationStream: stream },
       run: { ...parts, statistics: methodStatistics(parts, stored), transforms: transformsOf(parts, stored) },
@@ -214,9 +225,9 @@ export function solverOf(config: RunConfig): BoundSolver {
   };
 }
 
-/** The same without what the run is to reproduce. */
+/** The same without what the run is to reproduce, and without steps that train. */
 export function methodOf(config: Pick<RunConfig, "method" | "methodOptions" | "then">): BoundSolver {
-  const steps: readonly FurtherStep[] = [config, ...config.then];
+  const steps: readonly FurtherStep[] = [config, ...config.then.filter(({ method }) => !TRAINERS.has(method))];
   return composeSteps(
     steps.map(({ method, methodOptions, match }): Step => {
       const solver = findSolver(method);
@@ -226,6 +237,12 @@ export function methodOf(config: Pick<RunConfig, "method" | "methodOptions" | "t
       return { ...step, appliesTo: (name: string) => expression.test(name) };
     }),
   );
+}
+
+/** Options of the step that trains blocks; undefined where there is none. */
+export function reconstructionOf({ then }: Pick<RunConfig, "then">): ReconstructOptions | undefined {
+  const step = then.find(({ method }) => method === reconstruct.name);
+  return step && reconstruct.schema.parse(step.methodOptions);
 }
 
 /** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
@@ -251,14 +268,13 @@ function createStates(
   config: RunConfig,
   model: Model,
   calibration: TokenSequences,
-  scratchFile: string,
+  place: { readonly memoryBytes: number; readonly scratchFile: string },
 ): Promise<HiddenStates> {
   return HiddenStates.create({
     sequences: calibration.sequences.length,
     tokens: config.seqlen,
     hiddenSize: model.architecture.hiddenSize,
-    memoryBytes: config.reproduce === "model" ? config.memoryBytes / 2 : config.memoryBytes,
-    scratchFile,
+    ...place,
   });
 }
 

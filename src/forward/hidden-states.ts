@@ -77,6 +77,14 @@ export class HiddenStates implements AsyncDisposable {
     }
   }
 
+  /** All sequences into the slots of other states of the same sizes. */
+  async copyTo(other: HiddenStates): Promise<void> {
+    for (let sequence = 0; sequence < this.sequences; sequence++) {
+      using values = await this.read(sequence, 1);
+      await other.write(sequence, values);
+    }
+  }
+
   /** Change single rows: `row` counts tokens over all sequences. Used to scatter embeddings. */
   async writeRow(row: number, values: Float32Array): Promise<void> {
     const offset = row * values.length;

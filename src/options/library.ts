@@ -2,14 +2,14 @@
 import { z } from "zod";
 import { UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
-import { findSolver } from "../solvers/registry.js";
+import { findMethod } from "../methods/registry.js";
 import { ALLOCATION_RULES, allocationSchema, type Allocation } from "../allocation/registry.js";
 import type { Library } from "./option.js";
-import { parseAssignment, type GivenAllocation } from "./types.js";
+import { parseNamed, type GivenAllocation } from "./types.js";
 
 export const LIBRARY: Library = {
   z,
-  findMethod: (name, others) => findSolver(name, others).name,
+  findMethod: (name, others) => findMethod(name, others).name,
   allocationSchema,
   parseAllocation: (given) => parseAllocation(given as GivenAllocation),
 };
@@ -40,7 +40,6 @@ export function parseAllocation(given: GivenAllocation): Allocation {
 }
 
 function ruleOfText(text: string): { readonly rule: string } {
-  const [rule = "", options = ""] = text.split(/:(.*)/s);
-  const pairs = options === "" ? [] : options.split(",").map((pair) => parseAssignment(pair));
-  return { rule, ...Object.fromEntries(pairs) };
+  const { name, options } = parseNamed(text);
+  return { ...options, rule: name };
 }

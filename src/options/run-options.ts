@@ -94,7 +94,7 @@ export const RUN_OPTIONS = {
   }),
   /** What refines or updates the result of `method`, in order. */
   then: option(types.steps, {
-    help: "steps that refine the choice or update the kept weights, in order",
+    help: "steps that refine the choice, update or train the kept weights, in order; options after a colon, reconstruct:epochs=4",
     flag: { argument: "<method...>", group: HOW },
     recipe: "then",
     decides: "result",

@@ -163,7 +163,7 @@ export const steps: OptionType<readonly (string | AskedStep)[], readonly AskedSt
   read: (given, flag) => {
     if (!Array.isArray(given)) throw wrongKind(flag, given, "a list of steps");
     return (given as readonly unknown[]).map((step): AskedStep => {
-      if (typeof step === "string") return { name: step };
+      if (typeof step === "string") return parseNamed(step);
       if (isRecord(step) && typeof step["name"] === "string") return step as unknown as AskedStep;
       throw wrongKind(flag, step, "a method's name, or its name and options");
     });
@@ -182,6 +182,13 @@ export const steps: OptionType<readonly (string | AskedStep)[], readonly AskedSt
     }));
   },
 };
+
+/** A name, or a name and options: name:key=value,key=value. */
+export function parseNamed(text: string): AskedStep {
+  const [name = "", options = ""] = text.split(/:(.*)/s);
+  if (options === "") return { name };
+  return { name, options: Object.fromEntries(options.split(",").map((pair) => parseAssignment(pair))) };
+}
 
 /** key=value, the value as YAML reads it: numbers, true, false, or text. */
 export function parseAssignment(given: string, flag = "--option"): readonly [string, unknown] {

@@ -1,6 +1,6 @@
 /** What `prune methods` says, read from the methods and the allocation rules themselves. */
 import { listed } from "../options/option.js";
-import { SOLVERS } from "../solvers/registry.js";
+import { isFollowing, isTrainer, METHODS } from "../methods/registry.js";
 import { ALLOCATION_RULES } from "../allocation/registry.js";
 import { formatTable } from "./format.js";
 
@@ -10,7 +10,7 @@ export interface MethodsReport {
   readonly methods: readonly {
     readonly name: string;
     readonly summary: string;
-    /** Statistics of a linear's inputs; empty where no calibration is needed. */
+    /** Statistics of a linear's inputs, or "gradients"; empty where no calibration is needed. */
     readonly needs: readonly string[];
     /** Whether it follows another method (`--then`) instead of choosing what to remove. */
     readonly startsFromMask: boolean;
@@ -20,11 +20,11 @@ export interface MethodsReport {
 }
 
 export function describeMethods(): MethodsReport {
-  const methods = [...SOLVERS.values()].map(({ name, summary, needs, startsFromMask }) => ({
-    name,
-    summary,
-    needs: [...needs],
-    startsFromMask: startsFromMask === true,
+  const methods = [...METHODS.values()].map((method) => ({
+    name: method.name,
+    summary: method.summary,
+    needs: isTrainer(method) ? ["gradients"] : [...method.needs],
+    startsFromMask: isFollowing(method),
   }));
   return { schema: "prune.methods/v1", methods, allocations: ALLOCATION_RULES };
 }

@@ -1,6 +1,7 @@
 /** Reports as text for people: what stdout shows without `--json`. Pure; the last line end is the caller's. */
 import { elementsOf } from "../array.js";
 import type {
+  BlockTrainingReport,
   Estimate,
   ReferenceComparison,
   EvaluationReport,
@@ -47,6 +48,7 @@ export function renderRun(report: RunReport): string {
     ]);
   }
   if (report.resumedBlocks > 0) facts.push(["resumed", `after ${report.resumedBlocks} blocks of an earlier run`]);
+  if (report.training !== undefined) facts.push(["reconstruction", renderTraining(report.training)]);
   facts.push(["time", formatDuration(report.seconds)], ["peak memory", formatBytes(report.peakRssBytes)]);
   return `${formatFacts(facts)}\n\n${renderLayerSummary(report)}`;
 }
@@ -126,6 +128,16 @@ function referenceFacts(reference: ReferenceComparison): [string, string][] {
     ["KL divergence", `${interval(klDivergence, 5)} nats`],
     ["top-1 agreement", interval(top1Agreement, 4)],
   ];
+}
+
+/** Losses are the mean over blocks: on what is held out where there is any, else on what was trained on. */
+function renderTraining(blocks: readonly BlockTrainingReport[]): string {
+  const mean = (of: (block: BlockTrainingReport) => number): string =>
+    (blocks.reduce((sum, block) => sum + of(block), 0) / blocks.length).toPrecision(3);
+  const before = mean(({ heldOutBefore, before: own }) => heldOutBefore ?? own);
+  const after = mean(({ heldOutAfter, after: own }) => heldOutAfter ?? own);
+  const where = blocks.some(({ heldOutAfter }) => heldOutAfter !== null) ? ", on sequences held out" : "";
+  return `${blocks.length} blocks, loss ${before} to ${after} relative to their outputs${where}`;
 }
 
 export function renderInspection(report: InspectionReport): string {

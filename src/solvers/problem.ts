@@ -19,7 +19,7 @@ export function expectGroupsFit({ name, inFeatures, pattern }: LayerProblem): vo
 
 /** @throws ConfigError E_MISFIT when the options have no meaning for the pattern */
 export function expectFit<Options>(
-  solver: Pick<LayerSolver<Options>, "name" | "misfit">,
+  solver: Pick<LayerSolver<Options>, "name"> & Partial<Pick<LayerSolver<Options>, "misfit">>,
   options: Options,
   pattern: Pattern,
 ): void {

@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { allocationSchema } from "../../src/allocation/registry.js";
 import type { RunConfig } from "../../src/contract.js";
 import { planRun, secondsOf } from "../../src/driver/plan.js";
-import { solverOf } from "../../src/driver/session.js";
+import { reconstructionOf, solverOf } from "../../src/driver/session.js";
 import { memoryOf, workOf, type RunWork } from "../../src/driver/run-cost.js";
 import { prunableLinears } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
@@ -31,7 +31,8 @@ function planned(overrides: Partial<RunConfig>) {
   const config = demoRun("out", overrides);
   const { architecture } = model;
   const selected = new Set(prunableLinears(architecture));
-  return { config, architecture, selected, solver: solverOf(config), checkpointBytes: 2e7, prunedBytes: 1e7 };
+  const training = reconstructionOf(config);
+  return { config, architecture, selected, solver: solverOf(config), training, checkpointBytes: 2e7, prunedBytes: 1e7 };
 }
 
 const work = (overrides: Partial<RunConfig>): RunWork => workOf(planned(overrides));

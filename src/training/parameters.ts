@@ -1,0 +1,226 @@
+/**
+ * Tensors while they are trained: values, gradients and the two moments of Adam on the device, and values and gradients
+ * where graphs on the host read and write them, which is the device's own memory where that is the host. A tensor of any
+ * rank is a matrix on the device: all axes but the last are rows.
+ */
+import { borrowed, elementsOf, isHostArray, type HostArray, type NdArray } from "../array.js";
+import { type AdamOptions, type Device, type KeepMask, type Matrix } from "../device/device.js";
+import { gradientName } from "../graph/gradient.js";
+import { valuesOf } from "../forward/values.js";
+import { lookUp } from "../look-up.js";
+import { wordsOf } from "./projection.js";
+
+export interface ParameterSpec {
+  /** Of the graph's input. */
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Starting values, row-major; copied. */
+  readonly values: Float32Array;
+  /** Whether its zeros stay zeros, because it holds pruned weights. */
+  readonly isMasked: boolean;
+}
+
+/** How Adam goes on, see `AdamOptions` of the device. */
+export interface AdamStep {
+  readonly rate: number;
+  readonly decay: readonly [first: number, second: number];
+  readonly epsilon: number;
+  /** Counted from 1. */
+  readonly step: number;
+  /** Factor on the gradients. */
+  readonly gradientScale: number;
+}
+
+/** See `AdamOptions` of the device. */
+export type Pull = NonNullable<AdamOptions["pull"]>;
+
+export class Parameters implements Disposable {
+  readonly #device: Device;
+  readonly #all: Parameter[] = [];
+
+  constructor(device: Device, specs: readonly ParameterSpec[]) {
+    this.#device = device;
+    try {
+      for (const spec of specs) this.#all.push(new Parameter(device, spec));
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get names(): readonly string[] {
+    return this.#all.map(({ name }) => name);
+  }
+
+  /** Current values as inputs of a graph; borrowed until the next step. */
+  feeds(): Map<string, HostArray> {
+    return new Map(this.#all.map(({ name, shape, values }) => [name, borrowed(name, values.host, shape)]));
+  }
+
+  /** Where a graph may write gradients to, by the names that `gradientOf` gives them. */
+  sinks(): Map<string, HostArray> {
+    return new Map(
+      this.#all.map(({ name, shape, gradient }) => {
+        const output = gradientName(name);
+        return [output, borrowed(output, gradient.host, shape)];
+      }),
+    );
+  }
+
+  /** Add gradients to those that are in the sinks. */
+  accumulate(results: ReadonlyMap<string, NdArray>): void {
+    for (const { name, gradient } of this.#all) addTo(gradient.host, valuesOf(lookUp(results, gradientName(name))));
+  }
+
+  [Symbol.iterator](): Iterator<Parameter> {
+    return this.#all[Symbol.iterator]();
+  }
+
+  /** Σ g² of the gradients in the sinks. */
+  async gradientSquares(): Promise<number> {
+    let sum = 0;
+    for (const parameter of this.#all) sum += await parameter.gradientSquares();
+    return sum;
+  }
+
+  /**
+   * One step of Adam on all of them, by the gradients in the sinks.
+   * @param pullOf what draws a parameter towards other values besides
+   */
+  async step(options: AdamStep, pullOf: (parameter: Parameter) => Pull | undefined = () => undefined): Promise<void> {
+    for (const parameter of this.#all) parameter.step(options, pullOf(parameter));
+    await this.refresh();
+  }
+
+  /** Take what the device made of the values to where graphs read them. */
+  async refresh(): Promise<void> {
+    await this.#device.synchronize();
+    for (const { values } of this.#all) await values.download();
+  }
+
+  /** Set all values; the moments stay. */
+  async assign(values: ReadonlyMap<string, Float32Array>): Promise<void> {
+    for (const parameter of this.#all) {
+      parameter.values.host.set(lookUp(values, parameter.name));
+      parameter.values.upload();
+    }
+    await this.#device.synchronize();
+  }
+
+  /** Copies of all values, by name. */
+  snapshot(): Map<string, Float32Array> {
+    return new Map(this.#all.map(({ name, values }) => [name, values.host.slice()]));
+  }
+
+  /** Current values into arrays of their sizes, by name. */
+  copyTo(targets: ReadonlyMap<string, Float32Array>): void {
+    for (const { name, values } of this.#all) lookUp(targets, name).set(values.host);
+  }
+
+  [Symbol.dispose](): void {
+    for (const parameter of this.#all) parameter[Symbol.dispose]();
+    this.#all.length = 0;
+  }
+}
+
+/** A matrix on the device and its numbers on the host; one and the same memory where the device's is the host's. */
+export class Mirrored implements Disposable {
+  readonly matrix: Matrix;
+  readonly host: Float32Array;
+  readonly #device: Device;
+  readonly #isShared: boolean;
+
+  constructor(device: Device, label: string, shape: readonly number[], values?: Float32Array) {
+    const columns = shape.at(-1) ?? 1;
+    const rows = elementsOf(shape) / columns;
+    this.#device = device;
+    this.matrix =
+      values === undefined
+        ? device.createMatrix(rows, columns, label)
+        : device.uploadMatrix(values, rows, columns, label);
+    this.#isShared = isHostArray(this.matrix);
+    this.host = isHostArray(this.matrix)
+      ? valuesOf(this.matrix)
+      : (values?.slice() ?? new Float32Array(rows * columns));
+  }
+
+  async download(): Promise<void> {
+    if (!this.#isShared) this.host.set(await this.#device.download({ matrix: this.matrix }));
+  }
+
+  /** What the host wrote, on the device. */
+  upload(): void {
+    if (this.#isShared) return;
+    const { rows, columns, label } = this.matrix;
+    using written = this.#device.uploadMatrix(this.host, rows, columns, label);
+    this.#device.copy(written, this.matrix);
+  }
+
+  [Symbol.dispose](): void {
+    this.matrix[Symbol.dispose]();
+  }
+}
+
+/** One tensor; its matrices are the device's. */
+export class Parameter implements Disposable {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly values: Mirrored;
+  readonly gradient: Mirrored;
+  /** Adam's moments, of g and of g². */
+  readonly first: Matrix;
+  readonly second: Matrix;
+  readonly #device: Device;
+  #mask: KeepMask | undefined;
+
+  constructor(device: Device, { name, shape, values, isMasked }: ParameterSpec) {
+    this.name = name;
+    this.shape = shape;
+    this.#device = device;
+    this.values = new Mirrored(device, name, shape, values);
+    this.gradient = new Mirrored(device, `${name}: gradient`, shape);
+    const { rows, columns } = this.values.matrix;
+    this.first = device.createMatrix(rows, columns, `${name}: first moment`);
+    this.second = device.createMatrix(rows, columns, `${name}: second moment`);
+    this.#mask = isMasked ? maskOfZeros(device, values, rows, columns, name) : undefined;
+  }
+
+  /** Of the gradient that the host wrote last. */
+  gradientSquares(): Promise<number> {
+    this.gradient.upload();
+    return this.#device.sumOfSquares(this.gradient.matrix);
+  }
+
+  step(options: AdamStep, pull: Pull | undefined): void {
+    this.gradient.upload();
+    const { first, second } = this;
+    this.#device.adamStep({
+      ...options,
+      ...{ values: this.values.matrix, gradient: this.gradient.matrix, first, second },
+      ...(this.#mask === undefined ? {} : { mask: this.#mask }),
+      ...(pull === undefined ? {} : { pull }),
+    });
+  }
+
+  /** From now on its zeros stay zeros. */
+  freezeZeros(): void {
+    const { rows, columns } = this.values.matrix;
+    this.#mask?.[Symbol.dispose]();
+    this.#mask = maskOfZeros(this.#device, this.values.host, rows, columns, this.name);
+  }
+
+  [Symbol.dispose](): void {
+    for (const each of [this.values, this.gradient, this.first, this.second]) each[Symbol.dispose]();
+    this.#mask?.[Symbol.dispose]();
+  }
+}
+
+/** Keeps every entry that is not zero. */
+function maskOfZeros(device: Device, values: Float32Array, rows: number, columns: number, label: string): KeepMask {
+  return device.uploadMask(wordsOf(values, rows, columns), rows, columns, `${label}: mask`);
+}
+
+function addTo(sum: Float32Array, values: Float32Array): void {
+  const count = sum.length;
+  for (let i = 0; i < count; i++) sum[i] += values[i];
+}

@@ -6,6 +6,7 @@ import type { RunConfig } from "./options/run-options.js";
 import type { FurtherStep, MethodStep, Reproduced, StarvedTreatment, TokenSource } from "./options/values.js";
 import type { Allocation } from "./allocation/registry.js";
 import type { Pattern } from "./sparsity/pattern.js";
+import type { FinetuneReport } from "./training/finetune.js";
 import type { ReconstructionReport } from "./training/reconstruct.js";
 
 export type { RunConfig } from "./options/run-options.js";
@@ -70,6 +71,8 @@ export interface RunReport {
   readonly resumedBlocks: number;
   /** Where blocks were trained (`--then reconstruct`). */
   readonly training?: readonly BlockTrainingReport[];
+  /** Where the whole model was trained (`--then finetune`). */
+  readonly finetuned?: FinetuneReport;
   readonly layers: readonly LayerReport[];
 }
 

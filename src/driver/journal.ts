@@ -9,6 +9,7 @@ import { join } from "node:path";
 import type { LayerReport } from "../contract.js";
 import { CheckpointError, ConfigError } from "../errors.js";
 import { isRecord } from "../is-record.js";
+import type { FinetuneReport } from "../training/finetune.js";
 import type { ReconstructionReport } from "../training/reconstruct.js";
 
 export const JOURNAL_NAME = "journal.jsonl";
@@ -86,11 +87,14 @@ export interface StepEntries {
     /** Where the block was trained. */
     readonly training?: ReconstructionReport;
   };
+  /** The whole model, trained: its tensors lie in a file beside the journal. */
+  readonly training: { readonly report: FinetuneReport };
 }
 
 const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntries[Kind] & string)[] } = {
   allocation: ["sparsities"],
   block: ["sha256", "layers"],
+  training: ["report"],
 };
 
 function keyOf(kind: string, name: string): string {

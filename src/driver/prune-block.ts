@@ -114,6 +114,22 @@ async function pruneStage(run: Run, block: BlockAtWork, groups: readonly InputGr
   return solved.map(({ linear, report }) => ({ name: linear.name, ...countsOf(block, linear.name), ...report }));
 }
 
+/** The counts of layers as they are on the disk. */
+export async function recount({ model, output }: Run, layers: readonly LayerReport[]): Promise<LayerReport[]> {
+  const byName = new Map(layers.map((layer) => [layer.name, layer]));
+  const counted: LayerReport[] = [];
+  let weights = new Map<string, Float32Array>();
+  for (const spec of model.architecture.blocks) {
+    weights = await readBlockWeights(output.checkpoint, spec, weights);
+    for (const { name } of spec.groups.flatMap((group) => group.linears)) {
+      const layer = byName.get(name);
+      if (layer !== undefined)
+        counted.push({ ...layer, ...countsOf({ spec, weights, denseWeights: undefined }, name) });
+    }
+  }
+  return counted;
+}
+
 /** Of a linear as its block has it now. */
 function countsOf({ spec, weights }: BlockAtWork, name: string): Pick<LayerReport, "zeros" | "elements"> {
   const linear = spec.groups.flatMap((group) => group.linears).find((each) => each.name === name);
@@ -177,10 +193,14 @@ async function writeTensors(run: Run, { spec, weights }: BlockAtWork, roles: Rea
   }
 }
 
+/** Whether anything is trained towards what the dense model's last block gives. */
+function isTrained({ reconstruction, finetuning }: Run): boolean {
+  return reconstruction !== undefined || finetuning !== undefined;
+}
+
 /** The dense model's hidden states through a block. */
 async function moveDense(run: Run, { spec, denseWeights }: BlockAtWork): Promise<void> {
-  if (denseWeights !== undefined)
-    await moveOn(run, run.denseStream, spec, denseWeights, run.reconstruction !== undefined);
+  if (denseWeights !== undefined) await moveOn(run, run.denseStream, spec, denseWeights, isTrained(run));
 }
 
 /** Over everything that the run writes of a block, in order. */

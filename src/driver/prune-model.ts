@@ -11,7 +11,9 @@ import { formatRecipe } from "../report/run-recipe.js";
 import { boundsOf, dependsOnMethod, needsActivations } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { allocateSparsity } from "./allocation/allocate.js";
-import { NO_MEMORY, processBlock, replayBlock, type BlockMemory, type Run } from "./prune-block.js";
+import type { FinetuneReport } from "../training/finetune.js";
+import { finishedTraining, trainModel, writeTrained } from "./model-training.js";
+import { NO_MEMORY, processBlock, recount, replayBlock, type BlockMemory, type Run } from "./prune-block.js";
 import { stage } from "./run.js";
 import { methodOf, openSession, SEARCH_NAME, WORKING_FILES, type Session, type SharedWork } from "./session.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
@@ -47,6 +49,7 @@ export async function pruneModel(
   const layers: LayerReport[] = [];
   const training: BlockTrainingReport[] = [];
   let memory: BlockMemory = NO_MEMORY;
+  const trained = finishedTraining(journal); // then the output's blocks may be half overwritten, and are no longer looked at
   for (const block of blocks) {
     const finished = journal.finished("block", block.name);
     if (finished === undefined) {
@@ -55,11 +58,17 @@ export async function pruneModel(
       if (processed.training !== undefined) training.push({ name: block.name, ...processed.training });
       memory = processed.memory;
     } else {
-      memory = await replayBlock(run, block, finished, memory);
+      if (trained === undefined) memory = await replayBlock(run, block, finished, memory);
       layers.push(...finished.layers);
       if (finished.training !== undefined) training.push({ name: block.name, ...finished.training });
     }
     throwIfStopped(context, true);
+  }
+  const finetuned =
+    run.finetuning && (trained ?? (await trainModel(run, journal, calibration?.sequences ?? [], run.finetuning)));
+  if (finetuned !== undefined) {
+    await writeTrained(run);
+    layers.splice(0, layers.length, ...(await recount(run, layers)));
   }
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
   await output.finish({ remove: WORKING_FILES });
@@ -67,7 +76,7 @@ export async function pruneModel(
   session.completeShared();
   const elapsed = (performance.now() - started) / 1000;
   const seconds = elapsed - clock.measuringSeconds + allocation.savedSeconds + session.savedSeconds;
-  return report(run, { layers, training }, { seconds, resumedBlocks, calibration });
+  return report(run, { layers, training, finetuned }, { seconds, resumedBlocks, calibration });
 }
 
 /** Of every linear, from the journal, from a run that shares it, or found now; noted in both. */
@@ -142,7 +151,14 @@ function warnOfCaps(logger: Logger, { allocation, sparsity }: RunConfig, allocat
 
 function report(
   run: Run,
-  { layers, training }: Pick<RunReport, "layers"> & { readonly training: readonly BlockTrainingReport[] },
+  {
+    layers,
+    training,
+    finetuned,
+  }: Pick<RunReport, "layers"> & {
+    readonly training: readonly BlockTrainingReport[];
+    readonly finetuned: FinetuneReport | undefined;
+  },
   facts: Pick<RunReport, "seconds" | "resumedBlocks"> & Pick<Session, "calibration">,
 ): RunReport {
   const { config, device } = run;
@@ -165,6 +181,7 @@ function report(
         : { sequences: calibration.sequences.length, seqlen: config.seqlen, sha256: calibration.sha256 },
     resumedBlocks: facts.resumedBlocks,
     ...(training.length === 0 ? {} : { training }),
+    ...(finetuned === undefined ? {} : { finetuned }),
     layers,
   };
 }

@@ -10,6 +10,7 @@ import type { BlockRunner, BlockWeights } from "../forward/block-runner.js";
 import type { Stream } from "../forward/stream.js";
 import type { BlockSpec, InputGroup } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
+import type { FinetuneOptions } from "../training/finetune.js";
 import type { BlockReconstruction } from "./block-reconstruction.js";
 import type { BoundSolver } from "./solve-linear.js";
 
@@ -30,6 +31,8 @@ export interface RunParts {
   readonly denseStream: Stream | undefined;
   /** Trains every block once its linears are solved. */
   readonly reconstruction: BlockReconstruction | undefined;
+  /** How the whole model is trained after its last block. */
+  readonly finetuning: FinetuneOptions | undefined;
   readonly clock: Clock;
 }
 
@@ -64,10 +67,11 @@ export class Clock {
 
 /** Work on the calibration's activations: the method's, or only there to measure a method that does not look at them. */
 export function onActivations<Result>(
-  { solver, reconstruction, clock }: Pick<RunParts, "solver" | "reconstruction" | "clock">,
+  { solver, reconstruction, finetuning, clock }: Pick<RunParts, "solver" | "reconstruction" | "finetuning" | "clock">,
   work: () => Promise<Result>,
 ): Promise<Result> {
-  return solver.needs.length > 0 || reconstruction !== undefined ? work() : clock.aside(work);
+  const isWork = solver.needs.length > 0 || reconstruction !== undefined || finetuning !== undefined;
+  return isWork ? work() : clock.aside(work);
 }
 
 /** @param share how much of the block is done, 0..1 */

@@ -23,8 +23,10 @@ import { composeSteps, type Step } from "../solvers/steps.js";
 import { needsActivations } from "../allocation/registry.js";
 import { bytesOf } from "../options/fingerprint.js";
 import { VERSION } from "../version.js";
+import { finetune, type FinetuneOptions } from "../training/finetune.js";
 import { reconstruct, type ReconstructOptions } from "../training/reconstruct.js";
 import { TRAINERS } from "../training/registry.js";
+import { TRAINED_NAME } from "./model-training.js";
 import { BlockReconstruction, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
 import { openDevice } from "./devices.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
@@ -51,7 +53,14 @@ const SCRATCH_NAME = "hidden-states.bin";
 const DENSE_SCRATCH_NAME = "dense-states.bin";
 export const SEARCH_NAME = "search";
 /** What a run leaves in OUT.partial while it works, and only then. */
-export const WORKING_FILES = [JOURNAL_NAME, SCRATCH_NAME, DENSE_SCRATCH_NAME, TARGETS_SCRATCH_NAME, SEARCH_NAME];
+export const WORKING_FILES = [
+  JOURNAL_NAME,
+  SCRATCH_NAME,
+  DENSE_SCRATCH_NAME,
+  TARGETS_SCRATCH_NAME,
+  SEARCH_NAME,
+  TRAINED_NAME,
+];
 
 /** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
 export interface SharedWork {
@@ -105,8 +114,9 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       ...(config.measureLoss ? [["gram"] as const] : []),
     ];
     const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
-    const training = reconstructionOf(config);
-    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || training !== undefined);
+    const [training, finetuning] = [reconstructionOf(config), finetuningOf(config)];
+    const isTrained = training !== undefined || finetuning !== undefined;
+    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || isTrained);
     const isAllocationForwarded = needsActivations(config.allocation);
     const calibration =
       isStored || isForwarded || isAllocationForwarded
@@ -124,7 +134,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, calibration), resume),
     );
     const runner = resources.own(new BlockRunner(model.architecture));
-    const hasDense = config.reproduce === "model" || training?.targets === "dense";
+    const hasDense = config.reproduce === "model" || training?.targets === "dense" || finetuning !== undefined;
     const openStream = async (name: string): Promise<Stream | undefined> => {
       if (calibration === undefined) return undefined;
       const memoryBytes = hasDense ? config.memoryBytes / 2 : config.memoryBytes;
@@ -142,7 +152,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       stream: isForwarded ? stream : undefined,
     };
     const reconstruction = training && resources.own(new BlockReconstruction(opened, training));
-    const parts: RunParts = { ...opened, reconstruction };
+    const parts: RunParts = { ...opened, reconstruction, finetuning };
     return {
       ...{ journal, calibration, overrides, allocationStream: stream },
       run: { ...parts, statistics: methodStatistics(parts, stored), transforms: transformsOf(parts, stored) },
@@ -243,6 +253,12 @@ export function methodOf(config: Pick<RunConfig, "method" | "methodOptions" | "t
 export function reconstructionOf({ then }: Pick<RunConfig, "then">): ReconstructOptions | undefined {
   const step = then.find(({ method }) => method === reconstruct.name);
   return step && reconstruct.schema.parse(step.methodOptions);
+}
+
+/** Options of the step that trains the whole model; undefined where there is none. */
+export function finetuningOf({ then }: Pick<RunConfig, "then">): FinetuneOptions | undefined {
+  const step = then.find(({ method }) => method === finetune.name);
+  return step && finetune.schema.parse(step.methodOptions);
 }
 
 /** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */

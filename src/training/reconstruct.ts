@@ -20,6 +20,7 @@ import type { BlockSpec } from "../model/architecture.js";
 import { BlockLoss, type LossBatch } from "./block-loss.js";
 import { Parameters } from "./parameters.js";
 import { linearRate } from "./schedule.js";
+import { shuffled } from "./shuffle.js";
 import type { Trainer } from "./trainer.js";
 
 /** Learning rate times width that suits a block of any width: 1e-3 at 256, 6e-5 at 4096. */
@@ -201,14 +202,4 @@ function expectFinite({ name }: BlockSpec, step: number, loss: number): number {
     hint: "Try a smaller rate, or another method before it.",
     details: { block: name, step, loss },
   });
-}
-
-/** In an order drawn from `random` (Fisher and Yates). */
-function shuffled<Item>(items: readonly Item[], random: MersenneTwister): Item[] {
-  const result = [...items];
-  for (let last = result.length - 1; last > 0; last--) {
-    const other = random.randomInteger(0, last);
-    [result[last], result[other]] = [result[other] as Item, result[last] as Item];
-  }
-  return result;
 }

@@ -1,7 +1,8 @@
 /** The training steps by name. Adding one is a line here. */
+import { finetune } from "./finetune.js";
 import { reconstruct } from "./reconstruct.js";
 import type { Trainer } from "./trainer.js";
 
-const ALL: readonly Trainer<unknown>[] = [reconstruct];
+const ALL: readonly Trainer<unknown>[] = [reconstruct, finetune];
 
 export const TRAINERS: ReadonlyMap<string, Trainer<unknown>> = new Map(ALL.map((trainer) => [trainer.name, trainer]));

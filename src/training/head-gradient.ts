@@ -1,0 +1,254 @@
+/**
+ * The loss at the end of a model and its gradients: next-token cross-entropy, the divergence from a teacher's logits, or a mixture,
+ * through the final norm and the projection. Logits exist a tile of the vocabulary at a time: a first pass over the tiles
+ * finds the partition functions, a second one the gradients.
+ */
+import { borrowed, type NdArray } from "../array.js";
+import {
+  addLogSumExp,
+  addTileLogits,
+  buildNormGraph,
+  createLogSum,
+  vocabularyTiles,
+  type TileOptions,
+  type VocabularyTile,
+} from "../forward/head.js";
+import { valuesOf } from "../forward/values.js";
+import type { Arrays, Executor, Program } from "../graph/executor.js";
+import { gradientName, gradientOf } from "../graph/gradient.js";
+import { GraphBuilder, type Graph, type NamedValue, type Value } from "../graph/graph.js";
+import { lookUp } from "../look-up.js";
+import type { Architecture } from "../model/architecture.js";
+
+/** What a head computes with, on the host. */
+export interface HeadTensors {
+  /** By role of the architecture's head: the final norm and what else precedes the projection. */
+  readonly tensors: Arrays;
+  /** [vocabulary, width] */
+  readonly projection: Float32Array;
+  /** [vocabulary], where the head has one. */
+  readonly bias?: Float32Array;
+}
+
+/** Where gradients are added to; absent ones are not computed. */
+export interface HeadSinks {
+  readonly tensors?: ReadonlyMap<string, Float32Array>;
+  readonly projection?: Float32Array;
+  readonly bias?: Float32Array;
+}
+
+export interface Teacher {
+  readonly head: HeadTensors;
+  /** What leaves the teacher's last block for the same tokens, [rows, hidden]. */
+  readonly hidden: NdArray;
+}
+
+export interface HeadBatch {
+  /** What leaves the last block, [rows, hidden]. */
+  readonly hidden: NdArray;
+  /** The token that follows each row's; -1 where a row predicts nothing. */
+  readonly targets: Int32Array;
+  /** Factor on the losses of each predicting row. */
+  readonly weight: number;
+  readonly teacher?: Teacher;
+  /** Share of the divergence from the teacher in the loss; the rest is cross-entropy. 0 without a teacher. */
+  readonly distillation: number;
+}
+
+export interface HeadResult {
+  /** weight · Σ over predicting rows. */
+  readonly loss: number;
+  /** With respect to `hidden`; the caller's. */
+  readonly gradient: NdArray;
+}
+
+export interface HeadGradientOptions extends TileOptions {
+  readonly isProjectionTrained: boolean;
+  readonly isDistilled: boolean;
+}
+
+const TILE_INPUTS = ["hidden", "tile", "bias"] as const;
+
+/** Log-sum-exp of a tile's logits, [tokens]. */
+function buildPartitionGraph(architecture: Architecture): Graph {
+  const graph = new GraphBuilder("head-partition");
+  graph.output("logSumExp", addLogSumExp(graph, addTileLogits(graph, architecture)));
+  return graph.build();
+}
+
+/**
+ * A tile's part of the loss and of the gradients. Inputs: those of the tile's logits, twice with a teacher, `partition` and
+ * `target` [tokens, 1] (the target's row of the tile, or -1), and factors `crossEntropy` and `divergence` [tokens, 1]. Outputs:
+ * gradients of `hidden`, `tile` and `bias`, and per token the target's logit and Σ q (log q - log p) over the tile.
+ */
+export function buildTileGradientGraph(architecture: Architecture, options: HeadGradientOptions): Graph {
+  const plain = new GraphBuilder("head-logits");
+  plain.output("logits", addTileLogits(plain, architecture));
+  const forward = plain.build();
+  const own = forward.inputs.map(({ name }) => name);
+  const of = own.filter((name) => name === "hidden" || options.isProjectionTrained);
+  const backward = gradientOf(forward, { of, through: ["logits"] });
+
+  const graph = new GraphBuilder("head-gradient");
+  const inputs = new Map(forward.inputs.map(({ name, value }) => [name, graph.input(name, value.shape)]));
+  const logits = lookUp(graph.inline(forward, [...inputs.values()]), (forward.outputs[0] as NamedValue).value.id);
+  const column = (name: string, dtype?: "i64"): Value => graph.input(name, ["tokens", 1], dtype);
+  const apply = (operator: "add" | "subtract" | "multiply", a: Value, b: Value): Value => graph.apply(operator, [a, b]);
+  const logP = apply("subtract", logits, column("partition"));
+  const p = graph.apply("exp", [logP]);
+  const places = graph.apply("iota", [], { length: "rows" });
+  const isTarget = graph.apply("equal", [places, column("target", "i64")]);
+  const oneHot = graph.apply("where", [isTarget, graph.scalar(1), graph.scalar(0)]);
+  let pull = apply("multiply", apply("subtract", p, oneHot), column("crossEntropy"));
+  graph.output("targetLogits", graph.apply("reduceSum", [apply("multiply", oneHot, logits)], { axes: [1] }));
+  if (options.isDistilled) {
+    const logQ = apply("subtract", addTileLogits(graph, architecture, "teacher."), column("teacher.partition"));
+    const q = graph.apply("exp", [logQ]);
+    pull = apply("add", pull, apply("multiply", apply("subtract", p, q), column("divergence")));
+    const terms = apply("multiply", q, apply("subtract", logQ, logP));
+    graph.output("divergences", graph.apply("reduceSum", [terms], { axes: [1] }));
+  }
+  const feeds = backward.inputs.map(({ name }) => (name === gradientName("logits") ? pull : lookUp(inputs, name)));
+  const values = graph.inline(backward, feeds);
+  for (const { name, value } of backward.outputs) graph.output(name, lookUp(values, value.id));
+  return graph.build();
+}
+
+export class HeadGradient implements AsyncDisposable {
+  readonly #architecture: Architecture;
+  readonly #tiles: readonly VocabularyTile[];
+  readonly #programs: Readonly<Record<"norm" | "normBack" | "partition" | "tile", Program>>;
+
+  private constructor(
+    architecture: Architecture,
+    tiles: readonly VocabularyTile[],
+    programs: Readonly<Record<"norm" | "normBack" | "partition" | "tile", Program>>,
+  ) {
+    this.#architecture = architecture;
+    this.#tiles = tiles;
+    this.#programs = programs;
+  }
+
+  static async compile(
+    executor: Executor,
+    architecture: Architecture,
+    options: HeadGradientOptions,
+  ): Promise<HeadGradient> {
+    const norm = buildNormGraph(architecture);
+    const of = ["hidden", ...architecture.head.tensors.keys()].filter((name) =>
+      norm.inputs.some((input) => input.name === name),
+    );
+    return new HeadGradient(architecture, vocabularyTiles(architecture.vocabularySize, options), {
+      norm: await executor.compile(norm),
+      normBack: await executor.compile(gradientOf(norm, { of, through: ["normed"] })),
+      partition: await executor.compile(buildPartitionGraph(architecture)),
+      tile: await executor.compile(buildTileGradientGraph(architecture, options)),
+    });
+  }
+
+  /** @param sinks gradients of the head's tensors are added to them */
+  async run(head: HeadTensors, batch: HeadBatch, sinks: HeadSinks): Promise<HeadResult> {
+    const { hidden, targets, weight, teacher, distillation } = batch;
+    const rows = targets.length;
+    using normed = await this.#normed(head, hidden);
+    using teacherNormed = teacher && (await this.#normed(teacher.head, teacher.hidden));
+    const partition = await this.#partition(head, normed);
+    const teacherPartition = teacher && teacherNormed && (await this.#partition(teacher.head, teacherNormed));
+    const column = (name: string, values: Float32Array | BigInt64Array): [string, NdArray] => [
+      name,
+      borrowed(name, values, [rows, 1]),
+    ];
+    const factor = (share: number): Float32Array =>
+      Float32Array.from(targets, (target) => (target < 0 ? 0 : share * weight));
+    const [crossEntropy, divergence] = [factor(1 - distillation), factor(distillation)];
+    const sum = new Float32Array(rows * this.#architecture.hiddenSize);
+    let loss = 0;
+    for (let row = 0; row < rows; row++) loss += crossEntropy[row] * partition[row];
+    for (const tile of this.#tiles) {
+      const inTile = BigInt64Array.from(targets, (target) =>
+        BigInt(target >= tile.first && target < tile.first + tile.rows ? target - tile.first : -1),
+      );
+      const feeds = new Map<string, NdArray>([
+        ...this.#tileFeeds(head, normed, tile, ""),
+        ...(teacher && teacherNormed ? this.#tileFeeds(teacher.head, teacherNormed, tile, "teacher.") : []),
+        column("partition", Float32Array.from(partition)),
+        ...(teacherPartition ? [column("teacher.partition", Float32Array.from(teacherPartition))] : []),
+        column("target", inTile),
+        column("crossEntropy", crossEntropy),
+        column("divergence", divergence),
+      ]);
+      const results = await this.#programs.tile.run(feeds);
+      const values = (name: string): Float32Array | undefined => {
+        const found = results.get(name);
+        return found && valuesOf(found);
+      };
+      values("targetLogits")?.forEach((logit, row) => (loss -= crossEntropy[row] * logit));
+      values("divergences")?.forEach((part, row) => (loss += divergence[row] * part));
+      addTo(sum, values(gradientName("hidden")));
+      addTo(
+        sinks.projection?.subarray(tile.first * this.#width, (tile.first + tile.rows) * this.#width),
+        values(gradientName("tile")),
+      );
+      addTo(sinks.bias?.subarray(tile.first, tile.first + tile.rows), values(gradientName("bias")));
+      for (const array of results.values()) array[Symbol.dispose]();
+    }
+    const back = await this.#programs.normBack.run(
+      new Map([
+        ...head.tensors,
+        ["hidden", hidden],
+        [gradientName("normed"), borrowed("normed gradient", sum, [rows, this.#architecture.hiddenSize])],
+      ]),
+    );
+    for (const [role, sink] of sinks.tensors ?? []) {
+      const found = back.get(gradientName(role));
+      if (found !== undefined) addTo(sink, valuesOf(found));
+    }
+    const gradient = lookUp(back, gradientName("hidden"));
+    for (const array of back.values()) if (array !== gradient) array[Symbol.dispose]();
+    return { loss, gradient };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const program of Object.values(this.#programs)) await program[Symbol.asyncDispose]();
+  }
+
+  get #width(): number {
+    return this.#architecture.head.width;
+  }
+
+  async #normed({ tensors }: HeadTensors, hidden: NdArray): Promise<NdArray> {
+    return lookUp(await this.#programs.norm.run(new Map([...tensors, ["hidden", hidden]])), "normed");
+  }
+
+  async #partition(head: HeadTensors, normed: NdArray): Promise<Float64Array> {
+    const sum = createLogSum(normed.shape[0] as number);
+    for (const tile of this.#tiles) {
+      const results = await this.#programs.partition.run(new Map(this.#tileFeeds(head, normed, tile, "")));
+      using found = lookUp(results, "logSumExp");
+      sum.add(valuesOf(found), 0);
+    }
+    return sum.value();
+  }
+
+  #tileFeeds(
+    { projection, bias }: HeadTensors,
+    normed: NdArray,
+    { first, rows }: VocabularyTile,
+    prefix: string,
+  ): [string, NdArray][] {
+    const width = this.#width;
+    const weights = projection.subarray(first * width, (first + rows) * width);
+    const [hidden, tile, added] = TILE_INPUTS.map((name) => `${prefix}${name}`) as [string, string, string];
+    return [
+      [hidden, normed],
+      [tile, borrowed(tile, weights, [rows, width])],
+      [added, borrowed(added, bias?.subarray(first, first + rows) ?? new Float32Array(rows), [rows])],
+    ];
+  }
+}
+
+function addTo(sum: Float32Array | undefined, values: Float32Array | undefined): void {
+  if (sum === undefined || values === undefined) return;
+  const count = sum.length;
+  for (let i = 0; i < count; i++) sum[i] += values[i];
+}

@@ -1,0 +1,90 @@
+/** `--then finetune` through the whole run. */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
+import type { RunConfig } from "../../src/contract.js";
+import { pruneModel } from "../../src/driver/prune-model.js";
+import { InterruptedError } from "../../src/errors.js";
+import { finetune } from "../../src/training/finetune.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
+import { writeShortDemo } from "../helpers/demo-model.js";
+import { createTestContext } from "../helpers/engine.js";
+import { demoRun } from "../helpers/runs.js";
+
+const training = (options: object = {}): Partial<RunConfig> => ({
+  sparsity: 0.7,
+  nsamples: 8,
+  then: [{ method: "finetune", methodOptions: { ...finetune.schema.parse({ steps: 12, ...options }) } }],
+});
+
+const hashOf = (directory: string): string =>
+  createHash("sha256")
+    .update(readFileSync(join(directory, "model.safetensors")))
+    .digest("hex");
+
+test("the loss falls, zeros stay where they are, and nothing but blocks is changed", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 2 });
+  for (const distillation of [1, 0]) {
+    const run = demoRun(join(directory, `${distillation}`), { ...training({ distillation, batchSize: 4 }), model });
+    const plain = demoRun(join(directory, `plain-${distillation}`), { ...training(), model, then: [] });
+    const { finetuned, layers } = await pruneModel(run, createTestContext());
+    const before = await pruneModel(plain, createTestContext());
+    assert.equal(finetuned?.steps, 12);
+    assert.ok(finetuned.last < finetuned.first, JSON.stringify(finetuned));
+    assert.deepEqual(
+      layers.map(({ name, zeros }) => [name, zeros]),
+      before.layers.map(({ name, zeros }) => [name, zeros]),
+    );
+    await using dense = await openCheckpoint(plain.out);
+    await using trained = await openCheckpoint(run.out);
+    for (const tensor of dense.tensors.keys()) {
+      const [was, is] = [await dense.readTensor(tensor), await trained.readTensor(tensor)];
+      if (!tensor.includes("layers")) assert.deepEqual(is, was, tensor);
+      else assert.notDeepEqual(is, was, tensor);
+      if (tensor.includes("proj")) was.forEach((value, i) => value === 0 && assert.equal(is[i], 0, `${tensor}[${i}]`));
+    }
+    assert.ok(!existsSync(join(run.out, "trained")));
+  }
+});
+
+test("stopped in a step, or killed while tensors are overwritten, a run is resumed to the same bytes", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 2 });
+  const whole = demoRun(join(directory, "whole"), { ...training({ steps: 3 }), model });
+  const expected = await pruneModel(whole, createTestContext());
+
+  const stopped = demoRun(join(directory, "stopped"), { ...training({ steps: 3 }), model });
+  let steps = 0;
+  const stopping = {
+    ...createTestContext({ stop: { requested: () => (steps >= 2 ? "SIGINT" : undefined) } }),
+    emit: (event: { readonly type: string; readonly stage?: string }) =>
+      void (steps += Number(event.stage?.startsWith("finetune") === true)),
+  };
+  await assert.rejects(pruneModel(stopped, stopping), InterruptedError);
+  const resumed = await pruneModel({ ...stopped, resume: true }, createTestContext());
+  assert.deepEqual(resumed.finetuned, expected.finetuned);
+  assert.equal(hashOf(stopped.out), hashOf(whole.out));
+
+  // A failure in the middle of overwriting leaves blocks that are half pruned and half trained.
+  const torn = demoRun(join(directory, "torn"), { ...training({ steps: 3 }), model });
+  let writes = 0;
+  const tearing = {
+    ...createTestContext(),
+    emit: (event: { readonly type: string; readonly stage?: string }) => {
+      if (event.stage?.startsWith("write") === true && ++writes === 5) throw new Error("torn");
+    },
+  };
+  await assert.rejects(pruneModel(torn, tearing), /torn/);
+  const mended = await pruneModel({ ...torn, resume: true }, createTestContext());
+  assert.equal(hashOf(torn.out), hashOf(whole.out));
+  assert.deepEqual(
+    mended.layers,
+    expected.layers.map((layer, i) => ({ ...layer, seconds: mended.layers[i]?.seconds })),
+  );
+});

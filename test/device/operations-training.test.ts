@@ -17,7 +17,6 @@ import {
   type ReferenceAdam,
 } from "../reference/training.js";
 
-/** Odd ones, people's, several chunks of the CPU device, and a row that is larger than a chunk. */
 const SHAPES = [
   [1, 1],
   [1, 2049],
@@ -27,7 +26,11 @@ const SHAPES = [
   [65, 127],
   [64, 256],
   [300, 131],
-  [3, 30_001],
+] as const;
+/** Several chunks of the CPU device, and rows that are larger than one. */
+const LARGE = [
+  [701, 401],
+  [2, 100_003],
 ] as const;
 
 const SCALARS = { rate: 2e-4, decay: [0.9, 0.95], epsilon: 1e-8, gradientScale: 0.37 } as const;
@@ -167,6 +170,14 @@ await describeOnDevices((device, name) => {
     });
   }
 
+  test("adamStep takes matrices that are larger than a chunk", async () => {
+    for (const [rows, columns] of LARGE) {
+      const count = rows * columns;
+      const rest = { pull: pullFor(count, 4, 0.1), keep: randomMask(count, 5) };
+      await assertAdam({ ...adamProblem(count, 3, 6), ...rest }, rows, columns, `[${rows}, ${columns}]`);
+    }
+  });
+
   test("adamStep takes every scalar where it belongs", async () => {
     const [rows, columns] = [5, 67];
     const start = { ...adamProblem(rows * columns, 3, 1), pull: pullFor(rows * columns, 2, 0.02) };
@@ -304,7 +315,7 @@ await describeOnDevices((device, name) => {
   });
 
   test("projectionScores are √v·|x + u|, to the bit where no root is taken", async () => {
-    for (const [rows, columns] of SHAPES) {
+    for (const [rows, columns] of [...SHAPES, ...LARGE]) {
       const count = rows * columns;
       const [x, u] = [scaled(count, 31, 0.02), scaled(count, 32, 0.01)];
       const v = scaled(count, 33, 1e-3).map((value) => value ** 2);
@@ -339,7 +350,7 @@ await describeOnDevices((device, name) => {
   });
 
   test("dualStep moves z and u and measures how far they were", async () => {
-    for (const [rows, columns] of SHAPES) {
+    for (const [rows, columns] of [...SHAPES, ...LARGE]) {
       const count = rows * columns;
       const [x, z, u] = [scaled(count, 34, 0.02), scaled(count, 35, 0.02), scaled(count, 36, 0.01)];
       const keep = randomMask(count, 37);

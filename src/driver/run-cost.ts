@@ -7,10 +7,12 @@ import { allocationCost, needsActivations, weightPasses } from "../allocation/re
 import { elementsOf } from "../array.js";
 import type { RunConfig } from "../contract.js";
 import { gramPanels } from "../forward/block-runner.js";
+import { TILE_ROWS } from "../forward/head.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { inSequence, repeated, type SolveCost } from "../solvers/cost.js";
 import { isRouted } from "./run.js";
+import type { FinetuneOptions } from "../training/finetune.js";
 import type { ReconstructOptions } from "../training/reconstruct.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
 
@@ -23,6 +25,8 @@ export interface PlannedRun {
   readonly solver: LayerSolver<undefined>;
   /** Of every block, once its linears are solved. */
   readonly training: ReconstructOptions | undefined;
+  /** Of the whole model, after its last block. */
+  readonly finetuning: FinetuneOptions | undefined;
   /** Of the checkpoint's shards, and of the tensors that are written. */
   readonly checkpointBytes: number;
   readonly prunedBytes: number;
@@ -43,7 +47,8 @@ export interface RunWork {
 /** All that the run does, allocation included. Where tokens are routed to experts it is an upper bound: all go to all. */
 export function workOf(planned: PlannedRun): RunWork {
   const { blocks } = planned.architecture;
-  return addWork(filesOf(planned), allocationWork(planned), ...blocks.map((block) => blockWork(planned, block)));
+  const work = blocks.map((block) => blockWork(planned, block));
+  return addWork(filesOf(planned), allocationWork(planned), ...work, finetuningWork(planned));
 }
 
 export function addWork(...works: readonly Partial<RunWork>[]): RunWork {
@@ -110,10 +115,15 @@ function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const solving = linearsOf(block)
     .filter((linear) => selected.has(linear))
     .map((linear) => workOfSolve(linear, costOfLinear(solver, config, linear)));
-  const hasDense = isTwinned || planned.training !== undefined;
+  const hasDense = isTwinned || isTrained(planned);
   const reading = { entries: (hasDense ? 2 : 1) * tensorElements(block) };
-  const isMoving = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
+  const isMoving = needs.length > 0 || isMeasuredApart || isTrained(planned);
   return addWork(reading, ...(isMoving ? [...collecting, moving] : []), ...solving, trainingWork(planned, block));
+}
+
+/** Whether anything is trained towards the dense model, which then goes along. */
+function isTrained({ training, finetuning }: Pick<PlannedRun, "training" | "finetuning">): boolean {
+  return training !== undefined || finetuning !== undefined;
 }
 
 /** A gradient runs the forward again and twice its products; one of four passes over the inputs of each. */
@@ -131,6 +141,24 @@ function trainingWork(planned: PlannedRun, block: BlockSpec): Partial<RunWork> {
   const steps = epochs * Math.ceil(((1 - heldOut) * config.nsamples) / batchSize);
   return addWork(scaled(forwards, forwardWork(planned, block, Infinity)), {
     entries: PASSES_PER_STEP * steps * tensorElements(block),
+  });
+}
+
+/** Products with the vocabulary in a step: partition functions and logits of both models, and a gradient. */
+const VOCABULARY_PRODUCTS = 5;
+
+function finetuningWork(planned: PlannedRun): Partial<RunWork> {
+  const { finetuning, config, architecture } = planned;
+  if (finetuning === undefined) return {};
+  const { blocks, head, vocabularySize } = architecture;
+  const sequences = Math.min(finetuning.batchSize, config.nsamples);
+  const share = (finetuning.steps * sequences) / config.nsamples;
+  const forward = addWork(...blocks.map((block) => forwardWork(planned, block, Infinity)));
+  const logits = 2 * head.width * vocabularySize * finetuning.steps * sequences * config.seqlen;
+  const elements = blocks.reduce((sum, block) => sum + tensorElements(block), 0);
+  return addWork(scaled(share * (1 + FORWARDS_PER_GRADIENT), forward), {
+    products: VOCABULARY_PRODUCTS * logits,
+    entries: PASSES_PER_STEP * finetuning.steps * elements,
   });
 }
 
@@ -237,9 +265,9 @@ function largestOf<Item>(items: readonly Item[], value: (item: Item) => number):
 }
 
 /** Whether tokens go through the model at all. */
-export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "training">): boolean {
+export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "training" | "finetuning">): boolean {
   const { needs, isMeasuredApart } = statisticsOf(planned);
-  const isAsked = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
+  const isAsked = needs.length > 0 || isMeasuredApart || isTrained(planned);
   return isAsked || needsActivations(planned.config.allocation);
 }
 
@@ -249,7 +277,7 @@ export function memoryOf(planned: PlannedRun): number {
   const { needs, isMeasuredApart } = statisticsOf(planned);
   const { blocks, hiddenSize } = architecture;
   const isTwinned = needs.includes("inherited-errors");
-  const hasDense = isTwinned || planned.training !== undefined;
+  const hasDense = isTwinned || isTrained(planned);
   const block = 4 * (hasDense ? 2 : 1) * largestOf(blocks, tensorElements);
   const states = 4 * tokensOf(config) * hiddenSize * (hasDense ? 2 : 1);
   const hidden = isForwarded(planned) ? Math.min(states, config.memoryBytes) : 0;
@@ -265,14 +293,23 @@ export function memoryOf(planned: PlannedRun): number {
     return Math.max(statistics + Math.max(forward, solving), trainingBytes(planned, each, runTokens));
   });
   const { bytes = 0 } = allocationCost(config.allocation, { linears: [...selected], sequences: config.nsamples });
-  return (
-    block +
-    hidden +
-    Math.max(
-      bytes,
-      largestOf(phases, (phase) => phase),
-    )
+  const pruning = Math.max(
+    bytes,
+    largestOf(phases, (phase) => phase),
   );
+  return hidden + Math.max(block + pruning, finetuningBytes(planned, runTokens));
+}
+
+/** Values, gradients and two moments of all blocks, what a step keeps in front of each, and a tile of both models' logits. */
+function finetuningBytes({ finetuning, architecture, config }: PlannedRun, tokens: number): number {
+  if (finetuning === undefined) return 0;
+  const { blocks, hiddenSize, vocabularySize } = architecture;
+  const elements = blocks.reduce((sum, block) => sum + tensorElements(block), 0);
+  const sequences = Math.min(finetuning.batchSize, config.nsamples);
+  const states = 4 * sequences * config.seqlen * hiddenSize * (blocks.length + 1);
+  const activations = largestOf(blocks, (block) => activationBytes(architecture, block, tokens, false));
+  const logits = 4 * 4 * tokens * Math.min(vocabularySize, TILE_ROWS);
+  return 16 * elements + Math.min(states, config.memoryBytes / 2) + ACTIVATIONS_OF_GRADIENT * activations + logits;
 }
 
 /**

@@ -15,7 +15,7 @@ import type { Model } from "../model/open-model.js";
 import { valuesOf } from "./values.js";
 
 /** Rows of the projection per tile: 2048 tokens of logits then take 64 MiB. */
-const TILE_ROWS = 8192;
+export const TILE_ROWS = 8192;
 
 /** How the vocabulary is walked through. */
 export interface TileOptions {

@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { allocationSchema } from "../../src/allocation/registry.js";
 import type { RunConfig } from "../../src/contract.js";
 import { planRun, secondsOf } from "../../src/driver/plan.js";
-import { reconstructionOf, solverOf } from "../../src/driver/session.js";
+import { finetuningOf, reconstructionOf, solverOf } from "../../src/driver/session.js";
 import { memoryOf, workOf, type RunWork } from "../../src/driver/run-cost.js";
 import { prunableLinears } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
@@ -31,8 +31,17 @@ function planned(overrides: Partial<RunConfig>) {
   const config = demoRun("out", overrides);
   const { architecture } = model;
   const selected = new Set(prunableLinears(architecture));
-  const training = reconstructionOf(config);
-  return { config, architecture, selected, solver: solverOf(config), training, checkpointBytes: 2e7, prunedBytes: 1e7 };
+  const [training, finetuning] = [reconstructionOf(config), finetuningOf(config)];
+  return {
+    config,
+    architecture,
+    selected,
+    solver: solverOf(config),
+    training,
+    finetuning,
+    checkpointBytes: 2e7,
+    prunedBytes: 1e7,
+  };
 }
 
 const work = (overrides: Partial<RunConfig>): RunWork => workOf(planned(overrides));
@@ -40,6 +49,20 @@ const products = (overrides: Partial<RunConfig>): number => work(overrides).prod
 const memory = (overrides: Partial<RunConfig>): number => memoryOf(planned(overrides));
 const tokens = ({ nsamples, seqlen }: { readonly nsamples: number; readonly seqlen: number }): number =>
   nsamples * seqlen;
+
+test("training adds its steps to the work and what it holds to the memory", () => {
+  const plain = { method: "wanda", nsamples: 16, seqlen: 128 };
+  const then = (method: string, methodOptions: object): Partial<RunConfig> => ({
+    ...{ ...plain, then: [{ method, methodOptions: { ...methodOptions } }] },
+  });
+  const perToken = 2 * (BEFORE_LAST + LAST) + 4 * plain.seqlen * HIDDEN;
+  const [once, twice] = [4, 8].map((epochs) => products(then("reconstruct", { epochs, heldOut: 0 })));
+  assert.equal((twice as number) - (once as number), 3 * 4 * tokens(plain) * BLOCKS * perToken);
+  const [few, many] = [100, 300].map((steps) => products(then("finetune", { steps })));
+  assert.ok((many as number) - (few as number) >= 200 * 8 * plain.seqlen * BLOCKS * 4 * perToken);
+  assert.ok(memory(then("finetune", { steps: 1 })) - memory(plain) > 10 * BLOCKS * (BEFORE_LAST + LAST));
+  assert.ok(memory(then("reconstruct", {})) > memory(plain));
+});
 
 test("a run's products are its forwards, counted by hand: to the last linear's input, and on to the next block", () => {
   const calibration = { nsamples: 64, seqlen: 128 };

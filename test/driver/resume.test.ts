@@ -1,6 +1,6 @@
 /**
  * A killed run is resumed to the same bytes. The command is killed with SIGKILL as soon as its journal says that block
- * k is finished, for every k, so whatever it was doing after that is cut off at an arbitrary point.
+ * k is finished, for several k, so whatever it was doing after that is cut off at an arbitrary point.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -19,7 +19,8 @@ import { repositoryPath } from "../helpers/paths.js";
 import { demoRun } from "../helpers/runs.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 
-const BLOCKS = 6;
+/** Of six: before the first, around the middle, after all but the last. */
+const FINISHED_BLOCKS = [0, 1, 3, 5];
 
 const SPARSEGPT = ["--method", "sparsegpt", "--sparsity", "0.6"];
 
@@ -83,7 +84,7 @@ async function contentsOf(directory: string): Promise<Record<string, string>> {
 }
 
 test(
-  "killed after any block, a resumed run gives the bytes of an uninterrupted one",
+  "killed after some block, a resumed run gives the bytes of an uninterrupted one",
   { timeout: 300_000 },
   async (t) => {
     const directory = temporaryDirectory(t);
@@ -95,7 +96,7 @@ test(
     const expectedLayers = (JSON.parse(reference.stdout) as { layers: { name: string; zeros: number; loss: number }[] })
       .layers;
 
-    for (let blocks = 0; blocks < BLOCKS; blocks++) {
+    for (const blocks of FINISHED_BLOCKS) {
       const out = join(directory, `killed-${blocks}`);
       await runAndKill(command(out), join(`${out}.partial`, "journal.jsonl"), blocks, "SIGKILL");
       assert.ok(!existsSync(out), "a killed run must not leave something under the real name");
@@ -220,13 +221,13 @@ test("a resumed run takes the allocation from the journal instead of finding it 
   assert.deepEqual(zeros(resumed), zeros(whole));
 });
 
-test("a run on the dense model's activations, stopped after any block, is resumed to the same bytes", async (t) => {
+test("a run on the dense model's activations, stopped after some block, is resumed to the same bytes", async (t) => {
   const directory = temporaryDirectory(t);
   const config = (out: string): RunConfig =>
     demoRun(join(directory, out), { method: "sparsegpt", sparsity: 0.6, propagation: "dense" });
   await pruneModel(config("whole"), createTestContext());
   const expected = await contentsOf(join(directory, "whole"));
-  for (let blocks = 1; blocks < BLOCKS; blocks++) {
+  for (const blocks of FINISHED_BLOCKS.slice(1)) {
     const stopped = config(`stopped-${blocks}`);
     let finished = 0;
     const stopping = {

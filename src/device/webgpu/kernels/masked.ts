@@ -1,6 +1,5 @@
 /** Steps that follow a mask entry by entry, and row sums: host side. Everything is cut by rows to fit bindings. */
 import {
-  maskWordsPerRow,
   type CombineOptions,
   type CombinePairOptions,
   type ConjugateState,
@@ -10,7 +9,7 @@ import type { Binding, GpuMask, GpuMatrix } from "../buffer.js";
 import { bindMask, bindRows } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
 import { defineKernel } from "../kernel.js";
-import { forRowSlabs, THREADS, WORK_PER_ELEMENT } from "./row-slabs.js";
+import { forRowSlabs, MASKED_SLAB, maskedSlab, THREADS, WORK_PER_ELEMENT } from "./row-slabs.js";
 
 const GRID = "lib/linear_workgroup.wgsl";
 const MASKED = "lib/masked_vectors.wgsl";
@@ -22,7 +21,7 @@ const MASK_APPLY = defineKernel({
   name: "mask_apply",
   files: [GRID, MASKED, "mask_apply.wgsl"],
   bindings: ["read", "read_write"],
-  params: { vectors: "u32", row_pitch: "u32", count: "u32", first_row: "u32", words: "u32" },
+  params: MASKED_SLAB,
   constantSets: [{}],
 });
 
@@ -31,11 +30,7 @@ const COMBINE = defineKernel({
   files: [GRID, MASKED, "combine.wgsl"],
   bindings: ["read", "read", "read", "read_write"],
   params: {
-    vectors: "u32",
-    row_pitch: "u32",
-    count: "u32",
-    first_row: "u32",
-    words: "u32",
+    ...MASKED_SLAB,
     kept_a: "f32",
     kept_b: "f32",
     pruned_a: "f32",
@@ -48,11 +43,7 @@ const COMBINE_IN_PLACE = defineKernel({
   files: [GRID, MASKED, "combine_in_place.wgsl"],
   bindings: ["read", "read", "read_write"],
   params: {
-    vectors: "u32",
-    row_pitch: "u32",
-    count: "u32",
-    first_row: "u32",
-    words: "u32",
+    ...MASKED_SLAB,
     kept_out: "f32",
     kept_x: "f32",
     pruned_out: "f32",
@@ -65,11 +56,7 @@ const COMBINE_PAIR = defineKernel({
   files: [GRID, MASKED, "combine_pair.wgsl"],
   bindings: ["read", "read", "read_write", "read_write"],
   params: {
-    vectors: "u32",
-    row_pitch: "u32",
-    count: "u32",
-    first_row: "u32",
-    words: "u32",
+    ...MASKED_SLAB,
     out_kept_a: "f32",
     out_kept_b: "f32",
     out_pruned_a: "f32",
@@ -126,15 +113,14 @@ export function maskedOperations(dispatcher: Dispatcher): MaskedOperations<GpuMa
 }
 
 function encodeApplyMask(dispatcher: Dispatcher, matrix: GpuMatrix, mask: GpuMask): void {
-  const vectors = Math.ceil(matrix.columns / 4);
   forRowSlabs(dispatcher, matrix.rows, matrix.pitch, (first, rows) => {
-    const count = rows * vectors;
+    const place = maskedSlab(matrix, first, rows);
     dispatcher.dispatch(
       MASK_APPLY,
       [bindMask(mask), bindRows(matrix, first, rows)],
-      { vectors, row_pitch: matrix.pitch / 4, count, first_row: first, words: maskWordsPerRow(matrix.columns) },
-      Math.ceil(count / THREADS),
-      count * 4 * WORK_PER_ELEMENT,
+      place,
+      Math.ceil(place.count / THREADS),
+      place.count * 4 * WORK_PER_ELEMENT,
     );
   });
 }
@@ -148,18 +134,10 @@ function encodeCombine(
     encodeCombine(dispatcher, { a: b, b: a, out, mask, kept: [kept[1], kept[0]], pruned: [pruned[1], pruned[0]] });
     return;
   }
-  const vectors = Math.ceil(out.columns / 4);
   forRowSlabs(dispatcher, out.rows, out.pitch, (first, rows) => {
-    const count = rows * vectors;
-    const place = {
-      vectors,
-      row_pitch: out.pitch / 4,
-      count,
-      first_row: first,
-      words: maskWordsPerRow(out.columns),
-    };
-    const groups = Math.ceil(count / THREADS);
-    const work = count * 4 * WORK_PER_ELEMENT;
+    const place = maskedSlab(out, first, rows);
+    const groups = Math.ceil(place.count / THREADS);
+    const work = place.count * 4 * WORK_PER_ELEMENT;
     const [bits, second, target] = [bindMask(mask), bindRows(b, first, rows), bindRows(out, first, rows)];
     if (a === out) {
       const coefficients = { kept_out: kept[0], kept_x: kept[1], pruned_out: pruned[0], pruned_x: pruned[1] };
@@ -177,18 +155,13 @@ function encodeCombinePair(
   dispatcher: Dispatcher,
   { a, b, out, mask, toOut, toA }: CombinePairOptions<GpuMatrix, GpuMask>,
 ): void {
-  const vectors = Math.ceil(out.columns / 4);
   forRowSlabs(dispatcher, out.rows, out.pitch, (first, rows) => {
-    const count = rows * vectors;
+    const place = maskedSlab(out, first, rows);
     dispatcher.dispatch(
       COMBINE_PAIR,
       [bindMask(mask), bindRows(b, first, rows), bindRows(a, first, rows), bindRows(out, first, rows)],
       {
-        vectors,
-        row_pitch: out.pitch / 4,
-        count,
-        first_row: first,
-        words: maskWordsPerRow(out.columns),
+        ...place,
         out_kept_a: toOut.kept[0],
         out_kept_b: toOut.kept[1],
         out_pruned_a: toOut.pruned[0],
@@ -198,8 +171,8 @@ function encodeCombinePair(
         a_pruned_a: toA.pruned[0],
         a_pruned_b: toA.pruned[1],
       },
-      Math.ceil(count / THREADS),
-      count * 8 * WORK_PER_ELEMENT,
+      Math.ceil(place.count / THREADS),
+      place.count * 8 * WORK_PER_ELEMENT,
     );
   });
 }

@@ -1,4 +1,6 @@
 /** Cutting an operation by rows, so that every dispatch fits bindings, the grid and the work budget. */
+import { maskWordsPerRow } from "../../device.js";
+import type { GpuMatrix } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
 
 /** Threads of a workgroup of the kernels that give each thread one element or vec4. */
@@ -24,4 +26,29 @@ export function forRowSlabs(
     ),
   );
   for (let first = 0; first < rows; first += height) slab(first, Math.min(height, rows - first));
+}
+
+/** Parameters of the kernels that take one vec4 of a masked slab per thread, see shaders/lib/masked_vectors.wgsl. */
+export const MASKED_SLAB = {
+  vectors: "u32",
+  row_pitch: "u32",
+  count: "u32",
+  first_row: "u32",
+  words: "u32",
+} as const;
+
+/** What they are for some rows of a matrix. */
+export function maskedSlab(
+  { columns, pitch }: Pick<GpuMatrix, "columns" | "pitch">,
+  firstRow: number,
+  rows: number,
+): Readonly<Record<keyof typeof MASKED_SLAB, number>> {
+  const vectors = Math.ceil(columns / 4);
+  return {
+    vectors,
+    row_pitch: pitch / 4,
+    count: rows * vectors,
+    first_row: firstRow,
+    words: maskWordsPerRow(columns),
+  };
 }

@@ -1,7 +1,6 @@
 /** Steps of training: host side. Everything is cut by rows to fit bindings; sums are of whole rows, so cuts never change one. */
 import { adamConstants } from "../../adam.js";
 import {
-  maskWordsPerRow,
   type AdamOptions,
   type DualStepOptions,
   type DualStepSums,
@@ -13,7 +12,7 @@ import { bindMask, bindRows } from "../buffer.js";
 import type { Dispatcher } from "../dispatch.js";
 import { defineKernel } from "../kernel.js";
 import { encodeRowDots } from "./masked.js";
-import { forRowSlabs, THREADS, WORK_PER_ELEMENT } from "./row-slabs.js";
+import { forRowSlabs, MASKED_SLAB, maskedSlab, THREADS, WORK_PER_ELEMENT } from "./row-slabs.js";
 
 const GRID = "lib/linear_workgroup.wgsl";
 const MASKED = "lib/masked_vectors.wgsl";
@@ -23,11 +22,7 @@ const ADAM_STEP = defineKernel({
   files: [GRID, MASKED, "adam_step.wgsl"],
   bindings: ["read", "read", "read", "read", "read_write", "read_write", "read_write"],
   params: {
-    vectors: "u32",
-    row_pitch: "u32",
-    count: "u32",
-    first_row: "u32",
-    words: "u32",
+    ...MASKED_SLAB,
     gradient_scale: "f32",
     strength: "f32",
     keep_first: "f32",
@@ -109,9 +104,8 @@ function encodeAdamStep(dispatcher: Dispatcher, options: AdamOptions<GpuMatrix, 
   const scalars = adamConstants(options);
   const pull = scalars.strength === 0 ? undefined : options.pull;
   const constants = { PULL: Number(pull !== undefined), MASK: Number(mask !== undefined) };
-  const vectors = Math.ceil(values.columns / 4);
   forRowSlabs(dispatcher, values.rows, values.pitch, (firstRow, rows) => {
-    const count = rows * vectors;
+    const place = maskedSlab(values, firstRow, rows);
     const slab = (matrix: GpuMatrix): Binding => bindRows(matrix, firstRow, rows);
     // What is not read still needs a binding: the gradient, which is read in any case, may be bound more than once.
     const [split, dual] = [pull?.split ?? gradient, pull?.dual ?? gradient];
@@ -122,11 +116,7 @@ function encodeAdamStep(dispatcher: Dispatcher, options: AdamOptions<GpuMatrix, 
         ...[gradient, split, dual, values, first, second].map(slab),
       ],
       {
-        vectors,
-        row_pitch: values.pitch / 4,
-        count,
-        first_row: firstRow,
-        words: maskWordsPerRow(values.columns),
+        ...place,
         gradient_scale: scalars.gradientScale,
         strength: scalars.strength,
         keep_first: scalars.keepFirst,
@@ -137,8 +127,8 @@ function encodeAdamStep(dispatcher: Dispatcher, options: AdamOptions<GpuMatrix, 
         root_scale: scalars.rootScale,
         epsilon: scalars.epsilon,
       },
-      Math.ceil(count / THREADS),
-      count * 16 * WORK_PER_ELEMENT,
+      Math.ceil(place.count / THREADS),
+      place.count * 16 * WORK_PER_ELEMENT,
       constants,
     );
   });

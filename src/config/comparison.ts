@@ -23,6 +23,7 @@ import { automaticRequest } from "./automatic.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
 import {
   checkSteps,
+  checkTraining,
   resolveAllocation,
   resolveMethodOptions,
   resolvePermutation,
@@ -165,6 +166,9 @@ export async function resolveComparison(
   const source = problems.attempt(() => resolveText(asked.text, model, workingDirectory));
   problems.add(...unreadable);
   const run = await resolveShared(shared, surroundings, problems);
+  if (run !== undefined)
+    for (const { then, settings } of compared)
+      problems.add(checkTraining(then, settings?.propagation ?? run.config.propagation));
   problems.throwAny();
   if (run === undefined || source === undefined) throw new InternalError("E_COMPARISON", "a problem was not noted.");
   return {

@@ -131,6 +131,16 @@ test("a missing calibration, missing text and an empty list are problems of thei
   );
 });
 
+test("steps that train take an option after a colon, follow what solves, and need the pruned model's states", async () => {
+  const { methods } = await resolved({ methods: "wanda+reconstruct:epochs=3" });
+  assert.equal(methods[0]?.then[0]?.methodOptions["epochs"], 3);
+  const codes = async (flags: ComparisonRequest): Promise<string[]> =>
+    (await problemsOf(flags)).map(({ code }) => code);
+  assert.deepEqual(await codes({ methods: "wanda+reconstruct:epoch=3" }), ["E_METHOD_OPTION"]);
+  assert.deepEqual(await codes({ methods: "wanda+reconstruct+admm-update" }), ["E_STEPS"]);
+  assert.deepEqual(await codes({ methods: "wanda+finetune", propagation: "dense" }), ["E_TRAINING_PROPAGATION"]);
+});
+
 test("what a run takes and no axis is, all cells share; channels change places in N:M cells alone", async () => {
   const { run, targets } = await resolved({ starved: "skip", permutation: "channels", seed: 3, nsamples: "7" });
   assert.deepEqual([run.starved, run.permutation, run.seed, run.nsamples], ["skip", "channels", 3, 7]);

@@ -38,3 +38,20 @@ export function borrowed(label: string, values: Float32Array | BigInt64Array, sh
   const dtype = values instanceof Float32Array ? "f32" : "i64";
   return { label, shape, dtype, home: "host", values, [Symbol.dispose]: () => undefined };
 }
+
+/** z += x, entry by entry; four at a time, because the compiler neither unrolls nor vectorises. */
+export function addArray(x: Float32Array, z: Float32Array): void {
+  const count = z.length;
+  let i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const a = z[i] + x[i];
+    const b = z[i + 1] + x[i + 1];
+    const c = z[i + 2] + x[i + 2];
+    const d = z[i + 3] + x[i + 3];
+    z[i] = a;
+    z[i + 1] = b;
+    z[i + 2] = c;
+    z[i + 3] = d;
+  }
+  for (; i < count; i++) z[i] += x[i];
+}

@@ -12,6 +12,7 @@ import type { Device, Matrix } from "../device/device.js";
 import type { InputGroup, BlockSpec } from "../model/architecture.js";
 import { gramPanels, type BlockWeights, type Tap, type TapKind } from "../forward/block-runner.js";
 import { valuesOf } from "../forward/values.js";
+import { addArray } from "../array.js";
 import { lookUp } from "../look-up.js";
 import type { Stream } from "../forward/stream.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
@@ -235,7 +236,7 @@ class HostGram implements GroupStatistics {
 
   add({ parts, rows }: Tap, sequences: number): void {
     if (this.#panels.length === 0) this.#panels = parts.map((part) => valuesOf(part).slice());
-    else parts.forEach((part, index) => addInto(this.#panels[index] as Float32Array, valuesOf(part)));
+    else parts.forEach((part, index) => addArray(valuesOf(part), this.#panels[index] as Float32Array));
     this.#tokens += rows;
     this.#sequences += sequences;
   }
@@ -260,10 +261,6 @@ class HostGram implements GroupStatistics {
     this.#gram?.[Symbol.dispose]();
     this.#panels = [];
   }
-}
-
-function addInto(sum: Float32Array, part: Float32Array): void {
-  for (let i = 0; i < sum.length; i++) sum[i] = sum[i] + part[i];
 }
 
 /** Gram matrix, and errors against the dense model's inputs where there is room for them, accumulated on the device. */

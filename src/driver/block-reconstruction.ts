@@ -6,7 +6,7 @@ import { HiddenStates } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
 import { BlockLoss } from "../training/block-loss.js";
 import { reconstructBlock, type ReconstructionReport, type ReconstructOptions } from "../training/reconstruct.js";
-import { isPruned, stage, type BlockAtWork, type RunParts } from "./run.js";
+import { maskedRoles, stage, type BlockAtWork, type RunParts } from "./run.js";
 
 export const TARGETS_SCRATCH_NAME = "targets.bin";
 
@@ -31,11 +31,7 @@ export class BlockReconstruction implements AsyncDisposable {
     const { config, device, selected, stream, denseStream } = this.#run;
     if (stream === undefined || denseWeights === undefined)
       throw new InternalError("E_TRAINING", `${spec.name}: nothing to train with`);
-    const masked = new Set(
-      spec.groups
-        .filter((group) => isPruned(group, selected))
-        .flatMap((group) => group.linears.map(({ role }) => role)),
-    );
+    const masked = maskedRoles(spec, selected);
     const work = async (targets: HiddenStates): Promise<ReconstructionReport> =>
       reconstructBlock(
         {
@@ -90,7 +86,7 @@ export class BlockReconstruction implements AsyncDisposable {
     await this.#loss?.programs[Symbol.asyncDispose]();
     this.#loss = undefined;
     const { runner, model } = this.#run;
-    const programs = await BlockLoss.compile(runner.executor, model.architecture, spec, [...spec.tensors.keys()]);
+    const programs = await BlockLoss.compile(runner, model.architecture, spec, [...spec.tensors.keys()]);
     this.#loss = { key: spec.shapeKey, programs };
     return programs;
   }

@@ -15,13 +15,13 @@ import { CalibratedEnds } from "../training/calibrated-ends.js";
 import { finetuneModel, type FinetuneOptions, type FinetuneReport } from "../training/finetune.js";
 import { HeadGradient, type HeadTensors } from "../training/head-gradient.js";
 import { BlockGradients, stepStates } from "../training/model-gradients.js";
-import { Parameters } from "../training/parameters.js";
+import { blockParameters, type Parameters } from "../training/parameters.js";
 import type { Journal } from "./journal.js";
-import { isPruned, type RunParts } from "./run.js";
+import { maskedRoles, type RunParts } from "./run.js";
 
 /** Folder in OUT.partial. */
 export const TRAINED_NAME = "trained";
-const STATES_NAME = "training-states.bin";
+export const STATES_NAME = "training-states.bin";
 
 /** The steps' name in the journal. */
 const FINETUNE = "finetune";
@@ -46,7 +46,7 @@ export async function trainModel(
   const size = Math.min(options.batchSize, sequences.length);
   const parameters: Parameters[] = [];
   const isDistilled = options.distillation > 0;
-  await using gradients = new BlockGradients(runner.executor, architecture);
+  await using gradients = new BlockGradients(runner, architecture);
   await using head = await HeadGradient.compile(runner.executor, architecture, {
     ...{ isProjectionTrained: false, isDistilled },
   });
@@ -57,15 +57,7 @@ export async function trainModel(
   try {
     for (const block of architecture.blocks) {
       const weights = await readBlockWeights(output.checkpoint, block);
-      const masked = new Set(
-        block.groups
-          .filter((group) => isPruned(group, selected))
-          .flatMap((group) => group.linears.map((each) => each.role)),
-      );
-      const specs = [...block.tensors].map(([name, { shape }]) => {
-        return { name, shape, values: weights.get(name) as Float32Array, isMasked: masked.has(name) };
-      });
-      parameters.push(new Parameters(device, specs));
+      parameters.push(blockParameters(device, block, weights, maskedRoles(block, selected)));
     }
     const ends = new CalibratedEnds({
       ...{ head: await readHead(run), gradient: head, sequences },

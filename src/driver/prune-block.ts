@@ -2,17 +2,17 @@
  * One block of a run: for each stage of it statistics, then group by group what is to happen around solving its linears,
  * and writing; then the hidden states go past it. In which order blocks come is prune-model.ts's business.
  */
-import { CheckpointError, InternalError } from "../errors.js";
+import { CheckpointError } from "../errors.js";
 import { throwIfStopped } from "../context.js";
 import type { LayerReport, Propagation } from "../contract.js";
 import { copyBlockWeights, readBlockWeights } from "../forward/weights.js";
 import { lookUp } from "../look-up.js";
-import { tensorOf, type BlockSpec, type InputGroup } from "../model/architecture.js";
+import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
 import { countZeros } from "../model/logical-matrix.js";
 import type { ReconstructionReport } from "../training/reconstruct.js";
 import { GroupAtWork, type SolvedLinear } from "./group-at-work.js";
 import { hashOf, type Journal, type StepEntries } from "./journal.js";
-import { isRouted, moveOn, onActivations, stage, type BlockAtWork, type RunParts } from "./run.js";
+import { isRouted, isTrained, moveOn, onActivations, stage, type BlockAtWork, type RunParts } from "./run.js";
 import type { StatisticsSource } from "./statistics-source.js";
 import { permutedProducers } from "./transforms/permute-channels.js";
 import type { BlockTransform } from "./transforms/transform.js";
@@ -47,7 +47,7 @@ export async function processBlock(
   const measuredBefore = clock.measuringSeconds;
   stage(run, spec, "read", 0);
   const weights = await readBlockWeights(model.checkpoint, spec, memory.weights);
-  const isDenseKept = run.denseStream !== undefined || run.reconstruction !== undefined;
+  const isDenseKept = run.denseStream !== undefined || isTrained(run);
   const denseWeights = isDenseKept ? copyBlockWeights(weights, memory.denseWeights ?? new Map()) : undefined;
   const block = { spec, weights, denseWeights };
 
@@ -56,8 +56,7 @@ export async function processBlock(
   await moveDense(run, block);
   const training = await run.reconstruction?.train(block);
   if (training !== undefined) await writeTensors(run, block, new Set(spec.tensors.keys()));
-  const layers =
-    training === undefined ? solved : solved.map((layer) => ({ ...layer, ...countsOf(block, layer.name) }));
+  const layers = training === undefined ? solved : recountBlock(block, solved);
   await output.flush();
   const noted = training === undefined ? {} : { training };
   await journal.append("block", spec.name, { sha256: await hashBlock(run, spec), layers, ...noted });
@@ -111,29 +110,33 @@ async function pruneStage(run: Run, block: BlockAtWork, groups: readonly InputGr
     for (const transform of transforms.toReversed()) transform.closeStage?.();
   }
   await writeTensors(run, block, changed);
-  return solved.map(({ linear, report }) => ({ name: linear.name, ...countsOf(block, linear.name), ...report }));
+  return solved.map(({ linear, report }) => ({ name: linear.name, ...countsOf(block, linear), ...report }));
 }
 
 /** The counts of layers as they are on the disk. */
 export async function recount({ model, output }: Run, layers: readonly LayerReport[]): Promise<LayerReport[]> {
-  const byName = new Map(layers.map((layer) => [layer.name, layer]));
   const counted: LayerReport[] = [];
   let weights = new Map<string, Float32Array>();
   for (const spec of model.architecture.blocks) {
     weights = await readBlockWeights(output.checkpoint, spec, weights);
-    for (const { name } of spec.groups.flatMap((group) => group.linears)) {
-      const layer = byName.get(name);
-      if (layer !== undefined)
-        counted.push({ ...layer, ...countsOf({ spec, weights, denseWeights: undefined }, name) });
-    }
+    counted.push(...recountBlock({ spec, weights }, layers));
   }
   return counted;
 }
 
-/** Of a linear as its block has it now. */
-function countsOf({ spec, weights }: BlockAtWork, name: string): Pick<LayerReport, "zeros" | "elements"> {
-  const linear = spec.groups.flatMap((group) => group.linears).find((each) => each.name === name);
-  if (linear === undefined) throw new InternalError("E_LINEAR", `${spec.name}: has no linear ${name}`);
+/** The counts of those layers that are linears of a block, as it has them now. */
+function recountBlock(block: Pick<BlockAtWork, "spec" | "weights">, layers: readonly LayerReport[]): LayerReport[] {
+  const byName = new Map(block.spec.groups.flatMap(({ linears }) => linears.map((linear) => [linear.name, linear])));
+  return layers.flatMap((layer) => {
+    const linear = byName.get(layer.name);
+    return linear === undefined ? [] : [{ ...layer, ...countsOf(block, linear) }];
+  });
+}
+
+function countsOf(
+  { spec, weights }: Pick<BlockAtWork, "spec" | "weights">,
+  linear: LinearSpec,
+): Pick<LayerReport, "zeros" | "elements"> {
   const { shape } = lookUp(spec.tensors, linear.role);
   const zeros = countZeros(lookUp(weights, linear.role), shape, linear);
   return { zeros, elements: linear.inFeatures * linear.outFeatures };
@@ -191,11 +194,6 @@ async function writeTensors(run: Run, { spec, weights }: BlockAtWork, roles: Rea
     }
     await run.output.checkpoint.readTensor(tensor, values);
   }
-}
-
-/** Whether anything is trained towards what the dense model's last block gives. */
-function isTrained({ reconstruction, finetuning }: Run): boolean {
-  return reconstruction !== undefined || finetuning !== undefined;
 }
 
 /** The dense model's hidden states through a block. */

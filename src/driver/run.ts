@@ -67,11 +67,10 @@ export class Clock {
 
 /** Work on the calibration's activations: the method's, or only there to measure a method that does not look at them. */
 export function onActivations<Result>(
-  { solver, reconstruction, finetuning, clock }: Pick<RunParts, "solver" | "reconstruction" | "finetuning" | "clock">,
+  run: Pick<RunParts, "solver" | "reconstruction" | "finetuning" | "clock">,
   work: () => Promise<Result>,
 ): Promise<Result> {
-  const isWork = solver.needs.length > 0 || reconstruction !== undefined || finetuning !== undefined;
-  return isWork ? work() : clock.aside(work);
+  return run.solver.needs.length > 0 || isTrained(run) ? work() : run.clock.aside(work);
 }
 
 /** @param share how much of the block is done, 0..1 */
@@ -107,6 +106,17 @@ export async function moveOn(
 /** Whether a router decides which tokens reach some of the block's linears: experts, whose statistics may need a second pass. */
 export function isRouted({ groups }: Pick<BlockSpec, "groups">): boolean {
   return groups.some((group) => group.isRouted === true);
+}
+
+/** Whether anything is trained towards the dense model, whose states then go along to the end. */
+export function isTrained({ reconstruction, finetuning }: Pick<RunParts, "reconstruction" | "finetuning">): boolean {
+  return reconstruction !== undefined || finetuning !== undefined;
+}
+
+/** Roles of the tensors of a block that hold pruned linears: their zeros stay in training. */
+export function maskedRoles({ groups }: Pick<BlockSpec, "groups">, selected: ReadonlySet<string>): Set<string> {
+  const pruned = groups.filter((group) => isPruned(group, selected));
+  return new Set(pruned.flatMap(({ linears }) => linears.map(({ role }) => role)));
 }
 
 /** Whether anything that reads these inputs is pruned. */

@@ -26,7 +26,7 @@ import { VERSION } from "../version.js";
 import { finetune, type FinetuneOptions } from "../training/finetune.js";
 import { reconstruct, type ReconstructOptions } from "../training/reconstruct.js";
 import { TRAINERS } from "../training/registry.js";
-import { TRAINED_NAME } from "./model-training.js";
+import { STATES_NAME, TRAINED_NAME } from "./model-training.js";
 import { BlockReconstruction, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
 import { openDevice } from "./devices.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
@@ -59,6 +59,7 @@ export const WORKING_FILES = [
   DENSE_SCRATCH_NAME,
   TARGETS_SCRATCH_NAME,
   SEARCH_NAME,
+  STATES_NAME,
   TRAINED_NAME,
 ];
 

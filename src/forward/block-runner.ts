@@ -172,12 +172,13 @@ export class BlockRunner implements AsyncDisposable {
   /** Which experts starve differs from block to block, so programs that bypass the router are not worth keeping. */
   #bypassing: { readonly key: string; readonly program: Program } | undefined;
   #sessionsCompiled = 0;
-  readonly #positions: PositionFeeds;
+  /** What goes by positions, for whoever runs graphs of the same blocks. */
+  readonly positions: PositionFeeds;
 
   constructor(architecture: Architecture, options: BlockRunnerOptions = {}) {
     const { threads, executor, gramPanelWidth = GRAM_PANEL_WIDTH } = options;
     this.#architecture = architecture;
-    this.#positions = new PositionFeeds(architecture);
+    this.positions = new PositionFeeds(architecture);
     this.#executor = executor ?? new OnnxExecutor(threads === undefined ? {} : { threads });
     this.#isExecutorOwn = executor === undefined;
     this.#panelWidth = gramPanelWidth;
@@ -221,7 +222,7 @@ export class BlockRunner implements AsyncDisposable {
       ([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)] as const,
     );
     const results = await program.run(
-      new Map<string, NdArray>([...this.#positions.of(batch, tokens), ...tensors, ["hidden", hidden]]),
+      new Map<string, NdArray>([...this.positions.of(batch, tokens), ...tensors, ["hidden", hidden]]),
     );
     const taps = new Map<string, Tap>();
     for (const group of request.taps?.groups ?? []) {

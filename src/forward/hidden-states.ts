@@ -77,12 +77,28 @@ export class HiddenStates implements AsyncDisposable {
     }
   }
 
-  /** All sequences into the slots of other states of the same sizes. */
-  async copyTo(other: HiddenStates): Promise<void> {
-    for (let sequence = 0; sequence < this.sequences; sequence++) {
+  /**
+   * Sequences into the slots of other states with as many tokens.
+   * @param chosen which, in order; default all
+   * @param first slot of the first of them
+   */
+  async copyTo(other: HiddenStates, chosen: Iterable<number> = this.#all(), first = 0): Promise<void> {
+    let slot = first;
+    for (const sequence of chosen) {
       using values = await this.read(sequence, 1);
-      await other.write(sequence, values);
+      await other.write(slot++, values);
     }
+  }
+
+  /** Sequences from anywhere, one after the other: [count * tokens, hidden] in an array that has room for them. */
+  async gather(chosen: readonly number[], into: Float32Array): Promise<NdArray> {
+    const length = this.sequenceLength;
+    for (const [i, sequence] of chosen.entries()) {
+      using values = await this.read(sequence, 1);
+      into.set(valuesOf(values), i * length);
+    }
+    const shape = [chosen.length * this.tokens, this.#hiddenSize];
+    return borrowed("hidden states", into.subarray(0, chosen.length * length), shape);
   }
 
   /** Change single rows: `row` counts tokens over all sequences. Used to scatter embeddings. */
@@ -97,6 +113,10 @@ export class HiddenStates implements AsyncDisposable {
     if (this.#scratch === undefined) return;
     await this.#scratch.close();
     await rm(this.#scratchFile, { force: true });
+  }
+
+  #all(): Iterable<number> {
+    return Array(this.sequences).keys();
   }
 
   #transfer(kind: "read" | "write", values: Float32Array, sequence: number): Promise<void> {

@@ -4,10 +4,10 @@
  */
 import { borrowed, type NdArray } from "../array.js";
 import { gradientName, gradientOf } from "../graph/gradient.js";
-import type { Arrays, Executor, Program } from "../graph/executor.js";
+import type { Arrays, Program } from "../graph/executor.js";
 import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
-import { buildBlockGraph } from "../forward/block-runner.js";
-import { PositionFeeds } from "../forward/position-feeds.js";
+import { buildBlockGraph, type BlockRunner } from "../forward/block-runner.js";
+import type { PositionFeeds } from "../forward/position-feeds.js";
 import { valuesOf } from "../forward/values.js";
 import { lookUp } from "../look-up.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
@@ -53,7 +53,7 @@ export class BlockLoss implements AsyncDisposable {
 
   /** @param trained names of the tensors that gradients are taken of */
   static async compile(
-    executor: Executor,
+    { executor, positions }: Pick<BlockRunner, "executor" | "positions">,
     architecture: Architecture,
     block: BlockSpec,
     trained: readonly string[],
@@ -61,7 +61,7 @@ export class BlockLoss implements AsyncDisposable {
     const graph = buildBlockLossGraph(architecture, block);
     const loss = await executor.compile(graph);
     const gradients = await executor.compile(gradientOf(graph, { of: trained, through: [LOSS], keep: [LOSS] }));
-    return new BlockLoss(loss, gradients, new PositionFeeds(architecture));
+    return new BlockLoss(loss, gradients, positions);
   }
 
   async loss(tensors: Arrays, batch: LossBatch): Promise<number> {

@@ -2,10 +2,9 @@
  * Both ends of a model whose embedding and head are not trained, on calibration sequences: what enters the first block and what
  * a teacher's last block gave are known for all of them, and each step takes some.
  */
-import { borrowed, type NdArray } from "../array.js";
+import type { NdArray } from "../array.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
 import type { Batch } from "../forward/stream.js";
-import { valuesOf } from "../forward/values.js";
 import type { HeadGradient, HeadTensors } from "./head-gradient.js";
 import type { ModelEnds } from "./model-gradients.js";
 
@@ -35,11 +34,8 @@ export class CalibratedEnds implements ModelEnds {
     this.#chosen = chosen;
   }
 
-  async embed(states: HiddenStates): Promise<void> {
-    for (const [slot, sequence] of this.#chosen.entries()) {
-      using values = await this.#options.embedded.read(sequence, 1);
-      await states.write(slot, values);
-    }
+  embed(states: HiddenStates): Promise<void> {
+    return this.#options.embedded.copyTo(states, this.#chosen);
   }
 
   async loss({ first, count }: Batch, hidden: NdArray): Promise<{ readonly loss: number; readonly gradient: NdArray }> {
@@ -47,22 +43,12 @@ export class CalibratedEnds implements ModelEnds {
     const chosen = this.#chosen.slice(first, first + count);
     const { tokens } = taught;
     const targets = new Int32Array(count * tokens).fill(-1);
-    const length = taught.sequenceLength;
-    const teacher = new Float32Array(count * length);
-    for (const [i, sequence] of chosen.entries()) {
+    for (const [i, sequence] of chosen.entries())
       targets.set((sequences[sequence] as Int32Array).subarray(1), i * tokens);
-      using states = await taught.read(sequence, 1);
-      teacher.set(valuesOf(states), i * length);
-    }
     const weight = 1 / (this.#chosen.length * (tokens - 1));
-    const shape = [count * tokens, length / tokens];
-    return gradient.run(
-      head,
-      {
-        ...{ hidden, targets, weight, distillation },
-        ...(distillation === 0 ? {} : { teacher: { head, hidden: borrowed("teacher", teacher, shape) } }),
-      },
-      {},
-    );
+    const batch = { hidden, targets, weight, distillation };
+    if (distillation === 0) return gradient.run(head, batch, {});
+    const said = await taught.gather(chosen, new Float32Array(count * taught.sequenceLength));
+    return gradient.run(head, { ...batch, teacher: { head, hidden: said } }, {});
   }
 }

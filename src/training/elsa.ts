@@ -8,10 +8,9 @@
  * later ones come after steps 1, interval + 1, 2·interval + 1, …
  */
 import { z } from "zod";
-import { NumericalError } from "../errors.js";
 import type { Device, DualStepSums, KeepMask, Matrix } from "../device/device.js";
 import type { Pattern } from "../sparsity/pattern.js";
-import { clipScale } from "./clip.js";
+import { expectFiniteLoss, takeStep } from "./optimiser.js";
 import type { Parameter, Parameters } from "./parameters.js";
 import { projectionMask, type ProjectedLinear } from "./projection.js";
 import { linearRate } from "./schedule.js";
@@ -90,25 +89,18 @@ export async function minimiseSparsely(problem: ElsaProblem, options: ElsaOption
   const variables: SplitVariables[] = [];
   try {
     for (const tensor of sparse) variables.push(await SplitVariables.create(device, tensor, pattern));
-    const byName = new Map(variables.map((each) => [each.parameter, each]));
+    const splits = new Map(variables.map((each) => [each.parameter, each]));
     let lambda = lambdaAt(options, 0);
     for (let step = 1; step <= steps; step++) {
       if (step === frozenFrom + 1 && options.frozen > 0) for (const each of variables) await each.settle(options, true);
       const isFrozen = options.frozen > 0 && step > frozenFrom;
       const loss = await problem.gradient(step);
-      if (!Number.isFinite(loss))
-        throw new NumericalError("E_NON_FINITE", `the loss is ${loss} at step ${step} of ${steps}.`, {
-          hint: "Try a smaller learning rate, or resume from what was kept.",
-          details: { step, loss },
-        });
-      let squares = 0;
-      for (const each of parameters) squares += await each.gradientSquares();
-      const gradientNorm = Math.sqrt(squares);
-      const gradientScale = clipScale(gradientNorm, clip);
-      const rate = linearRate(options.lr, step, steps, options.warmup);
-      const adam = { rate, decay: [0.9, 0.95], epsilon: 1e-8, step, gradientScale } as const;
-      for (const each of parameters)
-        await each.step(adam, (parameter) => (isFrozen ? undefined : byName.get(parameter)?.pull(lambda)));
+      expectFiniteLoss(loss, step, steps, "Try a smaller learning rate, or resume from what was kept.");
+      const strength = lambda;
+      const { gradientNorm, gradientScale } = await takeStep(parameters, {
+        ...{ rate: linearRate(options.lr, step, steps, options.warmup), step, clip },
+        pullOf: (parameter) => (isFrozen ? undefined : splits.get(parameter)?.pull(strength)),
+      });
       const isProjected = !isFrozen && (step - 1) % interval === 0;
       const projected = isProjected
         ? await projectAll(variables, options, { lambda, gradientNorm: gradientNorm * gradientScale })

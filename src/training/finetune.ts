@@ -6,13 +6,12 @@
  */
 import { z } from "zod";
 import { MersenneTwister } from "../calibration/random.js";
-import { NumericalError } from "../errors.js";
 import type { BlockRunner } from "../forward/block-runner.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
 import type { Architecture } from "../model/architecture.js";
 import type { CalibratedEnds } from "./calibrated-ends.js";
-import { clipScale } from "./clip.js";
 import { accumulateGradients, type BlockGradients } from "./model-gradients.js";
+import { expectFiniteLoss, takeStep } from "./optimiser.js";
 import type { Parameters } from "./parameters.js";
 import { linearRate } from "./schedule.js";
 import { shuffled } from "./shuffle.js";
@@ -85,17 +84,8 @@ export async function finetuneModel(work: ModelToFinetune, options: FinetuneOpti
       );
     ends.choose(waiting.splice(0, size));
     const loss = await accumulateGradients({ ...work, sequences: size });
-    if (!Number.isFinite(loss))
-      throw new NumericalError("E_NON_FINITE", `the loss is ${loss} at step ${step} of ${steps}.`, {
-        hint: "Try a smaller rate.",
-        details: { step, loss },
-      });
-    let squares = 0;
-    for (const each of parameters) squares += await each.gradientSquares();
-    const now = linearRate(rate, step, steps, options.warmup);
-    const gradientScale = clipScale(Math.sqrt(squares), clip);
-    for (const each of parameters)
-      await each.step({ rate: now, decay: [0.9, 0.95], epsilon: 1e-8, step, gradientScale });
+    expectFiniteLoss(loss, step, steps, "Try a smaller rate.");
+    await takeStep(parameters, { rate: linearRate(rate, step, steps, options.warmup), step, clip });
     losses.push(loss);
     work.onStep({ step, steps, loss });
   }

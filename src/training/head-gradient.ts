@@ -3,7 +3,7 @@
  * through the final norm and the projection. Logits exist a tile of the vocabulary at a time: a first pass over the tiles
  * finds the partition functions, a second one the gradients.
  */
-import { borrowed, type NdArray } from "../array.js";
+import { addArray, borrowed, type NdArray } from "../array.js";
 import {
   addLogSumExp,
   addTileLogits,
@@ -184,12 +184,13 @@ export class HeadGradient implements AsyncDisposable {
       };
       values("targetLogits")?.forEach((logit, row) => (loss -= crossEntropy[row] * logit));
       values("divergences")?.forEach((part, row) => (loss += divergence[row] * part));
-      addTo(sum, values(gradientName("hidden")));
-      addTo(
-        sinks.projection?.subarray(tile.first * this.#width, (tile.first + tile.rows) * this.#width),
-        values(gradientName("tile")),
-      );
-      addTo(sinks.bias?.subarray(tile.first, tile.first + tile.rows), values(gradientName("bias")));
+      const add = (name: string, target: Float32Array | undefined): void => {
+        const found = values(gradientName(name));
+        if (found !== undefined && target !== undefined) addArray(found, target);
+      };
+      add("hidden", sum);
+      add("tile", sinks.projection?.subarray(tile.first * this.#width, (tile.first + tile.rows) * this.#width));
+      add("bias", sinks.bias?.subarray(tile.first, tile.first + tile.rows));
       for (const array of results.values()) array[Symbol.dispose]();
     }
     const back = await this.#programs.normBack.run(
@@ -201,7 +202,7 @@ export class HeadGradient implements AsyncDisposable {
     );
     for (const [role, sink] of sinks.tensors ?? []) {
       const found = back.get(gradientName(role));
-      if (found !== undefined) addTo(sink, valuesOf(found));
+      if (found !== undefined) addArray(valuesOf(found), sink);
     }
     const gradient = lookUp(back, gradientName("hidden"));
     for (const array of back.values()) if (array !== gradient) array[Symbol.dispose]();
@@ -245,10 +246,4 @@ export class HeadGradient implements AsyncDisposable {
       [added, borrowed(added, bias?.subarray(first, first + rows) ?? new Float32Array(rows), [rows])],
     ];
   }
-}
-
-function addTo(sum: Float32Array | undefined, values: Float32Array | undefined): void {
-  if (sum === undefined || values === undefined) return;
-  const count = sum.length;
-  for (let i = 0; i < count; i++) sum[i] += values[i];
 }

@@ -5,10 +5,9 @@
  */
 import type { NdArray } from "../array.js";
 import { gradientName, gradientOf } from "../graph/gradient.js";
-import type { Arrays, Executor, Program } from "../graph/executor.js";
+import type { Arrays, Program } from "../graph/executor.js";
 import { buildBlockGraph, type BlockRunner } from "../forward/block-runner.js";
 import { HiddenStates, type HiddenStatesOptions } from "../forward/hidden-states.js";
-import { PositionFeeds } from "../forward/position-feeds.js";
 import { batchesOf, type Batch } from "../forward/stream.js";
 import { lookUp } from "../look-up.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
@@ -19,15 +18,13 @@ const OUTPUT = "output";
 
 /** Backward through blocks: programs by kind of block. */
 export class BlockGradients implements AsyncDisposable {
-  readonly #executor: Executor;
+  readonly #runner: Pick<BlockRunner, "executor" | "positions">;
   readonly #architecture: Architecture;
-  readonly #positions: PositionFeeds;
   readonly #programs = new Map<string, Program>();
 
-  constructor(executor: Executor, architecture: Architecture) {
-    this.#executor = executor;
+  constructor(runner: Pick<BlockRunner, "executor" | "positions">, architecture: Architecture) {
+    this.#runner = runner;
     this.#architecture = architecture;
-    this.#positions = new PositionFeeds(architecture);
   }
 
   /**
@@ -44,7 +41,7 @@ export class BlockGradients implements AsyncDisposable {
   ): Promise<Arrays> {
     const program = await this.#program(block);
     const feeds = new Map<string, NdArray>([
-      ...this.#positions.of(batch, tokens),
+      ...this.#runner.positions.of(batch, tokens),
       ...tensors,
       [HIDDEN, hidden],
       [gradientName(OUTPUT), gradient],
@@ -61,7 +58,7 @@ export class BlockGradients implements AsyncDisposable {
     const known = this.#programs.get(block.shapeKey);
     if (known !== undefined) return known;
     const graph = buildBlockGraph(this.#architecture, block, { hidden: true, taps: undefined });
-    const program = await this.#executor.compile(
+    const program = await this.#runner.executor.compile(
       gradientOf(graph, { of: [HIDDEN, ...block.tensors.keys()], through: [OUTPUT] }),
     );
     this.#programs.set(block.shapeKey, program);
@@ -94,6 +91,8 @@ export interface StepOptions {
   readonly sequences: number;
   /** Slots for every sequence in front of every block and behind the last, see `stepStates`; overwritten. */
   readonly states: HiddenStates;
+  /** Sequences that go through a block together; default `sequencesPerRun`. */
+  readonly sequencesPerRun?: number | undefined;
   /** Called after every block on the way forward and back; throws to stop. */
   readonly onBlock?: () => void;
 }
@@ -115,7 +114,7 @@ export async function accumulateGradients(options: StepOptions): Promise<number>
   const { blocks } = architecture;
   const [count, tokens] = [sequences, states.tokens];
   const slot = (block: number, first: number): number => block * count + first;
-  const batches = [...batchesOf({ sequences: count, tokens })];
+  const batches = [...batchesOf({ sequences: count, tokens }, { size: options.sequencesPerRun })];
   await ends.embed(states);
   for (const [index, block] of blocks.entries()) {
     const weights = new Map(

@@ -3,11 +3,12 @@
  * where graphs on the host read and write them, which is the device's own memory where that is the host. A tensor of any
  * rank is a matrix on the device: all axes but the last are rows.
  */
-import { borrowed, elementsOf, isHostArray, type HostArray, type NdArray } from "../array.js";
+import { addArray, borrowed, elementsOf, isHostArray, type HostArray, type NdArray } from "../array.js";
 import { type AdamOptions, type Device, type KeepMask, type Matrix } from "../device/device.js";
 import { gradientName } from "../graph/gradient.js";
 import { valuesOf } from "../forward/values.js";
 import { lookUp } from "../look-up.js";
+import type { BlockSpec } from "../model/architecture.js";
 import { wordsOf } from "./projection.js";
 
 export interface ParameterSpec {
@@ -31,6 +32,24 @@ export interface AdamStep {
   readonly gradientScale: number;
 }
 
+/**
+ * All tensors of a block, by role.
+ * @param masked roles of those whose zeros stay
+ */
+export function blockParameters(
+  device: Device,
+  block: BlockSpec,
+  weights: ReadonlyMap<string, Float32Array>,
+  masked: ReadonlySet<string>,
+): Parameters {
+  return new Parameters(
+    device,
+    [...block.tensors].map(([role, { shape }]) => {
+      return { name: role, shape, values: lookUp(weights, role), isMasked: masked.has(role) };
+    }),
+  );
+}
+
 /** See `AdamOptions` of the device. */
 export type Pull = NonNullable<AdamOptions["pull"]>;
 
@@ -46,10 +65,6 @@ export class Parameters implements Disposable {
       this[Symbol.dispose]();
       throw error;
     }
-  }
-
-  get names(): readonly string[] {
-    return this.#all.map(({ name }) => name);
   }
 
   /** Current values as inputs of a graph; borrowed until the next step. */
@@ -69,22 +84,27 @@ export class Parameters implements Disposable {
 
   /** Add gradients to those that are in the sinks. */
   accumulate(results: ReadonlyMap<string, NdArray>): void {
-    for (const { name, gradient } of this.#all) addTo(gradient.host, valuesOf(lookUp(results, gradientName(name))));
+    for (const { name, gradient } of this.#all) addArray(valuesOf(lookUp(results, gradientName(name))), gradient.host);
   }
 
   [Symbol.iterator](): Iterator<Parameter> {
     return this.#all[Symbol.iterator]();
   }
 
-  /** Σ g² of the gradients in the sinks. */
+  /** Take the gradients in the sinks, which are whole now, to the device. */
+  uploadGradients(): void {
+    for (const { gradient } of this.#all) gradient.upload();
+  }
+
+  /** Σ g² of the gradients that were uploaded. */
   async gradientSquares(): Promise<number> {
     let sum = 0;
-    for (const parameter of this.#all) sum += await parameter.gradientSquares();
+    for (const { gradient } of this.#all) sum += await this.#device.sumOfSquares(gradient.matrix);
     return sum;
   }
 
   /**
-   * One step of Adam on all of them, by the gradients in the sinks.
+   * One step of Adam on all of them, by the gradients that were uploaded.
    * @param pullOf what draws a parameter towards other values besides
    */
   async step(options: AdamStep, pullOf: (parameter: Parameter) => Pull | undefined = () => undefined): Promise<void> {
@@ -185,14 +205,7 @@ export class Parameter implements Disposable {
     this.#mask = isMasked ? maskOfZeros(device, values, rows, columns, name) : undefined;
   }
 
-  /** Of the gradient that the host wrote last. */
-  gradientSquares(): Promise<number> {
-    this.gradient.upload();
-    return this.#device.sumOfSquares(this.gradient.matrix);
-  }
-
   step(options: AdamStep, pull: Pull | undefined): void {
-    this.gradient.upload();
     const { first, second } = this;
     this.#device.adamStep({
       ...options,
@@ -218,9 +231,4 @@ export class Parameter implements Disposable {
 /** Keeps every entry that is not zero. */
 function maskOfZeros(device: Device, values: Float32Array, rows: number, columns: number, label: string): KeepMask {
   return device.uploadMask(wordsOf(values, rows, columns), rows, columns, `${label}: mask`);
-}
-
-function addTo(sum: Float32Array, values: Float32Array): void {
-  const count = sum.length;
-  for (let i = 0; i < count; i++) sum[i] += values[i];
 }

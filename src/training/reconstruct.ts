@@ -8,7 +8,6 @@
  * that one learning rate serves all blocks, and the weights kept are those with the smallest loss on sequences held out.
  */
 import { z } from "zod";
-import { borrowed, type HostArray } from "../array.js";
 import { MersenneTwister } from "../calibration/random.js";
 import type { Device } from "../device/device.js";
 import { NumericalError } from "../errors.js";
@@ -18,7 +17,8 @@ import { valuesOf } from "../forward/values.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { BlockSpec } from "../model/architecture.js";
 import { BlockLoss, type LossBatch } from "./block-loss.js";
-import { Parameters } from "./parameters.js";
+import { takeStep } from "./optimiser.js";
+import { blockParameters } from "./parameters.js";
 import { linearRate } from "./schedule.js";
 import { shuffled } from "./shuffle.js";
 import type { Trainer } from "./trainer.js";
@@ -96,15 +96,7 @@ export async function reconstructBlock(
   const batches = new Batches(work, work.sequencesPerRun ?? sequencesPerRun(inputs.tokens));
   const energy = await batches.energy(training);
 
-  using parameters = new Parameters(
-    device,
-    [...block.tensors].map(([role, { shape }]) => ({
-      name: role,
-      shape,
-      values: weights.get(role) as Float32Array,
-      isMasked: masked.has(role),
-    })),
-  );
+  using parameters = blockParameters(device, block, weights, masked);
   const measure = async (sequences: readonly number[]): Promise<number | null> => {
     if (sequences.length === 0) return null;
     let sum = 0;
@@ -137,9 +129,7 @@ export async function reconstructBlock(
       }
       step++;
       expectFinite(block, step, stepLoss);
-      const decay = [0.9, 0.95] as const;
-      const now = linearRate(rate, step, steps, options.warmup);
-      await parameters.step({ rate: now, decay, epsilon: 1e-8, step, gradientScale: 1 });
+      await takeStep([parameters], { rate: linearRate(rate, step, steps, options.warmup), step });
       work.onStep({ done: step, steps, loss: stepLoss });
     }
     const reached = await measure(heldOut);
@@ -179,18 +169,11 @@ class Batches {
 
   /** Each is overwritten by the next. */
   async *of(sequences: readonly number[], weight: number): AsyncGenerator<LossBatch> {
-    const { tokens, sequenceLength } = this.#inputs;
+    const { tokens } = this.#inputs;
     for (const { first, count } of batchesOf({ sequences: sequences.length, tokens }, { size: this.#size })) {
-      const arrays: HostArray[] = [];
-      for (const [index, states] of [this.#inputs, this.#targets].entries()) {
-        const values = this.#arrays[index as 0 | 1].subarray(0, count * sequenceLength);
-        for (let i = 0; i < count; i++) {
-          using read = await states.read(sequences[first + i] as number, 1);
-          values.set(valuesOf(read), i * sequenceLength);
-        }
-        arrays.push(borrowed("states", values, [count * tokens, sequenceLength / tokens]));
-      }
-      const [hidden, target] = arrays as [HostArray, HostArray];
+      const chosen = sequences.slice(first, first + count);
+      const hidden = await this.#inputs.gather(chosen, this.#arrays[0]);
+      const target = await this.#targets.gather(chosen, this.#arrays[1]);
       yield { hidden, target, batch: count, tokens, weight };
     }
   }

@@ -1,7 +1,7 @@
 /** `--then finetune` through the whole run. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
@@ -81,8 +81,10 @@ test("stopped in a step, or killed while tensors are overwritten, a run is resum
     },
   };
   await assert.rejects(pruneModel(torn, tearing), /torn/);
+  writeFileSync(join(`${torn.out}.partial`, "training-states.bin"), "left by a run that was killed");
   const mended = await pruneModel({ ...torn, resume: true }, createTestContext());
   assert.equal(hashOf(torn.out), hashOf(whole.out));
+  assert.deepEqual(readdirSync(torn.out).sort(), readdirSync(whole.out).sort());
   assert.deepEqual(
     mended.layers,
     expected.layers.map((layer, i) => ({ ...layer, seconds: mended.layers[i]?.seconds })),

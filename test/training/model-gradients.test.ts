@@ -7,6 +7,8 @@ import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { embedTokens } from "../../src/forward/embedding.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
+import { applyFinalNorm, nextTokenLosses } from "../../src/forward/head.js";
+import { Stream } from "../../src/forward/stream.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { openModel } from "../../src/model/open-model.js";
 import { CalibratedEnds } from "../../src/training/calibrated-ends.js";
@@ -47,19 +49,28 @@ test("the gradient along a direction is the loss's change along it, at either en
     projection: await model.checkpoint.readTensor("model.embed_tokens.weight"),
   };
   assert.deepEqual([...architecture.head.tensors.keys()], ["model.norm.weight"]);
-  await using gradients = new BlockGradients(runner.executor, architecture);
+  await using final = await HiddenStates.create({ ...place, sequences: SEQUENCES, scratchFile: join(directory, "f") });
+  await embedded.copyTo(final);
+  for (const block of architecture.blocks)
+    await new Stream(runner, final).pass(block, await readBlockWeights(model.checkpoint, block), { moves: true });
+  await applyFinalNorm(model, final);
+  const perToken = (await nextTokenLosses(model, final, sequences)).flatMap((losses) => [...losses]);
+  const crossEntropy = perToken.reduce((sum, loss) => sum + loss, 0) / perToken.length;
+  const losses = new Map<number, number>();
 
-  for (const { distillation, tileRows } of [
-    { distillation: 0, tileRows: 8192 },
-    { distillation: 1, tileRows: 8192 },
-    { distillation: 0.3, tileRows: 1500 },
+  await using gradients = new BlockGradients(runner, architecture);
+
+  for (const { distillation, tileRows, sequencesPerRun, memoryBytes } of [
+    { distillation: 0, tileRows: 8192, sequencesPerRun: undefined, memoryBytes: 2 ** 24 },
+    { distillation: 1, tileRows: 8192, sequencesPerRun: 2, memoryBytes: 2 ** 24 },
+    { distillation: 0.3, tileRows: 1500, sequencesPerRun: 2, memoryBytes: 2 ** 15 }, // states on the disk as well
   ]) {
     await using gradient = await HeadGradient.compile(runner.executor, architecture, {
       ...{ isProjectionTrained: false, isDistilled: distillation > 0, tileRows },
     });
     const ends = new CalibratedEnds({ head, gradient, sequences, embedded, taught, distillation });
     await using states = await stepStates(architecture, {
-      ...{ sequences: SEQUENCES, tokens: TOKENS, memoryBytes: 2 ** 24, scratchFile: join(directory, "s") },
+      ...{ sequences: SEQUENCES, tokens: TOKENS, memoryBytes, scratchFile: join(directory, "s") },
     });
     const originals = await Promise.all(architecture.blocks.map((block) => readBlockWeights(model.checkpoint, block)));
     /** The loss with all weights of both blocks moved along fixed directions, and the gradient along them. */
@@ -74,7 +85,7 @@ test("the gradient along a direction is the loss's change along it, at either en
       });
       ends.choose([2, 0, 1]);
       const loss = await accumulateGradients({
-        ...{ architecture, runner, gradients, parameters, ends, sequences: SEQUENCES, states },
+        ...{ architecture, runner, gradients, parameters, ends, sequences: SEQUENCES, states, sequencesPerRun },
       });
       let along = 0;
       for (const own of parameters)
@@ -84,10 +95,15 @@ test("the gradient along a direction is the loss's change along it, at either en
       return { loss, along };
     };
     const step = 2e-4;
-    const { along } = await lossAt(0);
+    const { along, loss } = await lossAt(0);
+    losses.set(distillation, loss);
     const expected = ((await lossAt(step)).loss - (await lossAt(-step)).loss) / (2 * step);
     // Float32 losses of about 8 differ by about 1e-3 here: their rounding is a thousandth of that.
     const off = Math.abs(along - expected);
     assert.ok(off < 0.01 * Math.abs(expected) + 0.01, `${distillation}: ${along}, differences say ${expected}`);
   }
+  const [text, teacher, mixture] = [0, 1, 0.3].map((share) => losses.get(share) as number) as [number, number, number];
+  assert.ok(Math.abs(text - crossEntropy) < 1e-4, `${text}, evaluated ${crossEntropy}`);
+  assert.ok(Math.abs(teacher - text) > 0.1, "the teacher says something else than the text");
+  assert.ok(Math.abs(mixture - (0.7 * text + 0.3 * teacher)) < 1e-4, `${mixture} of ${text} and ${teacher}`);
 });

@@ -71,7 +71,7 @@ async function train(
     values.forEach((value, i) => (values[i] = Math.abs(value) < limit ? 0 : value));
   }
   const before = new Map([...weights].map(([role, values]) => [role, values.slice()]));
-  await using loss = await BlockLoss.compile(runner.executor, architecture, block, [...block.tensors.keys()]);
+  await using loss = await BlockLoss.compile(runner, architecture, block, [...block.tensors.keys()]);
   const losses: number[] = [];
   const report = await reconstructBlock(
     {

@@ -1,4 +1,5 @@
 /** Element-wise steps of the CPU device: memory-bound, so plain loops over typed arrays. */
+import { addArray } from "../../array.js";
 import type { ElementwiseOperations, ResolvedView } from "../device.js";
 import { rectangleOf, wholeOf, type CpuMatrix, type Rectangle } from "./matrix.js";
 import type { WorkQueue } from "./queue.js";
@@ -62,23 +63,6 @@ export function subtractArrays(x: Float32Array, y: Float32Array, z: Float32Array
     z[i + 3] = d;
   }
   for (; i < count; i++) z[i] = x[i] - y[i];
-}
-
-/** z += x, entry by entry. */
-export function addArray(x: Float32Array, z: Float32Array): void {
-  const count = z.length;
-  let i = 0;
-  for (; i + 4 <= count; i += 4) {
-    const a = z[i] + x[i];
-    const b = z[i + 1] + x[i + 1];
-    const c = z[i + 2] + x[i + 2];
-    const d = z[i + 3] + x[i + 3];
-    z[i] = a;
-    z[i + 1] = b;
-    z[i + 2] = c;
-    z[i + 3] = d;
-  }
-  for (; i < count; i++) z[i] += x[i];
 }
 
 /** values *= factor, which is already an f32. */

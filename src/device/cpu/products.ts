@@ -1,7 +1,8 @@
 /** Matrix products of the CPU device: views are packed where needed, ONNX Runtime multiplies, alpha and beta follow. */
 import type { MatmulEngine, ProductTarget } from "../../onnx/matmul.js";
 import type { ProductOperations, ResolvedView } from "../device.js";
-import { addArray, subtractArrays } from "./elementwise.js";
+import { addArray } from "../../array.js";
+import { subtractArrays } from "./elementwise.js";
 import {
   compactValues,
   copyRectangle,

@@ -120,12 +120,7 @@ async function evaluateDense(input: EvolutionInput, sequences: readonly Int32Arr
   const embedded = await createStates(model, sequences, memoryBytes, join(directory, "embedded.bin"));
   const states = await createStates(model, sequences, memoryBytes, join(directory, "reference.bin"));
   await embedTokens(model, sequences, embedded);
-  await copySequences(
-    embedded,
-    states,
-    sequences.map((_, i) => i),
-    0,
-  );
+  await embedded.copyTo(states);
   const stream = new Stream(input.runner, states);
   const onBatch = (): void => throwIfStopped(input.context, true);
   let weights = new Map<string, Float32Array>();
@@ -147,18 +142,6 @@ async function evaluateDense(input: EvolutionInput, sequences: readonly Int32Arr
   };
 }
 
-async function copySequences(
-  from: HiddenStates,
-  to: HiddenStates,
-  chosen: readonly number[],
-  first: number,
-): Promise<void> {
-  for (const [i, sequence] of chosen.entries()) {
-    using values = await from.read(sequence, 1);
-    await to.write(first + i, values);
-  }
-}
-
 interface Measurement {
   readonly solved: SolvedLinears;
   readonly reference: DenseReference;
@@ -176,7 +159,7 @@ async function measureCandidates(input: EvolutionInput, measurement: Measurement
   const { reference, measured, candidates, chosen } = measurement;
   const sequences = candidates.flatMap(() => chosen.map((i) => measured[i]));
   await using states = await createStates(model, sequences, memoryBytes, join(directory, "candidates.bin"));
-  for (const index of candidates.keys()) await copySequences(reference.embedded, states, chosen, index * chosen.length);
+  for (const index of candidates.keys()) await reference.embedded.copyTo(states, chosen, index * chosen.length);
   const stream = new Stream(input.runner, states);
   const onBatch = (): void => throwIfStopped(input.context, true);
   let dense = new Map<string, Float32Array>();

@@ -11,5 +11,5 @@ export function decompose(graph: Graph, supports: (operator: OperatorName) => bo
   const inputs = graph.inputs.map(({ name, value }) => builder.input(name, value.shape, value.dtype));
   const values = builder.inline(graph, inputs);
   for (const { name, value } of graph.outputs) builder.output(name, values.get(value.id) as Value);
-  return builder.build();
+  return { ...builder.build(), ...(graph.isOrdered === true ? { isOrdered: true } : {}) };
 }

@@ -48,6 +48,11 @@ export interface Graph {
   /** In an order in which they can be computed. */
   readonly nodes: readonly Node[];
   readonly outputs: readonly NamedValue[];
+  /**
+   * Whether the order of the nodes was chosen so that little is held at once, and what is computed twice is not to be kept
+   * in between: an executor should then run all of them, one after the other.
+   */
+  readonly isOrdered?: boolean;
 }
 
 export interface BuilderOptions {

@@ -6,7 +6,7 @@
  * such values have two forms here, and one is made of the other only where somebody reads it. A reshape moves nothing.
  */
 import { InternalError } from "../errors.js";
-import { evaluate, isSameShape, product, symbolsOf, type Dim, type Shape } from "../graph/dimensions.js";
+import { evaluate, isSameShape, product, quotient, symbolsOf, type Dim, type Shape } from "../graph/dimensions.js";
 import type { DataType, Graph, Node, NodeOf, Value } from "../graph/graph.js";
 import type { OperatorName } from "../graph/operators.js";
 import type { ReductionAttributes } from "../graph/primitives.js";
@@ -17,6 +17,7 @@ import {
   type ConstantRecord,
   type ElementType,
   type NodeRecord,
+  type ValueRecord,
 } from "./protobuf.js";
 
 export interface EncodedGraph {
@@ -24,6 +25,8 @@ export interface EncodedGraph {
   /** Names in the model by names in the graph. */
   readonly inputs: ReadonlyMap<string, string>;
   readonly outputs: ReadonlyMap<string, string>;
+  /** As the graph's. */
+  readonly isOrdered?: boolean;
 }
 
 const MICROSOFT = "com.microsoft";
@@ -202,9 +205,15 @@ export function canEncode(operator: OperatorName): boolean {
 /** @throws InternalError E_OPERATOR where a node's operator cannot be encoded */
 export function encodeGraph(graph: Graph): EncodedGraph {
   const encoder = new Encoder(graph);
-  for (const node of graph.nodes) encodeNode(encoder, node);
+  for (const node of graph.nodes) {
+    encodeNode(encoder, node);
+    if (graph.isOrdered === true && !MOVING.has(node.operator)) encoder.pin(node.outputs[0] as Value);
+  }
   return encoder.finish();
 }
+
+/** Operators that only move data: products may take the place of some of them, and all can wait until they are needed. */
+const MOVING: ReadonlySet<OperatorName> = new Set(["reshape", "transpose", "split", "slice", "expand", "fill", "iota"]);
 
 function encodeNode(encoder: Encoder, node: Node): void {
   const rule = RULES[node.operator] as ((encoder: Encoder, node: Node) => void) | undefined;
@@ -216,6 +225,8 @@ class Encoder {
   readonly #graph: Graph;
   readonly #nodes: NodeRecord[] = [];
   readonly #constants: ConstantRecord[] = [];
+  /** Shapes of what nodes make: where two are the same for every run, the runtime may use one's memory for the other. */
+  readonly #values: ValueRecord[] = [];
   readonly #shared = new Map<string, string>();
   /** Names of values as they are, by id. */
   readonly #names = new Map<number, string>();
@@ -223,6 +234,8 @@ class Encoder {
   readonly #sequences = new Map<number, { readonly name: string; readonly tokens: Dim }>();
   /** Where a size that only a run knows can be read. */
   readonly #sources = new Map<Dim, { readonly name: string; readonly axis: number }>();
+  /** Results that nobody asks for, see `pin`. */
+  readonly #pins: ValueRecord[] = [];
   /** Names that outputs of the graph are to have, by value; a value that is several outputs has its first one's. */
   readonly #wanted = new Map<number, string>();
 
@@ -254,7 +267,7 @@ class Encoder {
     if (known?.tokens === tokens) return known.name;
     const sizes = this.sizes(["sequences", tokens, value.shape[1] as Dim], { isFirstInferred: true });
     const name = this.node("Reshape", [this.read(value), sizes]);
-    this.#sequences.set(value.id, { name, tokens });
+    this.#knowSequences(value, tokens, name);
     return name;
   }
 
@@ -268,7 +281,11 @@ class Encoder {
   ): void {
     const names = outputs.map(({ id }) => this.#wanted.get(id) ?? `value.${id}`);
     this.#push(operator, inputs, names, attributes, domain);
-    outputs.forEach((value, index) => this.#know(value, names[index] as string));
+    outputs.forEach((value, index) => {
+      const name = names[index] as string;
+      this.#know(value, name);
+      if (!this.#wanted.has(value.id)) this.#values.push(recordOf(value, name));
+    });
   }
 
   /** A node that makes a value [rows, features] as [sequences, tokens, features]. */
@@ -278,7 +295,7 @@ class Encoder {
     { value, tokens }: { readonly value: Value; readonly tokens: Dim },
     attributes: Attributes,
   ): void {
-    this.#sequences.set(value.id, { name: this.node(operator, inputs, attributes), tokens });
+    this.#knowSequences(value, tokens, this.node(operator, inputs, attributes));
   }
 
   /** A node whose output is no value of the graph. */
@@ -286,6 +303,16 @@ class Encoder {
     const name = `own.${this.#nodes.length}`;
     this.#push(operator, inputs, [name], attributes, "");
     return name;
+  }
+
+  /**
+   * Let a value be made before all that is pinned after it: its size becomes a result of the model, and results are made
+   * in the order in which they were written, see `inOrderOfRun`.
+   */
+  pin(value: Value): void {
+    const name = `pin.${this.#pins.length}`;
+    this.#push("Shape", [this.#sequences.get(value.id)?.name ?? this.read(value)], [name], { start: 0, end: 1 }, "");
+    this.#pins.push({ name, type: "int64", shape: [1] });
   }
 
   integers(values: readonly number[]): string {
@@ -321,25 +348,26 @@ class Encoder {
   }
 
   finish(): EncodedGraph {
-    const record = ({ shape, dtype }: Value, name: string) => ({ name, type: TYPES[dtype], shape });
-    const inputs = this.#graph.inputs.map(({ name, value }) => record(value, `in.${name}`));
+    const inputs = this.#graph.inputs.map(({ name, value }) => recordOf(value, `in.${name}`));
     const outputs = this.#graph.outputs.map(({ name, value }) => {
       const [from, to] = [this.read(value), `out.${name}`];
       if (from !== to) this.#push("Identity", [from], [to], {}, "");
-      return record(value, to);
+      return recordOf(value, to);
     });
     const names = (values: Graph["inputs"], prefix: string): Map<string, string> =>
       new Map(values.map(({ name }) => [name, `${prefix}.${name}`]));
     return {
       model: encodeModel({
         name: this.#graph.name,
-        nodes: this.#nodes,
+        nodes: this.#graph.isOrdered === true ? inOrderOfRun(this.#nodes) : this.#nodes,
         inputs,
-        outputs,
+        outputs: [...outputs, ...this.#pins],
+        values: this.#values,
         constants: this.#constants,
       }),
       inputs: names(this.#graph.inputs, "in"),
       outputs: names(this.#graph.outputs, "out"),
+      ...(this.#graph.isOrdered === true ? { isOrdered: true } : {}),
     };
   }
 
@@ -348,6 +376,13 @@ class Encoder {
     value.shape.forEach((dim, axis) => {
       if (typeof dim === "string" && !this.#sources.has(dim)) this.#sources.set(dim, { name, axis });
     });
+  }
+
+  #knowSequences(value: Value, tokens: Dim, name: string): void {
+    this.#sequences.set(value.id, { name, tokens });
+    const [rows, features] = value.shape as readonly [Dim, Dim];
+    const sequences = quotient(rows, tokens);
+    if (sequences !== undefined) this.#values.push(recordOf({ ...value, shape: [sequences, tokens, features] }, name));
   }
 
   /** A size that only a run knows, [1]: read off a value that has it, or multiplied from its symbols. */
@@ -403,6 +438,21 @@ class Encoder {
       attributes: Object.fromEntries(Object.entries(attributes).map(([key, value]) => [key, toAttribute(value)])),
     });
   }
+}
+
+function recordOf({ shape, dtype }: Value, name: string): ValueRecord {
+  return { name, type: TYPES[dtype], shape };
+}
+
+/**
+ * Nodes whose results nobody in the graph reads come last, the first of them last of all: ONNX Runtime takes the last
+ * one first, and before it what it depends on. So results are made in the order in which they were written, and what
+ * one is made of is let go of before the next is begun.
+ */
+function inOrderOfRun(nodes: readonly NodeRecord[]): NodeRecord[] {
+  const read = new Set(nodes.flatMap(({ inputs }) => inputs));
+  const isRead = ({ outputs }: NodeRecord): boolean => outputs.some((name) => read.has(name));
+  return [...nodes.filter(isRead), ...nodes.filter((node) => !isRead(node)).reverse()];
 }
 
 function toAttribute(value: Attributes[string]): AttributeValue {

@@ -51,6 +51,8 @@ export interface GraphRecord {
   readonly nodes: readonly NodeRecord[];
   readonly inputs: readonly ValueRecord[];
   readonly outputs: readonly ValueRecord[];
+  /** What is known of values between them. */
+  readonly values: readonly ValueRecord[];
   readonly constants: readonly ConstantRecord[];
 }
 
@@ -103,6 +105,7 @@ const SCHEMA = protobuf.Root.fromJSON({
         initializer: repeated("Tensor", 5),
         input: repeated("ValueInfo", 11),
         output: repeated("ValueInfo", 12),
+        valueInfo: repeated("ValueInfo", 13),
       },
     },
     OperatorSet: { fields: { domain: field("string", 1), version: field("int64", 2) } },
@@ -157,6 +160,7 @@ export function encodeModel(graph: GraphRecord): Uint8Array {
       })),
       input: graph.inputs.map(valueInfo),
       output: graph.outputs.map(valueInfo),
+      valueInfo: graph.values.map(valueInfo),
     },
   });
   return Model.encode(message).finish();

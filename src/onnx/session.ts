@@ -48,6 +48,9 @@ function toTensor(name: string, feed: Feed | undefined): Tensor {
   return new Tensor(type, feed.values as Float32Array, feed.shape);
 }
 
+/** The runtime's pass that computes equal nodes once. */
+const MERGING = "CommonSubexpressionElimination";
+
 /** Compile an encoded graph. */
 export async function createSession(graph: EncodedGraph, options: SessionOptions = {}): Promise<Session> {
   env.logLevel = "fatal"; // the runtime writes to fd 2 by itself, even for errors that are caught
@@ -60,7 +63,11 @@ export async function createSession(graph: EncodedGraph, options: SessionOptions
     enableCpuMemArena: false,
     enableMemPattern: false,
     logSeverityLevel: 4,
-    extra: { session: { intra_op: { allow_spinning: "0" } } }, // spinning threads would starve our own kernels
+    extra: {
+      session: { intra_op: { allow_spinning: "0" } }, // spinning threads would starve our own kernels
+      // Merging what is computed twice would keep it in between.
+      ...(graph.isOrdered === true ? { optimization: { disable_specified_optimizers: MERGING } } : {}),
+    },
   });
   return {
     async run(feeds, into = {}) {

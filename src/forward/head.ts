@@ -3,7 +3,7 @@
  * projection nor the logits are ever held whole.
  */
 import { borrowed, type NdArray } from "../array.js";
-import { cap } from "../graph/composites.js";
+import { cap } from "../graph/attention.js";
 import type { Arrays, Program } from "../graph/executor.js";
 import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
 import { OnnxExecutor } from "../onnx/executor.js";

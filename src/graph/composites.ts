@@ -2,6 +2,7 @@
  * Operators that an executor may have as one kernel, and what each is made of where it has not. Rows are tokens:
  * activations are [rows, features], sequence after sequence, so that only what mixes tokens knows how long sequences are.
  */
+import { attention, attentionByHead, attentionGradient } from "./attention.js";
 import { type Dim, product, type Shape } from "./dimensions.js";
 import type { GraphBuilder, Value, ValueType } from "./graph.js";
 import { dimAt, inputAt, knownDim, type None, refuse, requireShape, requireType, type Operator } from "./operator.js";
@@ -171,94 +172,6 @@ const rotary: Operator<RotaryAttributes> = {
   },
 };
 
-export interface AttentionAttributes {
-  readonly heads: number;
-  /** Each serves heads / keyValueHeads heads in turn. */
-  readonly keyValueHeads: number;
-  /** Of a sequence: rows attend to rows of their own sequence. */
-  readonly tokens: Dim;
-  /** Factor on q·k. */
-  readonly scale: number;
-  /** Whether a row sees itself and earlier ones only. */
-  readonly isCausal: boolean;
-  /** Scaled scores become cap · tanh(score / cap) before anything is added to them. */
-  readonly softcap?: number;
-}
-
-/** What a score becomes that does not count. */
-const UNSEEN = -3e38;
-
-/**
- * softmax(q kᵀ · scale + mask) v per head.
- * Inputs: query [rows, heads * d], key [rows, keyValueHeads * d], value [rows, keyValueHeads * e], and where there is
- * one an additive mask, [tokens, tokens] or [1, heads, tokens, tokens]. Returns [rows, heads * e].
- */
-const attention: Operator<AttentionAttributes> = {
-  dims: ["tokens"],
-  infer(inputs, { heads, keyValueHeads, tokens }) {
-    const [query, key, value] = [0, 1, 2].map((index) => inputAt("attention", inputs, index)) as [
-      ValueType,
-      ValueType,
-      ValueType,
-    ];
-    requireType("attention", inputs, "f32");
-    sequencesOf("attention", inputs, tokens);
-    const headDim = knownDim(query, 1) / heads;
-    const valueDim = knownDim(value, 1) / keyValueHeads;
-    if (!Number.isInteger(headDim) || !Number.isInteger(valueDim) || heads % keyValueHeads !== 0)
-      throw refuse("attention", inputs, `${heads} heads over ${keyValueHeads}`);
-    requireShape("attention", inputs, 1, [dimAt(query, 0), keyValueHeads * headDim]);
-    requireShape("attention", inputs, 2, [dimAt(key, 0), keyValueHeads * valueDim]);
-    if (inputs.length > 3)
-      requireShape(
-        "attention",
-        inputs,
-        3,
-        inputs[3]?.shape.length === 2 ? [tokens, tokens] : [1, heads, tokens, tokens],
-      );
-    return [{ shape: [dimAt(query, 0), heads * valueDim], dtype: "f32" }];
-  },
-  decompose(graph, inputs, attributes) {
-    const { heads, keyValueHeads, tokens, scale, isCausal, softcap } = attributes;
-    const [query, key, value, mask] = inputs as readonly [Value, Value, Value, Value?];
-    const sequences = sequencesOf("attention", inputs, tokens);
-    const groups = keyValueHeads;
-    const perGroup = heads / groups;
-    const headDim = knownDim(query, 1) / heads;
-    const valueDim = knownDim(value, 1) / groups;
-    const reshape = (states: Value, ...shape: Shape): Value => graph.apply("reshape", [states], { shape });
-    const perHead = (states: Value, count: number, width: number, order: readonly number[]): Value =>
-      graph.apply("transpose", [reshape(states, sequences, tokens, groups, count, width)], { order });
-    const q = perHead(query, perGroup, headDim, [0, 2, 3, 1, 4]); // [sequences, groups, perGroup, tokens, headDim]
-    const k = perHead(key, 1, headDim, [0, 2, 3, 4, 1]);
-    const v = perHead(value, 1, valueDim, [0, 2, 3, 1, 4]);
-    const scaled = graph.apply("multiply", [graph.apply("matmul", [q, k]), graph.scalar(scale)]);
-    const capped = softcap === undefined ? scaled : cap(graph, scaled, softcap);
-    const seen = isCausal ? hideLater(graph, capped, tokens) : capped;
-    const masked = mask === undefined ? seen : graph.apply("add", [seen, spreadMask(mask)]);
-    const mixed = graph.apply("matmul", [graph.apply("softmax", [masked]), v]);
-    const backInOrder = graph.apply("transpose", [mixed], { order: [0, 3, 1, 2, 4] });
-    return [reshape(backInOrder, dimAt(query, 0), heads * valueDim)];
-
-    function spreadMask(table: Value): Value {
-      return table.shape.length === 2 ? table : reshape(table, 1, groups, perGroup, tokens, tokens);
-    }
-  },
-};
-
-/** cap · tanh(value / cap) */
-export function cap(graph: GraphBuilder, value: Value, limit: number): Value {
-  const divisor = graph.scalar(limit);
-  return graph.apply("multiply", [graph.apply("tanh", [graph.apply("divide", [value, divisor])]), divisor]);
-}
-
-/** @param scores [..., tokens of queries, tokens of keys] */
-function hideLater(graph: GraphBuilder, scores: Value, tokens: Dim): Value {
-  const keys = graph.apply("iota", [], { length: tokens });
-  const queries = graph.apply("reshape", [keys], { shape: [tokens, 1] });
-  return graph.apply("where", [graph.apply("lessOrEqual", [keys, queries]), scores, graph.scalar(UNSEEN)]);
-}
-
 export interface RouterAttributes {
   /** Experts per token. */
   readonly chosen: number;
@@ -365,18 +278,54 @@ const experts: Operator<ExpertsAttributes> = {
   },
   decompose(graph, inputs, attributes) {
     const [x, chosen, weights] = inputs as readonly [Value, Value, Value];
-    const runs = Array.from({ length: attributes.experts }, (_, expert) =>
-      runExpert(graph, { x, chosen, weights, expert, attributes, matrices: expertMatrices(inputs, attributes) }),
+    const { activation, layout, taps } = attributes;
+    const first = attributes.hasSum ? (inputs[3] as Value) : graph.apply("fill", [], { shape: x.shape, value: 0 });
+    const all = Array.from({ length: attributes.experts }, (_, expert) => expert);
+    const matricesOf = (expert: number): readonly Value[] => {
+      const matrices = expertMatrices(inputs, attributes);
+      return layout.kind === "separate" ? matrices.slice(3 * expert, 3 * expert + 3) : matrices;
+    };
+    if (taps.length === 0) {
+      const add = (sum: Value, expert: number): Value => {
+        const operands = [sum, x, chosen, weights, ...matricesOf(expert)];
+        return graph.apply("expert", operands, { expert, activation, layout });
+      };
+      return [all.reduce(add, first)];
+    }
+    const runs = all.map((expert) =>
+      runExpert(graph, { x, chosen, weights, matrices: matricesOf(expert), attributes: { ...attributes, expert } }),
     );
-    const zeros = (): Value => graph.apply("fill", [], { shape: x.shape, value: 0 });
-    const first = attributes.hasSum ? (inputs[3] as Value) : zeros();
-    const sum = runs.reduce(
-      (total, { places, output }) => graph.apply("scatterAdd", [total, places, output()], { areRowsDistinct: true }),
-      first,
-    );
-    return [sum, ...attributes.taps.map(({ expert, at }) => (runs[expert] as ExpertRun)[at]())];
+    const sum = runs.reduce((total, run) => addExpert(graph, total, run), first);
+    return [sum, ...taps.map(({ expert, at }) => (runs[expert] as ExpertRun)[at]())];
   },
 };
+
+export interface ExpertAttributes extends Pick<ExpertsAttributes, "activation" | "layout"> {
+  /** Which of all. */
+  readonly expert: number;
+}
+
+/**
+ * One of the experts: what it returns is added, times the routing's weight, to the rows of a sum that it is for.
+ * Inputs: the sum and x [rows, hidden]; experts and weights [rows, chosen]; its own three matrices, or the stacks of all.
+ */
+const expert: Operator<ExpertAttributes> = {
+  infer(inputs, { layout }) {
+    const x = inputAt("expert", inputs, 1);
+    requireShape("expert", inputs, 0, x.shape);
+    const expected = layout.kind === "stacked" ? 2 : 3;
+    if (inputs.length !== 4 + expected) throw refuse("expert", inputs, `${expected} inputs of weights`);
+    return [{ shape: x.shape, dtype: "f32" }];
+  },
+  decompose(graph, inputs, attributes) {
+    const [sum, x, chosen, weights, ...matrices] = inputs as readonly [Value, Value, Value, Value, ...Value[]];
+    return [addExpert(graph, sum, runExpert(graph, { x, chosen, weights, matrices, attributes }))];
+  },
+};
+
+function addExpert(graph: GraphBuilder, sum: Value, { places, output }: ExpertRun): Value {
+  return graph.apply("scatterAdd", [sum, places, output()], { areRowsDistinct: true });
+}
 
 /** The inputs that are weights. */
 function expertMatrices<Type extends ValueType>(
@@ -408,24 +357,24 @@ interface ExpertInputs {
   readonly x: Value;
   readonly chosen: Value;
   readonly weights: Value;
-  readonly expert: number;
-  readonly attributes: ExpertsAttributes;
+  /** Its own three, or the stacks of all. */
   readonly matrices: readonly Value[];
+  readonly attributes: ExpertAttributes & Pick<ExpertsAttributes, "isRoutingBypassed">;
 }
 
 function runExpert(graph: GraphBuilder, run: ExpertInputs): ExpertRun {
-  const { x, chosen, weights, expert, attributes } = run;
+  const { x, chosen, weights, attributes } = run;
   const multiplied = expertProducts(graph, run);
   const activatedOf = (rows: Value): Value =>
     graph.apply("gatedActivation", [multiplied.gate(rows), multiplied.up(rows)], {
       activation: attributes.activation,
     });
-  const isChosen = graph.apply("equal", [chosen, graph.integers([expert], [])]);
+  const isChosen = graph.apply("equal", [chosen, graph.integers([attributes.expert], [])]);
   const found = graph.apply("nonZero", [isChosen]); // [2, n]: rows, and which of their choices
-  const places = graph.apply("gather", [found, graph.integers([0], [])]);
+  const places = graph.apply("gather", [found, graph.integers([0], [])]); // a token chooses an expert once at most
   const points = graph.apply("transpose", [found], { order: [1, 0] });
   const weight = graph.apply("gatherPoints", [weights, points]);
-  const rows = graph.apply("gather", [x, places]);
+  const rows = graph.apply("gather", [x, places], { areRowsDistinct: true });
   const activated = activatedOf(rows);
   const isBypassed = attributes.isRoutingBypassed === true;
   return {
@@ -446,19 +395,20 @@ interface ExpertProducts {
   down(rows: Value): Value;
 }
 
-function expertProducts(graph: GraphBuilder, { expert, attributes, matrices }: ExpertInputs): ExpertProducts {
-  const { layout } = attributes;
+function expertProducts(graph: GraphBuilder, { attributes, matrices }: ExpertInputs): ExpertProducts {
+  const { layout, expert } = attributes;
   if (layout.kind === "separate") {
     const by = (index: number) => (rows: Value) =>
-      graph.apply("gemm", [rows, matrices[3 * expert + index] as Value], { transposeB: true });
+      graph.apply("gemm", [rows, matrices[index] as Value], { transposeB: true });
     return { gate: by(0), up: by(1), down: by(2) };
   }
   const transposeB = layout.inputAxis === 1;
   const [gateUp, down] = matrices as readonly [Value, Value];
   const width = knownDim(gateUp, transposeB ? 1 : 2) / 2;
   const slab = (stack: Value): Value => graph.apply("gather", [stack, graph.integers([expert], [])]);
+  const both = slab(gateUp);
   const half = (start: number): Value =>
-    graph.apply("slice", [slab(gateUp)], { axis: transposeB ? 0 : 1, start, end: start + width });
+    graph.apply("slice", [both], { axis: transposeB ? 0 : 1, start, end: start + width });
   const times = (rows: Value, matrix: Value): Value => graph.apply("gemm", [rows, matrix], { transposeB });
   return {
     gate: (rows) => times(rows, half(0)),
@@ -544,7 +494,10 @@ export const COMPOSITES = {
   layerNorm,
   rotary,
   attention,
+  attentionByHead,
+  attentionGradient,
   router,
+  expert,
   experts,
   logSumExp,
   sumSquares,

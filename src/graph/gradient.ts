@@ -7,8 +7,11 @@ import { InternalError } from "../errors.js";
 import { decompose } from "./decompose.js";
 import { GraphBuilder, isFresh, type Graph, type NamedValue, type Node, type Value } from "./graph.js";
 import type { AnyOperator } from "./operator.js";
-import { isComposite, OPERATORS } from "./operators.js";
-import { PULLBACKS, type AnyPullback, type Contribution, type Pullbacks } from "./pullbacks.js";
+import { isComposite, OPERATORS, type OperatorName } from "./operators.js";
+import type { NormAttributes } from "./composites.js";
+import { LEAN_FORMS, RUN_AGAIN } from "./composite-pullbacks.js";
+import type { AnyPullback, Contribution, Pullbacks } from "./pullback.js";
+import { PULLBACKS } from "./pullbacks.js";
 
 export interface GradientRequest {
   /** Names of f32 inputs; each becomes an output "gradient.<name>" of the input's shape. */
@@ -42,7 +45,7 @@ export function gradientOf(
   { of, through, keep = [], accumulate = [] }: GradientRequest,
   pullbacks: Pullbacks = PULLBACKS,
 ): Graph {
-  const graph = withoutInnerSizes(whole);
+  const graph = inLeanForms(withoutInnerSizes(whole));
   const stray = accumulate.find((name) => !of.includes(name));
   if (stray !== undefined) throw refuse(graph, `"${stray}" is to be added up, but no gradient of it is asked for`);
   const wanted = of.map((name) => differentiable(graph, "inputs", name));
@@ -68,7 +71,7 @@ export function gradientOf(
     const gradient = gradients.of(here(input)) ?? builder.apply("fill", [], { shape, value: 0 });
     builder.output(gradientName(input.name), gradient);
   }
-  return builder.build();
+  return { ...builder.build(), isOrdered: true };
 }
 
 /**
@@ -79,6 +82,14 @@ function withoutInnerSizes(graph: Graph): Graph {
   const sized = graph.nodes.filter(({ outputs }) => outputs.some(({ shape }) => shape.some(isFresh)));
   const operators = new Set(sized.map(({ operator }) => operator).filter(isComposite));
   return operators.size === 0 ? graph : decompose(graph, (operator) => !operators.has(operator));
+}
+
+/** Composites in the forms that a forward has which is gone back through. */
+function inLeanForms(graph: Graph): Graph {
+  const formOf = (operator: OperatorName): OperatorName =>
+    (LEAN_FORMS as { readonly [Name in OperatorName]?: OperatorName })[operator] ?? operator;
+  const nodes = graph.nodes.map((node) => ({ ...node, operator: formOf(node.operator) }) as Node);
+  return { ...graph, nodes };
 }
 
 function refuse({ name }: Graph, problem: string): InternalError {
@@ -104,6 +115,9 @@ class Gradients {
   /** Ids of the values that depend on an input whose gradient is asked for. */
   readonly #reached: Set<number>;
   readonly #sums = new Map<number, Value>();
+  /** Nodes whose results are made again where they are read on the way back, by the results. */
+  readonly #repeatable = new Map<number, Node>();
+  readonly #again = new Map<number, Value>();
 
   constructor(builder: GraphBuilder, pullbacks: Pullbacks, wanted: readonly Value[]) {
     this.#builder = builder;
@@ -126,8 +140,11 @@ class Gradients {
 
   /** @param nodes of the builder's graph, in its order; all that reads what they make has been gone back through */
   goBack(nodes: readonly Node[]): void {
-    for (const { inputs, outputs } of nodes)
+    for (const node of nodes) {
+      const { operator, inputs, outputs } = node;
       if (inputs.some((value) => this.#isReached(value))) outputs.forEach(({ id }) => this.#reached.add(id));
+      if (RUN_AGAIN.has(operator)) outputs.forEach(({ id }) => this.#repeatable.set(id, node));
+    }
     for (const node of nodes.toReversed()) this.#goBackThrough(node);
   }
 
@@ -136,18 +153,30 @@ class Gradients {
   }
 
   #goBackThrough(node: Node): void {
-    const { operator, inputs, outputs, attributes } = node;
+    const { operator, outputs, attributes } = node;
     const gradients = outputs.map((value) => this.of(value));
-    const isWanted = inputs.map((value) => this.#isReached(value));
+    const isWanted = node.inputs.map((value) => this.#isReached(value));
     if (gradients.every((gradient) => gradient === undefined) || !isWanted.includes(true)) return;
     const pullback = this.#pullbacks[operator] as AnyPullback | undefined;
     const graph = this.#builder;
+    const inputs = node.inputs.map((value) => this.#repeated(value));
     const contributions = pullback?.({ graph, inputs, outputs, attributes, gradients, isWanted });
     if (contributions === undefined) return this.#goBackInside(node, gradients);
-    inputs.forEach((value, index) => {
+    node.inputs.forEach((value, index) => {
       const contribution = contributions[index];
       if (isWanted[index] === true && contribution !== undefined) this.add(value, contribution);
     });
+  }
+
+  /** The value, or the same made again so that the first need not be kept. */
+  #repeated(value: Value): Value {
+    const node = this.#repeatable.get(value.id);
+    const known = this.#again.get(value.id);
+    if (node === undefined || known !== undefined) return known ?? value;
+    const { operator, inputs, attributes } = node;
+    const again = this.#builder.apply(operator as "rmsNorm", inputs, attributes as NormAttributes);
+    this.#again.set(value.id, again);
+    return again;
   }
 
   /** Compute a composite once more in simpler operators, and go back through those. */

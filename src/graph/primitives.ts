@@ -255,8 +255,13 @@ const pad: Operator<{ readonly axis: number; readonly after: number }> = {
   },
 };
 
+export interface RowAttributes {
+  /** Whether no row is named twice, so that what is added to rows may be added side by side. */
+  readonly areRowsDistinct?: boolean;
+}
+
 /** The slices of a table along its first axis that indices name. */
-const gather: Operator<None> = {
+const gather: Operator<RowAttributes> = {
   infer(inputs) {
     const [table, indices] = [inputAt("gather", inputs, 0), inputAt("gather", inputs, 1)];
     requireType("gather", [indices], "i64");
@@ -306,13 +311,8 @@ const scatterAlong: Operator<ScatterAlongAttributes> = {
   },
 };
 
-export interface ScatterAddAttributes {
-  /** Whether no row is named twice, so that updates may be added side by side. */
-  readonly areRowsDistinct?: boolean;
-}
-
 /** The input with updates [n, …] added to the rows that indices [n] name, one after the other. */
-const scatterAdd: Operator<ScatterAddAttributes> = {
+const scatterAdd: Operator<RowAttributes> = {
   infer(inputs) {
     const [input, indices, updates] = [0, 1, 2].map((index) => inputAt("scatterAdd", inputs, index)) as [
       ValueType,

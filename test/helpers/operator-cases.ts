@@ -84,11 +84,25 @@ const arithmetic = (["add", "subtract", "multiply", "divide"] as const).flatMap(
 export const ATTENTION = { heads: 6, keyValueHeads: 2, tokens: "tokens", scale: 0.3, isCausal: true } as const;
 const attentionInputs = [rows(6 * 4), rows(2 * 4), rows(2 * 3), positions];
 /** The graph also has positions, which say what "tokens" is. */
-function attentionCase(title: string, attributes: Partial<AttributesOf<"attention">>, mask?: Input): Case {
+function attentionCases(title: string, attributes: Partial<AttributesOf<"attention">>, mask?: Input): readonly Case[] {
   const inputs = mask === undefined ? attentionInputs : [...attentionInputs, mask];
-  return custom(`attention, ${title}`, inputs, (graph, [query, key, value, , table]) => {
-    const operands = [query, key, value, ...(table === undefined ? [] : [table])] as Value[];
-    return [graph.apply("attention", operands, { ...ATTENTION, ...attributes })];
+  return (["attention", "attentionByHead"] as const).map((operator) =>
+    custom(`${operator}, ${title}`, inputs, (graph, [query, key, value, , table]) => {
+      const operands = [query, key, value, ...(table === undefined ? [] : [table])] as Value[];
+      return [graph.apply(operator, operands, { ...ATTENTION, ...attributes })];
+    }),
+  );
+}
+
+/** The gradient of what attention returns of the same inputs. */
+function attentionGradientCase(title: string, attributes: Partial<AttributesOf<"attention">>, mask?: Input): Case {
+  const inputs = [...attentionInputs, rows(6 * 3), ...(mask === undefined ? [] : [mask])];
+  return custom(`attentionGradient, ${title}`, inputs, (graph, values) => {
+    const [query, key, value, , gradient, table] = values as [Value, Value, Value, Value, Value, Value?];
+    const all = { ...ATTENTION, ...attributes };
+    const tables = table === undefined ? [] : [table];
+    const output = graph.apply("attention", [query, key, value, ...tables], all);
+    return graph.applyAll("attentionGradient", [query, key, value, output, gradient, ...tables], all);
   });
 }
 
@@ -130,6 +144,30 @@ function expertsCase(
     { experts: count, activation: "silu", layout, hasSum: false, taps, ...attributes },
     title,
   );
+}
+
+/** Expert 2 of 4. */
+function expertCase(layout: AttributesOf<"expert">["layout"]): Case {
+  const [hidden, width] = [6, 5];
+  const matrices = {
+    separate: [flat(width, hidden), flat(width, hidden), flat(hidden, width)],
+    0: [flat(4, hidden, 2 * width), flat(4, width, hidden)],
+    1: [flat(4, 2 * width, hidden), flat(4, hidden, width)],
+  }[layout.kind === "separate" ? layout.kind : layout.inputAxis];
+  const states: Input = { shape: ["rows", hidden], sizes: [9, hidden] };
+  const inputs: Input[] = [
+    states,
+    states,
+    {
+      shape: ["rows", 2],
+      sizes: [9, 2],
+      dtype: "i64",
+      at: (index) => ((index - 26) * 5 + Math.floor((index - 26) / 2)) % 4,
+    },
+    { shape: ["rows", 2], sizes: [9, 2], at: positive },
+    ...matrices,
+  ];
+  return one("expert", inputs, { expert: 2, activation: "silu", layout }, JSON.stringify(layout));
 }
 
 const routerInputs = [{ shape: ["rows", 5], sizes: [7, 5] }, flat(12, 5)];
@@ -244,23 +282,35 @@ export const OPERATOR_CASES: readonly Case[] = [
   rotaryCase("interleaved", { heads: 3, dimensions: 4, isInterleaved: true }, 12),
   rotaryCase("part of a head", { heads: 2, dimensions: 4 }, 20),
   rotaryCase("part of a head, interleaved", { heads: 2, dimensions: 4, isInterleaved: true }, 20),
-  attentionCase("causal", {}),
-  attentionCase("both ways", { isCausal: false }),
-  attentionCase("softcap", { softcap: 1.5 }),
-  attentionCase(
+  ...attentionCases("causal", {}),
+  ...attentionCases("both ways", { isCausal: false }),
+  ...attentionCases("softcap", { softcap: 1.5 }),
+  ...attentionCases(
     "a mask for all heads",
     { isCausal: false },
     { shape: ["tokens", "tokens"], sizes: [5, 5], at: (index) => causalAt(5, 0)(index - 52) },
   ),
-  attentionCase(
+  ...attentionCases(
     "a mask per head",
     { isCausal: false },
     { shape: [1, 6, "tokens", "tokens"], sizes: [1, 6, 5, 5], at: (index) => causalAt(5, 0.4)(index - 52) },
   ),
-  attentionCase(
+  ...attentionCases(
     "a mask and softcap",
     { isCausal: false, softcap: 20 },
     { shape: ["tokens", "tokens"], sizes: [5, 5], at: (index) => causalAt(5, 0)(index - 52) },
+  ),
+  attentionGradientCase("causal", {}),
+  attentionGradientCase("both ways, a head to each", { isCausal: false, softcap: 1.5 }),
+  attentionGradientCase(
+    "a mask for all heads",
+    { isCausal: false, softcap: 20 },
+    { shape: ["tokens", "tokens"], sizes: [5, 5], at: (index) => causalAt(5, 0)(index - 65) },
+  ),
+  attentionGradientCase(
+    "a mask per head besides the causal one",
+    {},
+    { shape: [1, 6, "tokens", "tokens"], sizes: [1, 6, 5, 5], at: wave },
   ),
   one("router", routerInputs, { chosen: 3, isRenormalized: true }),
   one(
@@ -275,6 +325,17 @@ export const OPERATOR_CASES: readonly Case[] = [
   expertsCase("stacked, inputs first", { layout: { kind: "stacked", inputAxis: 0 }, hasSum: true }),
   expertsCase("routing bypassed", { isRoutingBypassed: true }),
   expertsCase("one without tokens", { chosenOf: (index) => index % 2 }),
+  expertCase({ kind: "separate" }),
+  expertCase({ kind: "stacked", inputAxis: 0 }),
+  expertCase({ kind: "stacked", inputAxis: 1 }),
+  expertsCase("without taps", { taps: [] }),
+  expertsCase("without taps, stacked, inputs last", {
+    taps: [],
+    layout: { kind: "stacked", inputAxis: 1 },
+    hasSum: true,
+  }),
+  expertsCase("without taps, stacked, inputs first", { taps: [], layout: { kind: "stacked", inputAxis: 0 } }),
+  expertsCase("without taps, one without tokens", { taps: [], chosenOf: (index) => index % 2 }),
   one("gram", [{ shape: ["n", 10], sizes: [7, 10] }], {
     panels: [
       { first: 0, end: 4 },

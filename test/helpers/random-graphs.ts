@@ -54,7 +54,7 @@ export function randomGraph(written: readonly Step[], kept: readonly number[]): 
           return a.shape[0] === b.shape[0] ? apply("concat", [a, b], { axis: 1 }) : [];
         case 7:
           return apply("rmsNorm", [a, builder.floats(new Array<number>(width).fill(1.5), [width])], {
-            epsilon: 1e-3,
+            epsilon: 0.1, // rounder than any that models have: differences of sharp bends say little
           });
         case 8:
           return apply("moments", [a]).map((moment) => builder.apply("reshape", [moment], { shape: [1, width] }));

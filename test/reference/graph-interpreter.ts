@@ -6,6 +6,7 @@
  */
 import { bindShape, evaluate, type Bindings, type Dim } from "../../src/graph/dimensions.js";
 import type { Graph, Node } from "../../src/graph/graph.js";
+import type { AttentionAttributes } from "../../src/graph/attention.js";
 import type { Activation, NormAttributes } from "../../src/graph/composites.js";
 import type { AttributesOf, OperatorName } from "../../src/graph/operators.js";
 import type { ReductionAttributes } from "../../src/graph/primitives.js";
@@ -234,7 +235,7 @@ const rotary: Rule<"rotary"> = (inputs, { heads, dimensions, isInterleaved = fal
   return [{ shape: states.shape, values }];
 };
 
-const attention: Rule<"attention"> = (inputs, attributes, size) => {
+const attention: RuleOf<AttentionAttributes> = (inputs, attributes, size) => {
   const [query, key, value, mask] = inputs as [Tensor, Tensor, Tensor, Tensor?];
   const { heads, keyValueHeads, scale, isCausal, softcap } = attributes;
   const tokens = size(attributes.tokens);
@@ -265,6 +266,64 @@ const attention: Rule<"attention"> = (inputs, attributes, size) => {
     }
   }
   return [{ shape: [rows, heads * e], values }];
+};
+
+/** By the derivative of each share with respect to each score, without what attention returned. */
+const attentionGradient: RuleOf<AttentionAttributes> = (inputs, attributes, size) => {
+  const [query, key, value, , gradient, mask] = inputs as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor?];
+  const { heads, keyValueHeads, scale, isCausal, softcap } = attributes;
+  const tokens = size(attributes.tokens);
+  const d = (query.shape[1] as number) / heads;
+  const e = (value.shape[1] as number) / keyValueHeads;
+  const [ofQuery, ofKey, ofValue] = [query, key, value].map(({ values }) => new Float64Array(values.length)) as [
+    Float64Array,
+    Float64Array,
+    Float64Array,
+  ];
+  for (let row = 0; row < (query.shape[0] as number); row++) {
+    const first = row - (row % tokens);
+    for (let head = 0; head < heads; head++) {
+      const group = Math.floor(head / (heads / keyValueHeads));
+      const keyAt = (token: number, i: number): number => ((first + token) * keyValueHeads + group) * d + i;
+      const valueAt = (token: number, i: number): number => ((first + token) * keyValueHeads + group) * e + i;
+      const queryAt = (i: number): number => (row * heads + head) * d + i;
+      const count = isCausal ? (row % tokens) + 1 : tokens;
+      const each = <Item>(of: (token: number) => Item): Item[] =>
+        Array.from({ length: count }, (_, token) => of(token));
+      const over = (length: number, of: (i: number) => number): number => sum(Array.from({ length }, (_, i) => of(i)));
+      const scaled = each(
+        (token) =>
+          scale * over(d, (i) => (query.values[queryAt(i)] as number) * (key.values[keyAt(token, i)] as number)),
+      );
+      const table = mask?.shape.length === 2 ? 0 : head;
+      const shares = softmax(
+        scaled.map(
+          (score, token) =>
+            (softcap === undefined ? score : softcap * Math.tanh(score / softcap)) +
+            (mask?.values[(table * tokens + (row % tokens)) * tokens + token] ?? 0),
+        ),
+      );
+      const given = (i: number): number => gradient.values[(row * heads + head) * e + i] as number;
+      const ofShares = each((token) => over(e, (i) => given(i) * (value.values[valueAt(token, i)] as number)));
+      each((token) => {
+        const share = shares[token] as number;
+        const ofCapped = sum(
+          ofShares.map((each, other) => each * (shares[other] as number) * (Number(other === token) - share)),
+        );
+        const slope = softcap === undefined ? 1 : 1 - Math.tanh((scaled[token] as number) / softcap) ** 2;
+        for (let i = 0; i < d; i++) {
+          ofQuery[queryAt(i)] += ofCapped * slope * scale * (key.values[keyAt(token, i)] as number);
+          ofKey[keyAt(token, i)] += ofCapped * slope * scale * (query.values[queryAt(i)] as number);
+        }
+        for (let i = 0; i < e; i++) ofValue[valueAt(token, i)] += share * given(i);
+      });
+    }
+  }
+  return [
+    { shape: query.shape, values: ofQuery },
+    { shape: key.shape, values: ofKey },
+    { shape: value.shape, values: ofValue },
+  ];
 };
 
 const router: Rule<"router"> = (inputs, { chosen, isRenormalized, scale = 1, limit }) => {
@@ -333,6 +392,22 @@ const experts: Rule<"experts"> = (inputs, attributes) => {
     return at === "input" ? input : activatedOf(input, expert);
   });
   return [{ shape: x.shape, values }, ...tapped];
+};
+
+/** All experts, of which the others get no rows. */
+const expert: Rule<"expert"> = (inputs, { expert: own, ...attributes }, size) => {
+  const [total, x, chosen, weights, ...matrices] = inputs as [Tensor, Tensor, Tensor, Tensor, ...Tensor[]];
+  const isStacked = attributes.layout.kind === "stacked";
+  const chosenHere = {
+    shape: chosen.shape,
+    values: chosen.values.map((each) => (each === own ? (isStacked ? own : 0) : -1)),
+  };
+  const count = isStacked ? own + 1 : 1;
+  return experts(
+    [x, chosenHere, weights, total, ...matrices],
+    { ...attributes, experts: count, hasSum: true, taps: [] },
+    size,
+  );
 };
 
 const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
@@ -498,7 +573,10 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
   layerNorm: norm(true),
   rotary,
   attention,
+  attentionByHead: attention,
+  attentionGradient,
   router,
+  expert,
   experts,
   gram([x], { panels }) {
     const input = x as Tensor;

@@ -1,0 +1,101 @@
+/**
+ * From the gradient of what enters the first block to those of the embedding table and of what stands between: learned
+ * positions, a norm, a projection. Rows of the table are added to on the host, one token after the other, so that the
+ * order of the sums does not depend on who computes.
+ */
+import { borrowed, type NdArray } from "../array.js";
+import { buildPrologueGraph } from "../forward/embedding.js";
+import { valuesOf } from "../forward/values.js";
+import type { Arrays, Executor, Program } from "../graph/executor.js";
+import { gradientName, gradientOf } from "../graph/gradient.js";
+import { lookUp } from "../look-up.js";
+import type { Architecture } from "../model/architecture.js";
+
+const SLOTS = "slots";
+
+/** What turns tokens into what enters the first block, on the host. */
+export interface EmbeddingTensors {
+  /** [vocabulary, embeddingWidth] */
+  readonly table: Float32Array;
+  /** By role of the architecture's prologue; empty where there is none. */
+  readonly tensors: Arrays;
+}
+
+/**
+ * Where gradients are added to; absent ones are let go of. Where the head is tied to the embedding the table's may be
+ * the projection's.
+ */
+export interface EmbeddingSinks {
+  readonly table?: Float32Array;
+  readonly tensors?: ReadonlyMap<string, Float32Array>;
+}
+
+export class EmbeddingGradient implements AsyncDisposable {
+  readonly #architecture: Architecture;
+  /** Back through the prologue; undefined where embeddings enter the first block as they are. */
+  readonly #prologue: Program | undefined;
+
+  private constructor(architecture: Architecture, prologue: Program | undefined) {
+    this.#architecture = architecture;
+    this.#prologue = prologue;
+  }
+
+  static async compile(executor: Executor, architecture: Architecture): Promise<EmbeddingGradient> {
+    const { prologue } = architecture;
+    if (prologue === undefined) return new EmbeddingGradient(architecture, undefined);
+    const of = [SLOTS, ...prologue.tensors.keys()];
+    const graph = gradientOf(buildPrologueGraph(architecture, prologue), { of, through: ["hidden"] });
+    return new EmbeddingGradient(architecture, await executor.compile(graph));
+  }
+
+  /**
+   * @param sequences token ids, of one length
+   * @param gradient  with respect to what enters the first block, [sequences * tokens, hidden], borrowed
+   */
+  async run(
+    { table, tensors }: EmbeddingTensors,
+    sequences: readonly Int32Array[],
+    gradient: NdArray,
+    sinks: EmbeddingSinks,
+  ): Promise<void> {
+    if (this.#prologue === undefined) return this.#addRows(sequences, valuesOf(gradient), sinks);
+    const { hiddenSize, embeddingWidth: width } = this.#architecture;
+    const tokens = sequences[0]?.length ?? 0;
+    const rows = sequences.length * tokens;
+    const slots = new Float32Array(rows * hiddenSize);
+    forEachToken(sequences, (id, row) => slots.set(table.subarray(id * width, (id + 1) * width), row * hiddenSize));
+    const positions = BigInt64Array.from({ length: rows }, (_, row) => BigInt(row % tokens));
+    const results = await this.#prologue.run(
+      new Map([
+        ...tensors,
+        [SLOTS, borrowed(SLOTS, slots, [rows, hiddenSize])],
+        ["positions", borrowed("positions", positions, [rows])],
+        [gradientName("hidden"), gradient],
+      ]),
+    );
+    this.#addRows(sequences, valuesOf(lookUp(results, gradientName(SLOTS))), sinks);
+    for (const [role, sink] of sinks.tensors ?? []) {
+      const found = valuesOf(lookUp(results, gradientName(role)));
+      sink.forEach((value, index) => (sink[index] = value + found[index]));
+    }
+    for (const array of results.values()) array[Symbol.dispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#prologue?.[Symbol.asyncDispose]();
+  }
+
+  /** @param gradient of the slots, [rows, hidden], of which embeddings fill the front */
+  #addRows(sequences: readonly Int32Array[], gradient: Float32Array, { table }: EmbeddingSinks): void {
+    if (table === undefined) return;
+    const { hiddenSize, embeddingWidth: width } = this.#architecture;
+    forEachToken(sequences, (id, row) => {
+      for (let i = 0; i < width; i++) table[id * width + i] += gradient[row * hiddenSize + i];
+    });
+  }
+}
+
+function forEachToken(sequences: readonly Int32Array[], visit: (id: number, row: number) => void): void {
+  let row = 0;
+  for (const ids of sequences) for (const id of ids) visit(id, row++);
+}

@@ -6,11 +6,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { InternalError } from "../../src/errors.js";
+import { decompose } from "../../src/graph/decompose.js";
 import { gradientName, gradientOf, sumName } from "../../src/graph/gradient.js";
 import { GraphBuilder, type Graph, type Value } from "../../src/graph/graph.js";
 import { isComposite, OPERATOR_NAMES } from "../../src/graph/operators.js";
 import { PULLBACKS } from "../../src/graph/pullbacks.js";
 import { lookUp } from "../../src/look-up.js";
+import { canEncode, encodeGraph } from "../../src/onnx/encoder.js";
 import { OnnxExecutor } from "../../src/onnx/executor.js";
 import { checkGradient, cotangentsOf, floatsOf } from "../helpers/gradients.js";
 import { assertAlike, rounded, runOn } from "../helpers/graphs.js";
@@ -143,6 +145,19 @@ test("only what is asked for is computed", () => {
   );
   const products = gradient.nodes.filter(({ operator }) => operator === "gemm");
   assert.equal(products.length, 2, "forward and the weight's gradient, not the input's");
+});
+
+test("a gradient asks to be run in its order, and is: what executors make of it, and the model for ONNX Runtime, keep it", () => {
+  const gradient = gradientOf(layer(), { of: ["w"], through: ["y"] });
+  const written = decompose(gradient, canEncode);
+  assert.deepEqual([gradient.isOrdered, written.isOrdered], [true, true]);
+  const encoded = encodeGraph(written);
+  assert.equal(encoded.isOrdered, true);
+  assert.ok(Buffer.from(encoded.model).toString("latin1").includes("pin.0"));
+  assert.deepEqual([...encoded.outputs.keys()], [gradientName("w")]);
+  const forward = encodeGraph(layer());
+  assert.equal(forward.isOrdered, undefined);
+  assert.ok(!Buffer.from(forward.model).toString("latin1").includes("pin."));
 });
 
 test("outputs are kept, and several may carry the gradient", () => {

@@ -6,7 +6,6 @@ import type { RunConfig } from "./options/run-options.js";
 import type { FurtherStep, MethodStep, Reproduced, StarvedTreatment, TokenSource } from "./options/values.js";
 import type { Allocation } from "./allocation/registry.js";
 import type { Pattern } from "./sparsity/pattern.js";
-import type { FinetuneReport } from "./training/finetune.js";
 import type { ReconstructionReport } from "./training/reconstruct.js";
 
 export type { RunConfig } from "./options/run-options.js";
@@ -71,14 +70,56 @@ export interface RunReport {
   readonly resumedBlocks: number;
   /** Where blocks were trained (`--then reconstruct`). */
   readonly training?: readonly BlockTrainingReport[];
-  /** Where the whole model was trained (`--then finetune`). */
-  readonly finetuned?: FinetuneReport;
+  /** Where the whole model was trained (`--method elsa`, `--then finetune`), in order. */
+  readonly trained?: readonly ModelTrainingReport[];
   readonly layers: readonly LayerReport[];
 }
 
 /** What training did to a block: its loss on the calibration sequences it was trained on, and on those held out. */
 export interface BlockTrainingReport extends ReconstructionReport {
   readonly name: string;
+}
+
+/** What the training of the whole model was. */
+export interface ModelTrainingReport {
+  readonly name: string;
+  readonly steps: number;
+  /** Mean losses over the first and the last tenth of the steps. */
+  readonly first: number;
+  readonly last: number;
+  /** Windows of the text, and how often a training of so many steps goes over all of them. */
+  readonly windows: number;
+  readonly passes: number;
+  /** Weights, gradients and the optimiser's state, in memory or on the disk; those in files apart. */
+  readonly bytesPerParameter: number;
+  readonly fileBytes: number;
+  readonly curve: readonly TrainingPoint[];
+}
+
+/** What happened up to a step of a training. */
+export interface TrainingPoint {
+  readonly step: number;
+  /** Mean over the steps since the point before. */
+  readonly loss: number;
+  /** Mean norm of the loss's gradient before clipping. */
+  readonly gradientNorm: number;
+  /** At a projection of Elsa: the loss of the last step's sequences under the mask that it found. */
+  readonly projectedLoss?: number;
+  /** ‖x - z‖ / ‖x‖ and ‖z - z before‖ / ‖z‖. */
+  readonly primal?: number;
+  readonly dual?: number;
+  /** Share of the weights that entered or left the mask. */
+  readonly flips?: number;
+  readonly lambda?: number;
+  /** ‖λ (x - z)‖ over the norm of the clipped gradient. */
+  readonly penaltyRatio?: number;
+}
+
+/** A training so far. */
+export interface TrainingCourse {
+  readonly losses: readonly number[];
+  readonly gradientNorms: readonly number[];
+  readonly curve: readonly TrainingPoint[];
 }
 
 /** `--json` of `prune run --dry-run`. */
@@ -282,6 +323,21 @@ export type EngineEvent =
       readonly loss: number | null;
       readonly seconds: number;
       readonly fraction: number;
+    }
+  | {
+      /** After every step of a training of the whole model. */
+      readonly type: "training";
+      readonly name: string;
+      readonly step: number;
+      readonly steps: number;
+      /** Of this step. */
+      readonly loss: number;
+      /** In words, how it goes. */
+      readonly course: string;
+      /** Whether the curve got a point: worth a line where lines are kept. */
+      readonly isPoint: boolean;
+      /** To the training's end. */
+      readonly etaSeconds: number;
     }
   | { readonly type: "windows"; readonly done: number; readonly total: number }
   | { readonly type: "cell"; readonly done: number; readonly total: number; readonly label: string };

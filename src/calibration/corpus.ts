@@ -5,7 +5,7 @@
 import { CalibrationError } from "../errors.js";
 import type { TokenSource } from "../contract.js";
 import { concatenateIds, hashIds } from "./ids.js";
-import { MersenneTwister } from "./random.js";
+import { MersenneTwister, shuffled } from "./random.js";
 import { DocumentFile, readPlainText, sizeOfFile } from "./text.js";
 import { readTokenTensor, type TokenTensor } from "./token-tensor.js";
 import { loadTokenizer, type TextTokenizer } from "./tokenizer.js";
@@ -98,6 +98,57 @@ export async function loadEvaluation(
   const of = windows < available ? `first ${windows} of ${available}` : `${windows}`;
   const description = `${stream.description}: ${of} windows of ${seqlen} tokens`;
   return { ...finish(sequences, description, source.file, vocabSize), textSha256: stream.sha256 };
+}
+
+/** Token ids to train on, which are cut into windows anew for every pass (training-windows.ts). */
+export interface TrainingTokens {
+  readonly ids: Int32Array;
+  /** Whether windows may begin anywhere; else they are the rows that were stored. */
+  readonly isContinuous: boolean;
+  /** Of the ids, int32, little-endian. */
+  readonly sha256: string;
+  readonly description: string;
+}
+
+/**
+ * What a model is trained on: a text as a whole; documents in an order drawn from the seed, one after the other, until there
+ * are `tokens` of them; or all rows of stored ids, each cut to `seqlen`.
+ * @throws CalibrationError as `loadCalibration`
+ */
+export async function loadTrainingTokens(
+  source: TokenSource,
+  {
+    modelDirectory,
+    seqlen,
+    seed,
+    vocabSize,
+    tokens,
+  }: Omit<CalibrationOptions, "nsamples"> & { readonly tokens: number },
+): Promise<TrainingTokens> {
+  const finished = (ids: Int32Array, description: string, isContinuous: boolean): TrainingTokens => {
+    if (ids.length < seqlen) throw tooShort(source.file, ids.length, seqlen, seqlen);
+    const { sha256 } = finish([ids], description, source.file, vocabSize);
+    return { ids, isContinuous, sha256, description };
+  };
+  const kind = kindOf(source.file);
+  if (kind === "ids") {
+    const tensor = await readTokenTensor(source);
+    if (tensor.columns < seqlen) throw rowsTooShort(nameOf(source, tensor), tensor.columns, seqlen);
+    const ids = concatenateIds(tensor.rows.map((row) => row.slice(0, seqlen)));
+    return finished(ids, `${nameOf(source, tensor)}: all ${tensor.rows.length} rows`, false);
+  }
+  const tokenizer = loadTokenizer(modelDirectory);
+  if (kind === "text") return finished(tokenizer.encode(readPlainText(source.file).text), source.file, true);
+  const documents = await DocumentFile.open(source.file);
+  try {
+    const order = shuffled([...Array(documents.count).keys()], new MersenneTwister(seed));
+    const taken: Int32Array[] = [];
+    for (let total = 0; total < tokens && taken.length < order.length; total += taken.at(-1)?.length ?? 0)
+      taken.push(tokenizer.encode(await documents.read(order[taken.length] as number)));
+    return finished(concatenateIds(taken), `${source.file}: ${taken.length} documents`, true);
+  } finally {
+    await documents.close();
+  }
 }
 
 interface EvaluationStream {

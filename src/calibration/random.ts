@@ -86,3 +86,13 @@ function twist(state: Uint32Array): void {
     state[k] = far ^ (y >>> 1) ^ ((y & 1) === 1 ? 0x9908b0df : 0);
   }
 }
+
+/** In an order drawn from `random` (Fisher and Yates). */
+export function shuffled<Item>(items: readonly Item[], random: MersenneTwister): Item[] {
+  const result = [...items];
+  for (let last = result.length - 1; last > 0; last--) {
+    const other = random.randomInteger(0, last);
+    [result[last], result[other]] = [result[other] as Item, result[last] as Item];
+  }
+  return result;
+}

@@ -114,6 +114,8 @@ function createTracker(now: () => number): Tracker {
         case "block":
           lastLoss = event.loss;
           return `${blockText(event)}${etaText(event.fraction)}`;
+        case "training":
+          return trainingText(event);
         case "windows":
           return `window ${event.done}/${event.total}${etaText(event.done / event.total)}`;
         case "cell":
@@ -131,6 +133,11 @@ function createTracker(now: () => number): Tracker {
       if (event.type === "start" && event.resumedBlocks > 0) {
         return { message: `resuming after ${event.resumedBlocks} of ${event.blocks} blocks`, fields: {} };
       }
+      if (event.type === "training") {
+        const { name, step, steps, loss, isPoint, etaSeconds } = event;
+        const fields = { training: name, step, steps, loss, etaSeconds: Math.round(etaSeconds) };
+        return isPoint ? { message: trainingText(event), fields } : undefined;
+      }
       if (event.type !== "block") return undefined;
       const { block, blocks, zeros, elements, loss, seconds } = event;
       const milliseconds = remaining(event.fraction);
@@ -141,6 +148,11 @@ function createTracker(now: () => number): Tracker {
       };
     },
   };
+}
+
+function trainingText({ name, step, steps, course, etaSeconds }: Extract<EngineEvent, { type: "training" }>): string {
+  const eta = step === steps ? "" : `, ETA ${formatDuration(etaSeconds)}`;
+  return `${name}, step ${step}/${steps}: ${course}${eta}`;
 }
 
 function blockText(event: Extract<EngineEvent, { type: "block" }>): string {

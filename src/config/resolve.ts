@@ -12,7 +12,7 @@ import { readOptions } from "../options/read.js";
 import { RUN_OPTIONS, type AskedRun, type RunRequest } from "../options/run-options.js";
 import { AUTOMATIC } from "../options/values.js";
 import { Problems } from "../problems.js";
-import { findMethod, needsTokens } from "../methods/registry.js";
+import { findMethod, isTrainer, needsTokens } from "../methods/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic } from "./automatic.js";
@@ -22,6 +22,7 @@ import {
   checkModelDirectory,
   checkSteps,
   checkTraining,
+  checkUnsolved,
   resolveAllocation,
   resolveMethodOptions,
   resolvePermutation,
@@ -75,13 +76,14 @@ export async function resolveRunConfig(
   const isTargetUnread = isUnread("pattern") || (asked.sparsity === undefined && isUnread("sparsity"));
   const target = isTargetUnread ? undefined : problems.take(resolveSparsity(asked.pattern, asked.sparsity), undefined);
   const sparsity = target ?? 0;
-  const { methodOptions, then } = resolveMethods(asked, isUnread, problems);
-  const methods = [asked.method, ...then.map((step) => step.method)];
+  const { method, methodOptions, then } = resolveMethods(asked, isUnread, problems);
+  const methods = [method, ...then.map((step) => step.method)];
   const allocation = problems.take(resolveAllocation(asked.allocation, asked.pattern, target), UNIFORM);
   const permutation = problems.take(resolvePermutation(asked.permutation, asked.pattern), "none");
   const reproduce = problems.take(resolveReproduced(asked.reproduce, asked.propagation), "layer");
   const propagation = resolvePropagation(asked.propagation, reproduce);
   problems.add(checkTraining(then, propagation));
+  problems.add(checkUnsolved(method, { allocation, reproduce, permutation }));
   if (isAutomatic) {
     const spread = allocation.rule === "uniform" ? "" : `, allocation ${allocation.rule}`;
     const moved = permutation === "none" ? "" : `, permutation ${permutation}`;
@@ -123,6 +125,14 @@ export async function resolveRunConfig(
     option: _option,
     damping: _damping,
     blockSize: _blockSize,
+    init: _init,
+    steps: _steps,
+    batchSize: _batchSize,
+    lr: _lr,
+    lambda: _lambda,
+    interval: _interval,
+    projection: _projection,
+    state: _state,
     memory,
     family,
     ...plain
@@ -134,6 +144,7 @@ export async function resolveRunConfig(
       ...(family === undefined ? {} : { family }),
       model,
       out,
+      method,
       methodOptions,
       then,
       sparsity,
@@ -217,37 +228,57 @@ function resolveMethods(
   asked: AskedRun,
   isUnread: Layers["isUnread"],
   problems: Problems,
-): Pick<RunConfig, "methodOptions" | "then"> {
-  const { method, pattern } = asked;
-  const methodOptions = isUnread("method")
+): Pick<RunConfig, "method" | "methodOptions" | "then"> {
+  const { pattern } = asked;
+  const askedOptions = isUnread("method")
     ? {} // whose options they are is not known
     : problems.take(
-        resolveMethodOptions(findMethod(method), { ...asked.methodOptions, ...methodFlags(asked) }, pattern),
+        resolveMethodOptions(findMethod(asked.method), { ...asked.methodOptions, ...methodFlags(asked) }, pattern),
         {},
       );
+  const [first, ...initiated] = isUnread("method")
+    ? [{ method: asked.method, methodOptions: askedOptions }]
+    : resolveInit(asked.init, { method: asked.method, methodOptions: askedOptions }, problems);
+  const { method, methodOptions } = first as FurtherStep;
   const unknown: FurtherStep = { method: "", methodOptions: {} };
-  const then = (asked.then ?? []).map(({ name, options = {}, match }): FurtherStep => {
+  const further = (asked.then ?? []).map(({ name, options = {}, match }): FurtherStep => {
     const solver = problems.attempt(() => findMethod(name));
     if (solver === undefined) return unknown;
     const resolved = resolveMethodOptions(solver, options, pattern);
     if (resolved instanceof PruneError) return problems.take(resolved, unknown);
     return { method: solver.name, methodOptions: resolved, ...(match === undefined ? {} : { match }) };
   });
-  if (!then.includes(unknown) && !isUnread("method") && !isUnread("then")) {
+  const then = [...initiated, ...further];
+  if (!further.includes(unknown) && !isUnread("method") && !isUnread("then")) {
     problems.add(checkSteps([method, ...then.map((step) => step.method)]));
   }
-  return { methodOptions, then };
+  return { method, methodOptions, then };
 }
 
 /** Options of methods that have flags of their own, and those given as key=value. */
-function methodFlags({ damping, blockSize, option }: AskedRun): Record<string, unknown> {
+function methodFlags({ damping, option, ...asked }: AskedRun): Record<string, unknown> {
   const [first, ...ladder] = damping ?? [];
+  const { blockSize, steps, batchSize, lr, lambda, interval, projection, state } = asked;
+  const plain = { damping: first, blockSize, steps, batchSize, lr, lambda, interval, projection, state };
   return {
-    ...(first === undefined ? {} : { damping: first }),
+    ...Object.fromEntries(Object.entries(plain).filter(([, value]) => value !== undefined)),
     ...(ladder.length === 0 ? {} : { dampingLadder: ladder }),
-    ...(blockSize === undefined ? {} : { blockSize }),
     ...option,
   };
+}
+
+/** With `init` the method is what it begins with, and the one that was asked for comes next. */
+function resolveInit(init: string | undefined, first: FurtherStep, problems: Problems): FurtherStep[] {
+  if (init === undefined) return [first];
+  const method = problems.attempt(() => findMethod(init));
+  if (method === undefined) return [first];
+  if (first.method !== "" && !isTrainer(findMethod(first.method)))
+    problems.add(
+      new UsageError("E_INIT", `--init ${init}: ${first.method} does not train; it begins with the dense model.`, {
+        hint: `Leave --init out, or put the methods in order: --method ${init} --then ${first.method}.`,
+      }),
+    );
+  return [{ method: method.name, methodOptions: method.schema.parse({}) as FurtherStep["methodOptions"] }, first];
 }
 
 /** `<model>-<method>-<sparsity>`, for example demo-wanda-0.7 or demo-wanda-2of4. */

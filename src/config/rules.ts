@@ -7,14 +7,15 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
 import { flagOf } from "../options/option.js";
+import type { RunConfig } from "../options/run-options.js";
 import type { FurtherStep, Permutation, Propagation, Reproduced } from "../options/values.js";
 import { problemOf } from "../problems.js";
 import { expectFit } from "../solvers/problem.js";
-import { findMethod, isTrainer, METHODS, type Method } from "../methods/registry.js";
+import { findMethod, isFollowing, isTrainer, METHODS, type Method } from "../methods/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
 import { TRAINERS } from "../training/registry.js";
-import { allocationProblems, UNIFORM, type Allocation } from "../allocation/registry.js";
+import { allocationProblems, dependsOnMethod, UNIFORM, type Allocation } from "../allocation/registry.js";
 import { formatPattern, patternSparsity, type Pattern } from "../sparsity/pattern.js";
 
 /** The sparsity a run aims at: the pattern's own, or the one asked for. */
@@ -46,7 +47,12 @@ export function resolveSparsity(pattern: Pattern, asked: number | undefined): nu
 const FLAG_OF_OPTION: Readonly<Record<string, string>> = {
   damping: flagOf("damping"),
   dampingLadder: flagOf("damping"),
-  blockSize: flagOf("blockSize"),
+  ...Object.fromEntries(
+    ["blockSize", "steps", "batchSize", "lr", "lambda", "interval", "projection", "state"].map((key) => [
+      key,
+      flagOf(key),
+    ]),
+  ),
 };
 
 /**
@@ -131,7 +137,7 @@ export function calibrationProblem(consumer: string, model: string): PruneError 
 export function checkSteps(names: readonly string[]): PruneError | undefined {
   const methods = names.map((name) => findMethod(name));
   const [first] = methods;
-  if (first !== undefined && isTrainer(first))
+  if (first !== undefined && isTrainer(first) && isFollowing(first))
     return new UsageError("E_STEPS", `--method ${first.name}: it starts from a mask, so it cannot come first.`, {
       hint: `Begin with one method that chooses a mask, for example: --method wanda --then ${first.name}.`,
       details: { steps: names },
@@ -139,7 +145,10 @@ export function checkSteps(names: readonly string[]): PruneError | undefined {
   const solvers = methods.filter((method) => !isTrainer(method)) as LayerSolver<unknown>[];
   const place = (method: Method): number => (isTrainer(method) ? UNITS.indexOf(method.unit) : -1);
   const late = methods.find((method, index) => methods.slice(0, index).some((before) => place(before) > place(method)));
-  const problem = problemOf(() => composeSteps(solvers.map((solver) => ({ solver, options: undefined }))));
+  const problem =
+    solvers.length === 0
+      ? undefined
+      : problemOf(() => composeSteps(solvers.map((solver) => ({ solver, options: undefined }))));
   if (problem !== undefined || late === undefined) return problem;
   return new UsageError(
     "E_STEPS",
@@ -154,18 +163,39 @@ export function checkSteps(names: readonly string[]): PruneError | undefined {
 /** What steps that train cannot do: look at the dense model's inputs alone, or leave linears out. */
 export function checkTraining(steps: readonly FurtherStep[], propagation: Propagation): PruneError | undefined {
   const training = steps.filter(({ method }) => TRAINERS.has(method));
-  const [first] = training;
+  const first = training.find(({ method }) => TRAINERS.get(method)?.unit === "block");
   const matched = training.find(({ match }) => match !== undefined);
   if (matched !== undefined)
-    return new UsageError("E_STEPS", `then: ${matched.method} trains whole blocks; it cannot match single linears.`, {
-      hint: "Leave match out of that step.",
-    });
+    return new UsageError(
+      "E_STEPS",
+      `then: ${matched.method} trains whole ${TRAINERS.get(matched.method)?.unit === "block" ? "blocks" : "models"}; it cannot match single linears.`,
+      {
+        hint: "Leave match out of that step.",
+      },
+    );
   if (first === undefined || propagation !== "dense") return undefined;
   return new ConfigError(
     "E_TRAINING_PROPAGATION",
     `--then ${first.method}: with --propagation dense blocks never see the pruned model's inputs, which it trains on.`,
     { hint: "Leave --propagation out.", details: { step: first.method, propagation } },
   );
+}
+
+/** What a run whose first method trains the model cannot do: nothing is solved layer by layer. */
+export function checkUnsolved(
+  method: string,
+  { allocation, reproduce, permutation }: Pick<RunConfig, "allocation" | "reproduce" | "permutation">,
+): PruneError | undefined {
+  if (!TRAINERS.has(method)) return undefined;
+  const refusal = (what: string, why: string): PruneError =>
+    new ConfigError("E_METHOD_TRAINS", `${what}: ${method} trains the model as a whole; ${why}.`, {
+      hint: `Leave it out, or begin with a method that solves layers: --method ${method} --init wanda.`,
+    });
+  if (reproduce === "model") return refusal("--reproduce model", "no layer is solved for itself");
+  if (permutation !== "none") return refusal(`--permutation ${permutation}`, "no layer is solved for itself");
+  if (dependsOnMethod(allocation))
+    return refusal(`--allocation ${allocation.rule}`, "it cannot be tried on single layers");
+  return undefined;
 }
 
 /** What trains a block follows all that solves its layers, and what trains the model follows all blocks. */

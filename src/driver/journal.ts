@@ -6,10 +6,9 @@
 import { createHash } from "node:crypto";
 import { open, readFile, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
-import type { LayerReport } from "../contract.js";
+import type { LayerReport, ModelTrainingReport } from "../contract.js";
 import { CheckpointError, ConfigError } from "../errors.js";
 import { isRecord } from "../is-record.js";
-import type { FinetuneReport } from "../training/finetune.js";
 import type { ReconstructionReport } from "../training/reconstruct.js";
 
 export const JOURNAL_NAME = "journal.jsonl";
@@ -88,13 +87,16 @@ export interface StepEntries {
     readonly training?: ReconstructionReport;
   };
   /** The whole model, trained: its tensors lie in a file beside the journal. */
-  readonly training: { readonly report: FinetuneReport };
+  readonly training: { readonly report: ModelTrainingReport };
+  /** The state after this step of a training lies in a folder beside the journal. */
+  readonly "training-step": { readonly step: number };
 }
 
 const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntries[Kind] & string)[] } = {
   allocation: ["sparsities"],
   block: ["sha256", "layers"],
   training: ["report"],
+  "training-step": ["step"],
 };
 
 function keyOf(kind: string, name: string): string {

@@ -1,104 +1,215 @@
 /**
- * Training of the whole model after its last block is pruned; how is training/finetune.ts's business. What was trained lies in a
+ * Training of the whole model after its last block is pruned; how is the business of training/. What was trained lies in a
  * file of its own before any tensor of the output is overwritten, so that a run which is killed meanwhile goes on from there.
  */
 import { mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { borrowed } from "../array.js";
+import { TrainingWindows } from "../calibration/training-windows.js";
+import type { TrainingTokens } from "../calibration/corpus.js";
 import { openCheckpoint, SINGLE_FILE } from "../checkpoint/checkpoint.js";
 import { encodeHeader } from "../checkpoint/header.js";
 import { throwIfStopped } from "../context.js";
-import { InternalError } from "../errors.js";
-import { embedTokens } from "../forward/embedding.js";
+import type { ModelTrainingReport } from "../contract.js";
+import { InterruptedError } from "../errors.js";
+import { HiddenStates } from "../forward/hidden-states.js";
 import { readBlockWeights } from "../forward/weights.js";
-import { CalibratedEnds } from "../training/calibrated-ends.js";
-import { finetuneModel, type FinetuneOptions, type FinetuneReport } from "../training/finetune.js";
-import { HeadGradient, type HeadTensors } from "../training/head-gradient.js";
-import { BlockGradients, stepStates } from "../training/model-gradients.js";
-import { blockParameters, type Parameters } from "../training/parameters.js";
+import { lookUp } from "../look-up.js";
+import { DenseTeacher } from "../training/dense-teacher.js";
+import type { StepProgress } from "../training/descent.js";
+import { minimiseSparsely, STATES } from "../training/elsa.js";
+import { EmbeddingGradient } from "../training/embedding-gradient.js";
+import { finetuneModel } from "../training/finetune.js";
+import { HeadGradient } from "../training/head-gradient.js";
+import {
+  accumulateGradients,
+  BlockGradients,
+  groupOfBlock,
+  lossUnderMasks,
+  stepStates,
+} from "../training/model-gradients.js";
+import { FULL_PRECISION, ParameterStore, type ParameterGroup } from "../training/parameter-store.js";
+import type { ParameterSpec } from "../training/parameters.js";
+import type { ProjectedLinear } from "../training/projection.js";
+import { endGroups, readEnds, tensorOfEnd, TextEnds } from "../training/text-ends.js";
 import type { Journal } from "./journal.js";
-import { maskedRoles, type RunParts } from "./run.js";
+import type { Run } from "./prune-block.js";
+import { maskedRoles, type ModelTraining } from "./run.js";
+import { TrainingCourseLog } from "./training-course.js";
+import { TrainingState } from "./training-state.js";
 
-/** Folder in OUT.partial. */
-export const TRAINED_NAME = "trained";
-export const STATES_NAME = "training-states.bin";
+/** Folder in OUT.partial for everything of trainings. */
+export const TRAINING_NAME = "training";
 
-/** The steps' name in the journal. */
-const FINETUNE = "finetune";
+/** Shares of --memory: what is trained, what a step keeps in front of blocks, a teacher's states. */
+export const STORE_SHARE = 0.5;
+const STATES_SHARE = 0.25;
+const TEACHER_SHARE = 0.125;
 
-/** What an earlier run trained and may not have written to the output in full. */
-export function finishedTraining(journal: Journal): FinetuneReport | undefined {
-  return journal.finished("training", FINETUNE)?.report;
+/** Run the trainings that an earlier run has not finished, each from what the one before left in the output. */
+export async function trainModel(run: Run, journal: Journal, tokens: TrainingTokens): Promise<ModelTrainingReport[]> {
+  const reports: ModelTrainingReport[] = [];
+  for (const [index, training] of run.trainings.entries()) {
+    const finished = journal.finished("training", training.name)?.report;
+    reports.push(finished ?? (await train(run, journal, tokens, training)));
+    const next = run.trainings[index + 1];
+    if (next === undefined || journal.finished("training-step", next.name) === undefined)
+      await writeTrained(run, training);
+  }
+  return reports;
 }
 
-/** @param sequences of the calibration; the run's stream is used for their embeddings, its dense stream is behind the last block */
-export async function trainModel(
-  run: RunParts,
+/** Whether an earlier run trained to an end: then the output's blocks may be half overwritten. */
+export function hasFinishedTraining({ trainings }: Pick<Run, "trainings">, journal: Journal): boolean {
+  return trainings.some(({ name }) => journal.finished("training", name) !== undefined);
+}
+
+async function train(
+  run: Run,
   journal: Journal,
-  sequences: readonly Int32Array[],
-  options: FinetuneOptions,
-): Promise<FinetuneReport> {
-  const { model, device, runner, selected, output, stream, denseStream, config, context } = run;
+  tokens: TrainingTokens,
+  training: ModelTraining,
+): Promise<ModelTrainingReport> {
+  const { model, device, runner, output, config, context } = run;
   const { architecture } = model;
-  if (stream === undefined || denseStream === undefined)
-    throw new InternalError("E_TRAINING", "nothing to train the model with");
-  await embedTokens(model, sequences, stream.states);
-  const size = Math.min(options.batchSize, sequences.length);
-  const parameters: Parameters[] = [];
-  const isDistilled = options.distillation > 0;
+  const { name, options } = training;
+  const { steps, batchSize, distillation } = options;
+  const directory = join(output.partialDirectory, TRAINING_NAME, name);
+  const windows = new TrainingWindows(tokens, config.seqlen, config.seed);
+  const areEndsTrained = options.train === "all";
+  const onBlock = (): void => throwIfStopped(context, true);
+  const place = { sequences: batchSize, tokens: config.seqlen };
+  await mkdir(directory, { recursive: true });
+  await using store = await ParameterStore.create({
+    device,
+    groups: [...blockGroups(run, training), ...(areEndsTrained ? endGroups(output.checkpoint, architecture) : [])],
+    formats: training.name === "elsa" ? STATES[training.options.state] : FULL_PRECISION,
+    memoryBytes: STORE_SHARE * config.memoryBytes,
+    directory: join(directory, "state"),
+  });
   await using gradients = new BlockGradients(runner, architecture);
+  await using embedding = await EmbeddingGradient.compile(runner.executor, architecture);
   await using head = await HeadGradient.compile(runner.executor, architecture, {
-    ...{ isProjectionTrained: false, isDistilled },
+    ...{ isProjectionTrained: areEndsTrained, isDistilled: distillation > 0 },
   });
   await using states = await stepStates(architecture, {
-    ...{ sequences: size, tokens: config.seqlen, memoryBytes: config.memoryBytes / 2 },
-    scratchFile: join(output.partialDirectory, STATES_NAME),
+    ...{ ...place, memoryBytes: STATES_SHARE * config.memoryBytes, scratchFile: join(directory, "states.bin") },
   });
+  await using taught = await HiddenStates.create({
+    ...{ ...place, sequences: distillation > 0 ? batchSize : 0, hiddenSize: architecture.hiddenSize },
+    ...{ memoryBytes: TEACHER_SHARE * config.memoryBytes, scratchFile: join(directory, "taught.bin") },
+  });
+  const { bytes, fileBytes, elements } = store.size;
+  const teacher =
+    distillation === 0
+      ? undefined
+      : new DenseTeacher({
+          ...{
+            model,
+            runner,
+            embedding,
+            states: taught,
+            onBlock,
+            ends: await readEnds(model.checkpoint, architecture),
+          },
+          isResident: fileBytes === 0 && 4 * elements < (1 - STORE_SHARE) * config.memoryBytes,
+        });
+  const ends = new TextEnds({
+    ...{ architecture, embedding, head, store, teacher, distillation },
+    fixed: areEndsTrained ? undefined : await readEnds(output.checkpoint, architecture),
+  });
+  const step = { architecture, runner, gradients, store, ends, sequences: batchSize, states, onBlock };
+  const state = new TrainingState({ store, journal, name, directory: join(directory, "kept") });
+  const earlier = await state.restore();
+  const log = new TrainingCourseLog(steps, earlier?.course);
+  let taken = earlier?.step ?? 0;
+  const started = performance.now();
+  const descent = {
+    ...{ store, taken },
+    async gradient(number: number) {
+      const sequences = windows.ofStep(number, batchSize);
+      ends.choose(sequences);
+      await teacher?.listen(sequences);
+      return accumulateGradients(step);
+    },
+    async onStep(progress: StepProgress) {
+      const isMeasured = progress.projected !== undefined && log.isPointDue(progress);
+      const isPoint = log.add(progress, isMeasured ? await lossUnderMasks(step) : undefined);
+      taken = progress.step;
+      log.warn(context.logger);
+      const perStep = (performance.now() - started) / 1000 / (taken - (earlier?.step ?? 0));
+      context.emit({
+        ...{ type: "training", name, step: taken, steps, loss: progress.loss, course: log.said, isPoint },
+        etaSeconds: perStep * (steps - taken),
+      });
+      if (state.isDue) await state.keep(taken, log.course);
+    },
+  };
   try {
-    for (const block of architecture.blocks) {
-      const weights = await readBlockWeights(output.checkpoint, block);
-      parameters.push(blockParameters(device, block, weights, maskedRoles(block, selected)));
-    }
-    const ends = new CalibratedEnds({
-      ...{ head: await readHead(run), gradient: head, sequences },
-      ...{ embedded: stream.states, taught: denseStream.states, distillation: options.distillation },
-    });
-    const blocks = architecture.blocks.length;
-    const report = await finetuneModel(
-      {
-        ...{
-          architecture,
-          runner,
-          gradients,
-          parameters,
-          ends,
-          sequences: sequences.length,
-          states,
-          seed: config.seed,
-        },
-        onBlock: () => throwIfStopped(context, true),
-        onStep: ({ step, steps, loss }) => {
-          const said = `finetune, step ${step} of ${steps}, loss ${loss.toPrecision(4)}`;
-          context.emit({ type: "stage", block: blocks - 1, blocks, stage: said, fraction: step / steps });
-        },
-      },
-      options,
-    );
-    await keep(run, parameters);
-    await journal.append("training", FINETUNE, { report });
-    return report;
-  } finally {
-    for (const each of parameters) each[Symbol.dispose]();
+    if (training.name === "finetune") await finetuneModel(descent, training.options, architecture.hiddenSize);
+    else
+      await minimiseSparsely(
+        { ...descent, device, pattern: config.pattern, linearsOf: linearsOf(run) },
+        training.options,
+      );
+  } catch (error) {
+    // The step that was cut off has changed nothing yet.
+    if (error instanceof InterruptedError && taken > 0) await state.keep(taken, log.course);
+    throw error;
   }
+  const passes = (steps * batchSize) / windows.count;
+  const report = {
+    ...{ name, steps, ...log.ends, windows: windows.count, passes },
+    ...{ bytesPerParameter: bytes / elements, fileBytes, curve: log.course.curve },
+  };
+  await keep(run, training, store);
+  await journal.append("training", name, { report });
+  await rm(directory, { recursive: true, force: true }); // its copies; what was trained lies beside it
+  return report;
+}
+
+/** What of blocks is trained: by finetune with zeros as they are, by Elsa with twins of what becomes sparse. */
+function blockGroups({ model, output, selected }: Run, { name }: ModelTraining): ParameterGroup[] {
+  return model.architecture.blocks.map((block) => ({
+    name: groupOfBlock(block),
+    async load(): Promise<readonly ParameterSpec[]> {
+      const weights = await readBlockWeights(output.checkpoint, block);
+      const pruned = maskedRoles(block, selected);
+      return [...block.tensors].map(([role, { shape }]) => {
+        const isPruned = pruned.has(role);
+        const values = lookUp(weights, role);
+        return {
+          name: role,
+          shape,
+          values,
+          isMasked: isPruned && name === "finetune",
+          isSplit: isPruned && name === "elsa",
+        };
+      });
+    },
+  }));
+}
+
+/** The pruned linears of a tensor, with the sparsity that the allocation gave them. */
+function linearsOf({ model, sparsities }: Run): (group: string, role: string) => ProjectedLinear[] {
+  const byTensor = new Map<string, ProjectedLinear[]>();
+  for (const block of model.architecture.blocks)
+    for (const linear of block.groups.flatMap(({ linears }) => linears)) {
+      const sparsity = sparsities.get(linear.name);
+      if (sparsity === undefined) continue;
+      const key = `${groupOfBlock(block)} ${linear.role}`;
+      byTensor.set(key, [...(byTensor.get(key) ?? []), { linear, sparsity }]);
+    }
+  return (group, role) => byTensor.get(`${group} ${role}`) ?? [];
+}
+
+function trainedDirectory({ output }: Pick<Run, "output">, { name }: ModelTraining): string {
+  return join(output.partialDirectory, TRAINING_NAME, `${name}-trained`);
 }
 
 /** Write what was trained to the output. */
-export async function writeTrained({
-  model,
-  output,
-  context,
-}: Pick<RunParts, "model" | "output" | "context">): Promise<void> {
-  await using trained = await openCheckpoint(join(output.partialDirectory, TRAINED_NAME));
+async function writeTrained(run: Run, training: ModelTraining): Promise<void> {
+  const { model, output, context } = run;
+  await using trained = await openCheckpoint(trainedDirectory(run, training));
   const blocks = model.architecture.blocks.length;
   for (const tensor of trained.tensors.keys()) {
     context.emit({ type: "stage", block: blocks - 1, blocks, stage: `write ${tensor}`, fraction: 1 });
@@ -112,38 +223,42 @@ export async function writeTrained({
   await output.flush();
 }
 
-async function readHead({ model }: Pick<RunParts, "model">): Promise<HeadTensors> {
-  const { checkpoint, architecture } = model;
-  const { head } = architecture;
-  const tensors = new Map<string, ReturnType<typeof borrowed>>();
-  for (const [role, { tensor, shape }] of head.tensors)
-    tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
-  const projection = await checkpoint.readTensor(head.projection);
-  return { tensors, projection, ...(head.bias === undefined ? {} : { bias: await checkpoint.readTensor(head.bias) }) };
-}
-
 /** All trained tensors in f32, under their names in the checkpoint, on the disk when this resolves. */
-async function keep(
-  { model, output }: Pick<RunParts, "model" | "output">,
-  parameters: readonly Parameters[],
-): Promise<void> {
-  const directory = join(output.partialDirectory, TRAINED_NAME);
+async function keep(run: Run, training: ModelTraining, store: ParameterStore): Promise<void> {
+  const { architecture } = run.model;
+  const directory = trainedDirectory(run, training);
   await rm(directory, { recursive: true, force: true });
-  await mkdir(directory);
-  const values = new Map<string, { readonly shape: readonly number[]; readonly values: Float32Array }>();
-  for (const [index, block] of model.architecture.blocks.entries())
-    for (const { name, shape, values: own } of parameters[index] ?? [])
-      values.set(block.tensors.get(name)?.tensor ?? name, { shape, values: own.host });
-  const layouts = [...values].map(([name, { shape, values: own }]) => {
-    return { name, dtype: "F32", shape, byteLength: own.byteLength };
-  });
+  await mkdir(directory, { recursive: true });
+  const tensorOf = (group: string, role: string): string => {
+    const block = architecture.blocks.find((each) => groupOfBlock(each) === group);
+    return block?.tensors.get(role)?.tensor ?? tensorOfEnd(architecture, group, role) ?? role;
+  };
+  const layouts: {
+    readonly name: string;
+    readonly dtype: "F32";
+    readonly shape: readonly number[];
+    readonly byteLength: number;
+  }[] = [];
+  const places = new Map<string, readonly [group: string, role: string]>();
+  for (const group of store.names)
+    await store.use(group, {}, (parameters) => {
+      for (const { name, shape, values } of parameters) {
+        const tensor = tensorOf(group, name);
+        layouts.push({ name: tensor, dtype: "F32", shape, byteLength: values.host.byteLength });
+        places.set(tensor, [group, name]);
+      }
+      return Promise.resolve();
+    });
   const { bytes, tensors } = encodeHeader(layouts);
   const file = await open(join(directory, SINGLE_FILE), "w");
   try {
     await file.writeFile(bytes);
     for (const { name } of tensors) {
-      const { values: own } = values.get(name) as { readonly values: Float32Array };
-      await file.writeFile(new Uint8Array(own.buffer, own.byteOffset, own.byteLength));
+      const [group, role] = lookUp(places, name);
+      await store.use(group, { reads: ["values"] }, async (parameters) => {
+        const { host } = lookUp(new Map([...parameters].map((each) => [each.name, each.values])), role);
+        await file.writeFile(new Uint8Array(host.buffer, host.byteOffset, host.byteLength));
+      });
     }
     await file.datasync();
   } finally {

@@ -12,7 +12,7 @@ import { countZeros } from "../model/logical-matrix.js";
 import type { ReconstructionReport } from "../training/reconstruct.js";
 import { GroupAtWork, type SolvedLinear } from "./group-at-work.js";
 import { hashOf, type Journal, type StepEntries } from "./journal.js";
-import { isRouted, isTrained, moveOn, onActivations, stage, type BlockAtWork, type RunParts } from "./run.js";
+import { isRouted, moveOn, onActivations, stage, type BlockAtWork, type RunParts } from "./run.js";
 import type { StatisticsSource } from "./statistics-source.js";
 import { permutedProducers } from "./transforms/permute-channels.js";
 import type { BlockTransform } from "./transforms/transform.js";
@@ -47,7 +47,7 @@ export async function processBlock(
   const measuredBefore = clock.measuringSeconds;
   stage(run, spec, "read", 0);
   const weights = await readBlockWeights(model.checkpoint, spec, memory.weights);
-  const isDenseKept = run.denseStream !== undefined || isTrained(run);
+  const isDenseKept = run.denseStream !== undefined || run.reconstruction !== undefined;
   const denseWeights = isDenseKept ? copyBlockWeights(weights, memory.denseWeights ?? new Map()) : undefined;
   const block = { spec, weights, denseWeights };
 
@@ -198,7 +198,8 @@ async function writeTensors(run: Run, { spec, weights }: BlockAtWork, roles: Rea
 
 /** The dense model's hidden states through a block. */
 async function moveDense(run: Run, { spec, denseWeights }: BlockAtWork): Promise<void> {
-  if (denseWeights !== undefined) await moveOn(run, run.denseStream, spec, denseWeights, isTrained(run));
+  if (denseWeights !== undefined)
+    await moveOn(run, run.denseStream, spec, denseWeights, run.reconstruction !== undefined);
 }
 
 /** Over everything that the run writes of a block, in order. */

@@ -5,14 +5,13 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { BlockTrainingReport, LayerReport, RunConfig, RunReport } from "../contract.js";
+import type { BlockTrainingReport, LayerReport, ModelTrainingReport, RunConfig, RunReport } from "../contract.js";
 import type { Logger } from "../logging.js";
 import { formatRecipe } from "../report/run-recipe.js";
 import { boundsOf, dependsOnMethod, needsActivations } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { allocateSparsity } from "./allocation/allocate.js";
-import type { FinetuneReport } from "../training/finetune.js";
-import { finishedTraining, trainModel, writeTrained } from "./model-training.js";
+import { hasFinishedTraining, trainModel } from "./model-training.js";
 import { NO_MEMORY, processBlock, recount, replayBlock, type BlockMemory, type Run } from "./prune-block.js";
 import { stage } from "./run.js";
 import { methodOf, openSession, SEARCH_NAME, WORKING_FILES, type Session, type SharedWork } from "./session.js";
@@ -36,7 +35,7 @@ export async function pruneModel(
 ): Promise<RunReport> {
   const started = performance.now();
   await using session = await openSession(config, context, shared);
-  const { journal, calibration } = session;
+  const { journal, calibration, text } = session;
   const { model, device, solver, clock, output } = session.run;
   const { blocks } = model.architecture;
   const resumedBlocks = blocks.filter((block) => journal.finished("block", block.name) !== undefined).length;
@@ -49,7 +48,8 @@ export async function pruneModel(
   const layers: LayerReport[] = [];
   const training: BlockTrainingReport[] = [];
   let memory: BlockMemory = NO_MEMORY;
-  const trained = finishedTraining(journal); // then the output's blocks may be half overwritten, and are no longer looked at
+  // Then the output's blocks may be half overwritten, and are no longer looked at.
+  const isTrained = hasFinishedTraining(run, journal);
   for (const block of blocks) {
     const finished = journal.finished("block", block.name);
     if (finished === undefined) {
@@ -58,25 +58,21 @@ export async function pruneModel(
       if (processed.training !== undefined) training.push({ name: block.name, ...processed.training });
       memory = processed.memory;
     } else {
-      if (trained === undefined) memory = await replayBlock(run, block, finished, memory);
+      if (!isTrained) memory = await replayBlock(run, block, finished, memory);
       layers.push(...finished.layers);
       if (finished.training !== undefined) training.push({ name: block.name, ...finished.training });
     }
     throwIfStopped(context, true);
   }
-  const finetuned =
-    run.finetuning && (trained ?? (await trainModel(run, journal, calibration?.sequences ?? [], run.finetuning)));
-  if (finetuned !== undefined) {
-    await writeTrained(run);
-    layers.splice(0, layers.length, ...(await recount(run, layers)));
-  }
+  const trained = text === undefined ? [] : await trainModel(run, journal, text);
+  if (trained.length > 0) layers.splice(0, layers.length, ...(await recount(run, layers)));
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
   await output.finish({ remove: WORKING_FILES });
   warnOfStarvedExperts(context.logger, layers);
   session.completeShared();
   const elapsed = (performance.now() - started) / 1000;
   const seconds = elapsed - clock.measuringSeconds + allocation.savedSeconds + session.savedSeconds;
-  return report(run, { layers, training, finetuned }, { seconds, resumedBlocks, calibration });
+  return report(run, { layers, training, trained }, { seconds, resumedBlocks, calibration });
 }
 
 /** Of every linear, from the journal, from a run that shares it, or found now; noted in both. */
@@ -154,10 +150,10 @@ function report(
   {
     layers,
     training,
-    finetuned,
+    trained,
   }: Pick<RunReport, "layers"> & {
     readonly training: readonly BlockTrainingReport[];
-    readonly finetuned: FinetuneReport | undefined;
+    readonly trained: readonly ModelTrainingReport[];
   },
   facts: Pick<RunReport, "seconds" | "resumedBlocks"> & Pick<Session, "calibration">,
 ): RunReport {
@@ -181,7 +177,7 @@ function report(
         : { sequences: calibration.sequences.length, seqlen: config.seqlen, sha256: calibration.sha256 },
     resumedBlocks: facts.resumedBlocks,
     ...(training.length === 0 ? {} : { training }),
-    ...(finetuned === undefined ? {} : { finetuned }),
+    ...(trained.length === 0 ? {} : { trained }),
     layers,
   };
 }

@@ -12,7 +12,10 @@ import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { inSequence, repeated, type SolveCost } from "../solvers/cost.js";
 import { isRouted } from "./run.js";
-import type { FinetuneOptions } from "../training/finetune.js";
+import { STATES } from "../training/elsa.js";
+import { FULL_PRECISION } from "../training/parameter-store.js";
+import { STORE_SHARE } from "./model-training.js";
+import type { ModelTraining } from "./run.js";
 import type { ReconstructOptions } from "../training/reconstruct.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
 
@@ -26,7 +29,7 @@ export interface PlannedRun {
   /** Of every block, once its linears are solved. */
   readonly training: ReconstructOptions | undefined;
   /** Of the whole model, after its last block. */
-  readonly finetuning: FinetuneOptions | undefined;
+  readonly trainings: readonly ModelTraining[];
   /** Of the checkpoint's shards, and of the tensors that are written. */
   readonly checkpointBytes: number;
   readonly prunedBytes: number;
@@ -48,7 +51,12 @@ export interface RunWork {
 export function workOf(planned: PlannedRun): RunWork {
   const { blocks } = planned.architecture;
   const work = blocks.map((block) => blockWork(planned, block));
-  return addWork(filesOf(planned), allocationWork(planned), ...work, finetuningWork(planned));
+  return addWork(
+    filesOf(planned),
+    allocationWork(planned),
+    ...work,
+    ...planned.trainings.map((each) => modelTrainingWork(planned, each)),
+  );
 }
 
 export function addWork(...works: readonly Partial<RunWork>[]): RunWork {
@@ -115,15 +123,10 @@ function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const solving = linearsOf(block)
     .filter((linear) => selected.has(linear))
     .map((linear) => workOfSolve(linear, costOfLinear(solver, config, linear)));
-  const hasDense = isTwinned || isTrained(planned);
+  const hasDense = isTwinned || planned.training !== undefined;
   const reading = { entries: (hasDense ? 2 : 1) * tensorElements(block) };
-  const isMoving = needs.length > 0 || isMeasuredApart || isTrained(planned);
+  const isMoving = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
   return addWork(reading, ...(isMoving ? [...collecting, moving] : []), ...solving, trainingWork(planned, block));
-}
-
-/** Whether anything is trained towards the dense model, which then goes along. */
-function isTrained({ training, finetuning }: Pick<PlannedRun, "training" | "finetuning">): boolean {
-  return training !== undefined || finetuning !== undefined;
 }
 
 /** A gradient runs the forward again and twice its products; one of four passes over the inputs of each. */
@@ -147,19 +150,29 @@ function trainingWork(planned: PlannedRun, block: BlockSpec): Partial<RunWork> {
 /** Products with the vocabulary in a step: partition functions and logits of both models, and a gradient. */
 const VOCABULARY_PRODUCTS = 5;
 
-function finetuningWork(planned: PlannedRun): Partial<RunWork> {
-  const { finetuning, config, architecture } = planned;
-  if (finetuning === undefined) return {};
+function modelTrainingWork(planned: PlannedRun, training: ModelTraining): Partial<RunWork> {
+  const { config, architecture } = planned;
   const { blocks, head, vocabularySize } = architecture;
-  const sequences = Math.min(finetuning.batchSize, config.nsamples);
-  const share = (finetuning.steps * sequences) / config.nsamples;
+  const { steps, batchSize, distillation } = training.options;
+  const share = (steps * batchSize) / config.nsamples; // what forwardWork counts is a pass of the calibration's sequences
   const forward = addWork(...blocks.map((block) => forwardWork(planned, block, Infinity)));
-  const logits = 2 * head.width * vocabularySize * finetuning.steps * sequences * config.seqlen;
-  const elements = blocks.reduce((sum, block) => sum + tensorElements(block), 0);
-  return addWork(scaled(share * (1 + FORWARDS_PER_GRADIENT), forward), {
+  const forwards = 1 + FORWARDS_PER_GRADIENT + (distillation > 0 ? 1 : 0);
+  const logits = 2 * head.width * vocabularySize * steps * batchSize * config.seqlen;
+  return addWork(scaled(share * forwards, forward), {
     products: VOCABULARY_PRODUCTS * logits,
-    entries: PASSES_PER_STEP * finetuning.steps * elements,
+    entries: PASSES_PER_STEP * steps * trainedElements(architecture, training),
   });
+}
+
+/** Weights of the blocks, and where they are trained of the embedding and the head. */
+function trainedElements(
+  { blocks, embedding, embeddingWidth, head, vocabularySize }: Architecture,
+  { options }: ModelTraining,
+): number {
+  const elements = blocks.reduce((sum, block) => sum + tensorElements(block), 0);
+  if (options.train === "blocks") return elements;
+  const isTied = embedding === head.projection;
+  return elements + vocabularySize * (embeddingWidth + (isTied ? 0 : head.width));
 }
 
 export function costOfLinear(
@@ -265,9 +278,9 @@ function largestOf<Item>(items: readonly Item[], value: (item: Item) => number):
 }
 
 /** Whether tokens go through the model at all. */
-export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "training" | "finetuning">): boolean {
+export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "training">): boolean {
   const { needs, isMeasuredApart } = statisticsOf(planned);
-  const isAsked = needs.length > 0 || isMeasuredApart || isTrained(planned);
+  const isAsked = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
   return isAsked || needsActivations(planned.config.allocation);
 }
 
@@ -277,7 +290,7 @@ export function memoryOf(planned: PlannedRun): number {
   const { needs, isMeasuredApart } = statisticsOf(planned);
   const { blocks, hiddenSize } = architecture;
   const isTwinned = needs.includes("inherited-errors");
-  const hasDense = isTwinned || isTrained(planned);
+  const hasDense = isTwinned || planned.training !== undefined;
   const block = 4 * (hasDense ? 2 : 1) * largestOf(blocks, tensorElements);
   const states = 4 * tokensOf(config) * hiddenSize * (hasDense ? 2 : 1);
   const hidden = isForwarded(planned) ? Math.min(states, config.memoryBytes) : 0;
@@ -297,19 +310,35 @@ export function memoryOf(planned: PlannedRun): number {
     bytes,
     largestOf(phases, (phase) => phase),
   );
-  return hidden + Math.max(block + pruning, finetuningBytes(planned, runTokens));
+  const trained = planned.trainings.map((each) => modelTrainingBytes(planned, each));
+  return Math.max(hidden + block + pruning, ...trained);
 }
 
-/** Values, gradients and two moments of all blocks, what a step keeps in front of each, and a tile of both models' logits. */
-function finetuningBytes({ finetuning, architecture, config }: PlannedRun, tokens: number): number {
-  if (finetuning === undefined) return 0;
-  const { blocks, hiddenSize, vocabularySize } = architecture;
-  const elements = blocks.reduce((sum, block) => sum + tensorElements(block), 0);
-  const sequences = Math.min(finetuning.batchSize, config.nsamples);
-  const states = 4 * sequences * config.seqlen * hiddenSize * (blocks.length + 1);
+/**
+ * What a training keeps of every weight, up to its share of --memory and a group on its way; what a step keeps in front of
+ * each block, a block's activations and a tile of both models' logits; what is not trained of the ends, and the teacher.
+ */
+function modelTrainingBytes({ architecture, config }: PlannedRun, training: ModelTraining): number {
+  const { blocks, hiddenSize, vocabularySize, embeddingWidth, head, embedding } = architecture;
+  const { batchSize, train, distillation } = training.options;
+  const isSplit = training.name === "elsa";
+  const formats = training.name === "elsa" ? STATES[training.options.state] : FULL_PRECISION;
+  const fields = ["values", "gradient", "first", "second", ...(isSplit ? (["split", "dual"] as const) : [])] as const;
+  const perWeight = fields.reduce((sum, field) => sum + formats[field].bytesFor(2 ** 16) / 2 ** 16, 0);
+  const elements = trainedElements(architecture, training);
+  const inMemory = Math.min(perWeight * elements, STORE_SHARE * config.memoryBytes);
+  const isPacked = perWeight * elements > inMemory || formats !== FULL_PRECISION;
+  const table = vocabularySize * Math.max(embeddingWidth, head.width);
+  const largest = Math.max(largestOf(blocks, tensorElements), train === "all" ? table : 0);
+  const onTheWay = isPacked ? 4 * fields.length * largest : 0;
+  const ends = 4 * vocabularySize * (embeddingWidth + (embedding === head.projection ? 0 : head.width));
+  const kept = (train === "all" ? 0 : ends) + (distillation > 0 ? ends + 4 * elements : 0);
+  const states = 4 * batchSize * config.seqlen * hiddenSize * (blocks.length + (distillation > 0 ? 2 : 1));
+  const tokens = Math.min(sequencesPerRun(config.seqlen), batchSize) * config.seqlen;
   const activations = largestOf(blocks, (block) => activationBytes(architecture, block, tokens, false));
   const logits = 4 * 4 * tokens * Math.min(vocabularySize, TILE_ROWS);
-  return 16 * elements + Math.min(states, config.memoryBytes / 2) + ACTIVATIONS_OF_GRADIENT * activations + logits;
+  const working = ACTIVATIONS_OF_GRADIENT * activations + logits;
+  return inMemory + onTheWay + kept + Math.min(states, config.memoryBytes / 2) + working;
 }
 
 /**

@@ -10,6 +10,7 @@ import type { BlockRunner, BlockWeights } from "../forward/block-runner.js";
 import type { Stream } from "../forward/stream.js";
 import type { BlockSpec, InputGroup } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
+import type { ElsaOptions } from "../training/elsa.js";
 import type { FinetuneOptions } from "../training/finetune.js";
 import type { BlockReconstruction } from "./block-reconstruction.js";
 import type { BoundSolver } from "./solve-linear.js";
@@ -31,10 +32,15 @@ export interface RunParts {
   readonly denseStream: Stream | undefined;
   /** Trains every block once its linears are solved. */
   readonly reconstruction: BlockReconstruction | undefined;
-  /** How the whole model is trained after its last block. */
-  readonly finetuning: FinetuneOptions | undefined;
+  /** How the whole model is trained after its last block, in order. */
+  readonly trainings: readonly ModelTraining[];
   readonly clock: Clock;
 }
+
+/** A step that trains the whole model, with its options. */
+export type ModelTraining =
+  | { readonly name: "finetune"; readonly options: FinetuneOptions }
+  | { readonly name: "elsa"; readonly options: ElsaOptions };
 
 /** A block while it is worked on. */
 export interface BlockAtWork {
@@ -67,10 +73,10 @@ export class Clock {
 
 /** Work on the calibration's activations: the method's, or only there to measure a method that does not look at them. */
 export function onActivations<Result>(
-  run: Pick<RunParts, "solver" | "reconstruction" | "finetuning" | "clock">,
+  run: Pick<RunParts, "solver" | "reconstruction" | "clock">,
   work: () => Promise<Result>,
 ): Promise<Result> {
-  return run.solver.needs.length > 0 || isTrained(run) ? work() : run.clock.aside(work);
+  return run.solver.needs.length > 0 || run.reconstruction !== undefined ? work() : run.clock.aside(work);
 }
 
 /** @param share how much of the block is done, 0..1 */
@@ -106,11 +112,6 @@ export async function moveOn(
 /** Whether a router decides which tokens reach some of the block's linears: experts, whose statistics may need a second pass. */
 export function isRouted({ groups }: Pick<BlockSpec, "groups">): boolean {
   return groups.some((group) => group.isRouted === true);
-}
-
-/** Whether anything is trained towards the dense model, whose states then go along to the end. */
-export function isTrained({ reconstruction, finetuning }: Pick<RunParts, "reconstruction" | "finetuning">): boolean {
-  return reconstruction !== undefined || finetuning !== undefined;
 }
 
 /** Roles of the tensors of a block that hold pruned linears: their zeros stay in training. */

@@ -3,10 +3,16 @@
  * works with, closed again in the reverse order. Decides once where statistics come from and what happens around solving.
  */
 import { join } from "node:path";
-import { loadCalibration, type TokenSequences } from "../calibration/corpus.js";
+import {
+  loadCalibration,
+  loadTrainingTokens,
+  type TokenSequences,
+  type TrainingTokens,
+} from "../calibration/corpus.js";
+import { TrainingWindows } from "../calibration/training-windows.js";
 import { createOutput } from "../checkpoint/output.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { FurtherStep, RunConfig } from "../contract.js";
+import type { FurtherStep, RunConfig, TokenSource } from "../contract.js";
 import type { Device } from "../device/device.js";
 import { CalibrationError } from "../errors.js";
 import { BlockRunner } from "../forward/block-runner.js";
@@ -14,6 +20,7 @@ import { embedTokens } from "../forward/embedding.js";
 import { HiddenStates } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
 import { requirePositions } from "../model/architecture.js";
+import type { Logger } from "../logging.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { findSolver } from "../solvers/registry.js";
 import { inSequence } from "../solvers/cost.js";
@@ -23,18 +30,19 @@ import { composeSteps, type Step } from "../solvers/steps.js";
 import { needsActivations } from "../allocation/registry.js";
 import { bytesOf } from "../options/fingerprint.js";
 import { VERSION } from "../version.js";
-import { finetune, type FinetuneOptions } from "../training/finetune.js";
+import { elsa } from "../training/elsa.js";
+import { finetune } from "../training/finetune.js";
 import { reconstruct, type ReconstructOptions } from "../training/reconstruct.js";
 import { TRAINERS } from "../training/registry.js";
-import { STATES_NAME, TRAINED_NAME } from "./model-training.js";
+import { TRAINING_NAME } from "./model-training.js";
 import { BlockReconstruction, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
 import { openDevice } from "./devices.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
 import type { Run } from "./prune-block.js";
-import { Clock, isRouted, moveOn, onActivations, type BlockAtWork, type RunParts } from "./run.js";
+import { Clock, isRouted, moveOn, onActivations, type BlockAtWork, type ModelTraining, type RunParts } from "./run.js";
 import { compilePathPattern } from "./selection.js";
-import type { BoundSolver } from "./solve-linear.js";
+import { KEEP, type BoundSolver } from "./solve-linear.js";
 import {
   CollectedStatistics,
   KeptStatistics,
@@ -59,8 +67,7 @@ export const WORKING_FILES = [
   DENSE_SCRATCH_NAME,
   TARGETS_SCRATCH_NAME,
   SEARCH_NAME,
-  STATES_NAME,
-  TRAINED_NAME,
+  TRAINING_NAME,
 ];
 
 /** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
@@ -85,6 +92,8 @@ export interface Session extends AsyncDisposable {
   readonly run: Omit<Run, "sparsities">;
   readonly journal: Journal;
   readonly calibration: TokenSequences | undefined;
+  /** What the whole model is trained on. */
+  readonly text: TrainingTokens | undefined;
   /** Sparsity of the linears that an override matches. */
   readonly overrides: ReadonlyMap<string, number>;
   /** Where an allocation's pass over the dense model goes through; the run's own stream where it has one. */
@@ -115,14 +124,16 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       ...(config.measureLoss ? [["gram"] as const] : []),
     ];
     const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
-    const [training, finetuning] = [reconstructionOf(config), finetuningOf(config)];
-    const isTrained = training !== undefined || finetuning !== undefined;
-    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || isTrained);
+    const training = reconstructionOf(config);
+    const trainings = modelTrainingsOf(config);
+    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || training !== undefined);
     const isAllocationForwarded = needsActivations(config.allocation);
     const calibration =
       isStored || isForwarded || isAllocationForwarded
         ? (shared.calibration ?? (await loadCalibrationTokens(config, model)))
         : undefined;
+    const text = trainings.length === 0 ? undefined : await loadTrainingText(config, model, trainings);
+    if (text !== undefined) sayRepetitions(context.logger, config, text, trainings);
     throwIfStopped(context, false);
 
     const device = resources.own(await openDevice(config.device, context.logger));
@@ -132,10 +143,10 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       await createOutput({ source: model.checkpoint, out, force, resume, exclude: WORKING_FILES }),
     );
     const journal = resources.own(
-      await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, calibration), resume),
+      await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, { calibration, text }), resume),
     );
     const runner = resources.own(new BlockRunner(model.architecture));
-    const hasDense = config.reproduce === "model" || training?.targets === "dense" || finetuning !== undefined;
+    const hasDense = config.reproduce === "model" || training?.targets === "dense";
     const openStream = async (name: string): Promise<Stream | undefined> => {
       if (calibration === undefined) return undefined;
       const memoryBytes = hasDense ? config.memoryBytes / 2 : config.memoryBytes;
@@ -153,9 +164,9 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       stream: isForwarded ? stream : undefined,
     };
     const reconstruction = training && resources.own(new BlockReconstruction(opened, training));
-    const parts: RunParts = { ...opened, reconstruction, finetuning };
+    const parts: RunParts = { ...opened, reconstruction, trainings };
     return {
-      ...{ journal, calibration, overrides, allocationStream: stream },
+      ...{ journal, calibration, text, overrides, allocationStream: stream },
       run: { ...parts, statistics: methodStatistics(parts, stored), transforms: transformsOf(parts, stored) },
       savedSeconds: isStored ? stored.secondsOf(solver.needs) : 0,
       async embed() {
@@ -238,9 +249,10 @@ export function solverOf(config: RunConfig): BoundSolver {
 
 /** The same without what the run is to reproduce, and without steps that train. */
 export function methodOf(config: Pick<RunConfig, "method" | "methodOptions" | "then">): BoundSolver {
-  const steps: readonly FurtherStep[] = [config, ...config.then.filter(({ method }) => !TRAINERS.has(method))];
+  const steps = [config, ...config.then].filter(({ method }: FurtherStep) => !TRAINERS.has(method));
+  if (steps.length === 0) return KEEP;
   return composeSteps(
-    steps.map(({ method, methodOptions, match }): Step => {
+    steps.map(({ method, methodOptions, match }: FurtherStep): Step => {
       const solver = findSolver(method);
       const step = { solver, options: solver.schema.parse(methodOptions) };
       if (match === undefined) return step;
@@ -256,29 +268,60 @@ export function reconstructionOf({ then }: Pick<RunConfig, "then">): Reconstruct
   return step && reconstruct.schema.parse(step.methodOptions);
 }
 
-/** Options of the step that trains the whole model; undefined where there is none. */
-export function finetuningOf({ then }: Pick<RunConfig, "then">): FinetuneOptions | undefined {
-  const step = then.find(({ method }) => method === finetune.name);
-  return step && finetune.schema.parse(step.methodOptions);
+/** The steps that train the whole model, in order. */
+export function modelTrainingsOf(config: Pick<RunConfig, "method" | "methodOptions" | "then">): ModelTraining[] {
+  return [config, ...config.then].flatMap(({ method, methodOptions }): ModelTraining[] => {
+    if (method === finetune.name) return [{ name: "finetune", options: finetune.schema.parse(methodOptions) }];
+    if (method === elsa.name) return [{ name: "elsa", options: elsa.schema.parse(methodOptions) }];
+    return [];
+  });
 }
 
 /** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
 export async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
-  if (config.calibration === undefined) {
-    throw new CalibrationError("E_CALIBRATION_MISSING", `${config.method} needs calibration data and none was given.`, {
-      hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
-    });
-  }
+  const source = calibrationOf(config);
   const { nsamples, seqlen, seed } = config;
   requirePositions(model.architecture, seqlen);
-  const { vocabularySize } = model.architecture;
-  return loadCalibration(config.calibration, {
-    modelDirectory: config.model,
-    nsamples,
-    seqlen,
-    seed,
-    vocabSize: vocabularySize,
+  const { vocabularySize: vocabSize } = model.architecture;
+  return loadCalibration(source, { modelDirectory: config.model, nsamples, seqlen, seed, vocabSize });
+}
+
+/** What steps that train the whole model see: all of the calibration's text, or as much as they need of many documents. */
+async function loadTrainingText(
+  config: RunConfig,
+  model: Model,
+  trainings: readonly ModelTraining[],
+): Promise<TrainingTokens> {
+  const source = calibrationOf(config);
+  const { seqlen, seed } = config;
+  requirePositions(model.architecture, seqlen);
+  const { vocabularySize: vocabSize } = model.architecture;
+  const tokens = seqlen * Math.max(...trainings.map(({ options }) => options.steps * options.batchSize));
+  return loadTrainingTokens(source, { modelDirectory: config.model, seqlen, seed, vocabSize, tokens });
+}
+
+function calibrationOf({ calibration, method }: RunConfig): TokenSource {
+  if (calibration !== undefined) return calibration;
+  throw new CalibrationError("E_CALIBRATION_MISSING", `${method} needs calibration data and none was given.`, {
+    hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
   });
+}
+
+/** A text that a training goes over more than once is worth knowing about before it has taken its hours. */
+function sayRepetitions(
+  logger: Logger,
+  { seqlen, seed }: RunConfig,
+  text: TrainingTokens,
+  trainings: readonly ModelTraining[],
+): void {
+  const { count } = new TrainingWindows(text, seqlen, seed);
+  for (const { name, options } of trainings) {
+    const passes = (options.steps * options.batchSize) / count;
+    if (passes <= 1) continue;
+    const wanted = `${options.steps} steps of ${options.batchSize} sequences`;
+    const said = `${name}: ${wanted} go over the ${count} windows of ${text.description} ${passes.toFixed(1)} times`;
+    logger.info(said, { windows: count, passes });
+  }
 }
 
 function createStates(
@@ -300,7 +343,7 @@ function fingerprintOf(
   config: RunConfig,
   model: Model,
   device: Device,
-  calibration: TokenSequences | undefined,
+  { calibration, text }: Pick<Session, "calibration" | "text">,
 ): Fingerprint {
   return {
     bytes: {
@@ -310,6 +353,7 @@ function fingerprintOf(
       ...bytesOf(config),
       family: model.architecture.family,
       calibration: calibration?.sha256 ?? "none",
+      ...(text === undefined ? {} : { text: text.sha256 }),
     },
     place: { device: `${device.kind}: ${device.description}` },
   };

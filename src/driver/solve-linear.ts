@@ -1,8 +1,9 @@
 /** The one place where a linear meets a method: its weight goes to the device, is solved there, and comes back. */
-import type { Device } from "../device/device.js";
+import { maskWordsPerRow, type Device } from "../device/device.js";
 import type { LinearSpec } from "../model/architecture.js";
 import { findSolver } from "../solvers/registry.js";
 import type { LayerProblem, LayerSolver, LayerStatistics } from "../solvers/solver.js";
+import { costOf } from "../solvers/cost.js";
 import { composeSteps } from "../solvers/steps.js";
 import type { Pattern } from "../sparsity/pattern.js";
 
@@ -14,6 +15,18 @@ export function boundSolver(name: string): BoundSolver {
   const solver = findSolver(name);
   return composeSteps([{ solver, options: solver.schema.parse({}) }]);
 }
+
+/** For runs whose training starts from the dense model: every weight stays. */
+export const KEEP: BoundSolver = {
+  ...{ name: "dense", summary: "every weight stays", needs: [], schema: { parse: () => undefined } },
+  cost: () => costOf({}),
+  solve({ weight }, _options, { device }) {
+    const { rows, columns, label } = weight;
+    const words = new Uint32Array(rows * maskWordsPerRow(columns)).fill(0xffffffff);
+    const keepMask = device.uploadMask(words, rows, columns, `${label}: mask`);
+    return Promise.resolve({ weight, keepMask, loss: undefined });
+  },
+};
 
 /** What prunes linears that too few tokens reached for any method that looks at activations. */
 export const MAGNITUDE: BoundSolver = boundSolver("magnitude");

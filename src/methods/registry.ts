@@ -22,7 +22,7 @@ export function isTrainer(method: Method): method is Trainer<unknown> {
 
 /** Whether it can only follow another step. */
 export function isFollowing(method: Method): boolean {
-  return isTrainer(method) || method.startsFromMask === true;
+  return isTrainer(method) ? method.choosesMask !== true : method.startsFromMask === true;
 }
 
 /** Whether it looks at tokens: a calibration is needed. */

@@ -4,7 +4,7 @@ import { isRecord } from "../is-record.js";
 import type { Allocation } from "../allocation/registry.js";
 import { formatPattern, parsePattern, type Pattern } from "../sparsity/pattern.js";
 import type { OptionType } from "./option.js";
-import { parseCount, parsePositive, parseSize, parseSparsity } from "./units.js";
+import { parseCount, parseNumber, parsePositive, parseSize, parseSparsity } from "./units.js";
 import { AUTOMATIC, type AskedStep, type FurtherStep, type SparsityOverride, type TokenSource } from "./values.js";
 
 type Numeric = number | string;
@@ -123,6 +123,13 @@ export const size: OptionType<Numeric, number> = {
   read: (given, flag) => parseSize(flag, requireNumeric(given, flag)),
   schema: ({ z }) => z.string(),
   write: (field) => `${field}B`,
+};
+
+/** Within which bounds is the method's to say. */
+export const number: OptionType<Numeric, number> = {
+  read: (given, flag) => parseNumber(flag, requireNumeric(given, flag)),
+  schema: ({ z }) => z.number(),
+  write: (field) => field,
 };
 
 /** Several are a ladder: the first is tried first. */

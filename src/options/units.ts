@@ -77,6 +77,12 @@ export function parseCount(flag: string, given: string | number, least: number):
 }
 
 /** A finite number above zero. */
+export function parseNumber(flag: string, given: string | number): number {
+  const value = typeof given === "string" && given.trim() === "" ? NaN : Number(given);
+  if (Number.isFinite(value)) return value;
+  throw new UsageError("E_NUMBER", `${flag}: "${given}" is not a number.`, { details: { value: given } });
+}
+
 export function parsePositive(flag: string, given: string | number): number {
   const value = typeof given === "string" && given.trim() === "" ? NaN : Number(given);
   if (!Number.isFinite(value) || value <= 0) {

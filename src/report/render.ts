@@ -49,13 +49,8 @@ export function renderRun(report: RunReport): string {
   }
   if (report.resumedBlocks > 0) facts.push(["resumed", `after ${report.resumedBlocks} blocks of an earlier run`]);
   if (report.training !== undefined) facts.push(["reconstruction", renderTraining(report.training)]);
-  if (report.finetuned !== undefined) {
-    const { steps, first, last } = report.finetuned;
-    facts.push([
-      "finetuning",
-      `${steps} steps, loss ${first.toPrecision(4)} to ${last.toPrecision(4)} (tenths of the steps)`,
-    ]);
-  }
+  for (const { name, steps, first, last } of report.trained ?? [])
+    facts.push([name, `${steps} steps, loss ${first.toPrecision(4)} to ${last.toPrecision(4)} (tenths of the steps)`]);
   facts.push(["time", formatDuration(report.seconds)], ["peak memory", formatBytes(report.peakRssBytes)]);
   return `${formatFacts(facts)}\n\n${renderLayerSummary(report)}`;
 }

@@ -8,15 +8,30 @@
  * later ones come after steps 1, interval + 1, 2·interval + 1, …
  */
 import { z } from "zod";
-import type { Device, DualStepSums, KeepMask, Matrix } from "../device/device.js";
+import type { Device, Matrix } from "../device/device.js";
 import type { Pattern } from "../sparsity/pattern.js";
-import { expectFiniteLoss, takeStep } from "./optimiser.js";
+import { descend, type Course, type Descent, type ProjectionReport } from "./descent.js";
+import { BF16, DYNAMIC8, DYNAMIC8_UNSIGNED, FP32, FP8_E4M3, FP8_E5M2 } from "./formats.js";
+import { TRAINED } from "./finetune.js";
+import { FULL_PRECISION, type FieldFormats } from "./parameter-store.js";
 import type { Parameter, Parameters } from "./parameters.js";
 import { projectionMask, type ProjectedLinear } from "./projection.js";
-import { linearRate } from "./schedule.js";
+import type { Trainer } from "./trainer.js";
 
 export const PROJECTIONS = ["identity", "fisher"] as const;
 export const SCHEDULES = ["constant", "linear", "cosine", "exponential"] as const;
+
+/** How the state lies between steps. Elsa-L is the paper's: z in FP8, u in BF16, moments in 8 bits per block of 256. */
+const LIGHT: FieldFormats = {
+  ...{ values: FP32, gradient: FP32, dual: BF16 },
+  ...{ first: DYNAMIC8, second: DYNAMIC8_UNSIGNED, split: FP8_E4M3 },
+};
+export const STATES = {
+  fp32: FULL_PRECISION,
+  "elsa-l": LIGHT,
+  "elsa-l-e5m2": { ...LIGHT, split: FP8_E5M2 },
+} as const satisfies Readonly<Record<string, FieldFormats>>;
+type StateName = keyof typeof STATES;
 
 export const elsaSchema = z.strictObject({
   /** Steps of Adam. */
@@ -40,83 +55,66 @@ export const elsaSchema = z.strictObject({
   clip: z.number().min(0).finite().default(1),
   /** Fraction of the steps, at the end, that train under the projected mask: the paper has none. */
   frozen: z.number().min(0).max(0.9).default(0),
+  /** Share of the divergence from the dense model in the loss; the rest is the cross-entropy of the text. The paper has none. */
+  distillation: z.number().min(0).max(1).default(0),
+  /** What of the model is trained; the paper trains all of it. */
+  train: z.enum(TRAINED).default("all"),
+  /** How z, u and Adam's moments are kept between steps. */
+  state: z.enum(Object.keys(STATES) as [StateName, ...StateName[]]).default("fp32"),
 });
 export type ElsaOptions = z.infer<typeof elsaSchema>;
 
-/** A tensor with pruned linears. */
-export interface SparseTensor {
-  readonly parameter: Parameter;
-  readonly linears: readonly ProjectedLinear[];
-}
+export const elsa = {
+  name: "elsa",
+  summary: "minimise the model's own loss under the sparsity constraint by ADMM; trains everything",
+  unit: "model",
+  choosesMask: true,
+  schema: elsaSchema,
+} satisfies Trainer<ElsaOptions>;
 
-export interface ElsaProblem {
+export interface ElsaProblem extends Descent {
   readonly device: Device;
-  /** Everything that is trained. */
-  readonly parameters: readonly Parameters[];
-  /** What of it becomes sparse. */
-  readonly sparse: readonly SparseTensor[];
   readonly pattern: Pattern;
-  /** Put the gradients of a step into the parameters' sinks; resolves to the loss. Steps are counted from 1. */
-  gradient(step: number): Promise<number>;
-  /** Called after every step. */
-  onStep?(progress: ElsaProgress): void | Promise<void>;
-}
-
-export interface ElsaProgress {
-  readonly step: number;
-  readonly steps: number;
-  readonly loss: number;
-  readonly gradientNorm: number;
-  /** Where this step projected. */
-  readonly projected?: ProjectionReport;
-}
-
-/** Relative to the norms of x and z; flips are entries that entered or left the support, a fraction of all. */
-export interface ProjectionReport {
-  readonly primal: number;
-  readonly dual: number;
-  readonly flips: number;
-  readonly lambda: number;
-  /** ‖λ (x - z)‖ over the norm of the clipped gradient: far from 1 the penalty is lost, or all there is. */
-  readonly penaltyRatio: number;
+  /** The pruned linears of a parameter that has a sparse twin. */
+  linearsOf(group: string, parameter: string): readonly ProjectedLinear[];
 }
 
 /** @throws NumericalError E_NON_FINITE where the loss is not finite, before the values change */
 export async function minimiseSparsely(problem: ElsaProblem, options: ElsaOptions): Promise<void> {
-  const { device, parameters, sparse, pattern } = problem;
-  const { steps, interval, clip } = options;
-  const frozenFrom = Math.floor((1 - options.frozen) * steps);
-  const variables: SplitVariables[] = [];
-  try {
-    for (const tensor of sparse) variables.push(await SplitVariables.create(device, tensor, pattern));
-    const splits = new Map(variables.map((each) => [each.parameter, each]));
-    let lambda = lambdaAt(options, 0);
-    for (let step = 1; step <= steps; step++) {
-      if (step === frozenFrom + 1 && options.frozen > 0) for (const each of variables) await each.settle(options, true);
-      const isFrozen = options.frozen > 0 && step > frozenFrom;
-      const loss = await problem.gradient(step);
-      expectFiniteLoss(loss, step, steps, "Try a smaller learning rate, or resume from what was kept.");
-      const strength = lambda;
-      const { gradientNorm, gradientScale } = await takeStep(parameters, {
-        ...{ rate: linearRate(options.lr, step, steps, options.warmup), step, clip },
-        pullOf: (parameter) => (isFrozen ? undefined : splits.get(parameter)?.pull(strength)),
+  const { store, taken } = problem;
+  const { steps, interval } = options;
+  const frozenFrom = options.frozen === 0 ? steps : Math.max(1, Math.floor((1 - options.frozen) * steps));
+  const isProjected = (step: number): boolean => step <= frozenFrom && (step - 1) % interval === 0;
+  if (taken === 0)
+    for (const group of store.names)
+      await store.use(group, { reads: ["values"], writes: ["split", "mask"] }, (parameters) =>
+        forEachSplit(problem, group, parameters, startSplitting),
+      );
+  // The penalty of a step is that of the last projection before it.
+  let lambda = lambdaAt(options, taken === 0 ? 0 : taken - 1 - ((Math.min(taken, frozenFrom) - 1) % interval));
+  await descend(problem, options, (step): Course => {
+    if (step > frozenFrom) return { holds: true };
+    const sums = isProjected(step) ? newSums() : undefined;
+    const isLast = step === frozenFrom;
+    const next = sums && lambdaAt(options, step - 1);
+    const before = lambda;
+    const visit = async (group: string, parameters: Parameters): Promise<void> => {
+      await forEachSplit(problem, group, parameters, async (split) => {
+        if (sums !== undefined) addSums(sums, await project(split, options));
+        if (next !== undefined && next !== before) rescale(split, before, next);
+        if (isLast) await settle(split, options);
       });
-      const isProjected = !isFrozen && (step - 1) % interval === 0;
-      const projected = isProjected
-        ? await projectAll(variables, options, { lambda, gradientNorm: gradientNorm * gradientScale })
-        : undefined;
-      if (isProjected) {
-        const next = lambdaAt(options, step - 1);
-        if (next !== lambda) for (const each of variables) each.rescale(lambda, next);
-        lambda = next;
-      }
-      await problem.onStep?.({ step, steps, loss, gradientNorm, ...(projected && { projected }) });
-    }
-    if (options.frozen === 0) for (const each of variables) await each.settle(options, false);
-  } finally {
-    for (const each of variables) each[Symbol.dispose]();
-  }
-  for (const each of parameters) await each.refresh();
+      if (isLast) await parameters.refresh();
+    };
+    return {
+      pull: lambda,
+      visit: sums !== undefined || isLast ? visit : undefined,
+      finish(gradientNorm) {
+        lambda = next ?? lambda;
+        return sums && reportOf(sums, before, gradientNorm);
+      },
+    };
+  });
 }
 
 /** The penalty from the projection at this step on, counted from 0. */
@@ -138,16 +136,90 @@ export function lambdaAt({ schedule, lambda, initialLambda, steps }: ElsaOptions
   }
 }
 
-async function projectAll(
-  variables: readonly SplitVariables[],
-  options: ElsaOptions,
-  { lambda, gradientNorm }: { readonly lambda: number; readonly gradientNorm: number },
-): Promise<ProjectionReport> {
-  const sums = { primal: 0, change: 0, values: 0, split: 0, flips: 0, entries: 0 };
-  for (const each of variables) {
-    const one = await each.project(options);
-    for (const key of Object.keys(sums) as (keyof typeof sums)[]) sums[key] += one[key];
-  }
+/** A parameter with its twin, and where its linears lie. */
+interface Split {
+  readonly device: Device;
+  readonly parameter: Parameter;
+  readonly split: Matrix;
+  readonly dual: Matrix;
+  readonly linears: readonly ProjectedLinear[];
+  readonly pattern: Pattern;
+}
+
+async function forEachSplit(
+  { device, pattern, linearsOf }: Pick<ElsaProblem, "device" | "pattern" | "linearsOf">,
+  group: string,
+  parameters: Parameters,
+  work: (split: Split) => Promise<void>,
+): Promise<void> {
+  for (const parameter of parameters)
+    if (parameter.twin !== undefined)
+      await work({ device, parameter, ...parameter.twin, pattern, linears: linearsOf(group, parameter.name) });
+}
+
+/** z = the projection of x by magnitude; u is 0. */
+async function startSplitting({ device, parameter, split, linears, pattern }: Split): Promise<void> {
+  const { values, shape } = parameter;
+  const mask = await projectionMask(device, values.matrix, shape, linears, pattern);
+  device.copy(values.matrix, split);
+  device.applyMask(split, mask);
+  parameter.replaceMask(mask);
+  await device.synchronize();
+}
+
+/** z ← the projection of x + u, u ← u + x - z. */
+async function project(each: Split, options: ElsaOptions): Promise<Sums> {
+  const { device, parameter, split, dual } = each;
+  const values = parameter.values.matrix;
+  const mask = await maskOf(each, options, dual);
+  const flips = parameter.mask === undefined ? 0 : await device.countDifferences(parameter.mask, mask);
+  parameter.replaceMask(mask);
+  const sums = await device.dualStep({ values, split, dual, mask });
+  return { ...sums, flips, entries: values.rows * values.columns };
+}
+
+/** Keep λ·u as it is when λ changes. */
+function rescale({ device, dual }: Split, before: number, after: number): void {
+  device.scale(dual, after === 0 ? 0 : before / after);
+}
+
+/** Project x itself. */
+async function settle(each: Split, options: ElsaOptions): Promise<void> {
+  const { device, parameter } = each;
+  const mask = await maskOf(each, options);
+  device.applyMask(parameter.values.matrix, mask);
+  parameter.replaceMask(mask);
+  await device.synchronize();
+}
+
+/** Of the projection of x, or of x + u. The gradient, which the step has used up, makes room for the scores. */
+function maskOf(
+  { device, parameter, linears, pattern }: Split,
+  { projection }: ElsaOptions,
+  dual?: Matrix,
+): ReturnType<typeof projectionMask> {
+  const { values, second, shape, gradient } = parameter;
+  const out = gradient.matrix;
+  device.projectionScores({
+    ...{ values: values.matrix, out },
+    ...(dual && { dual }),
+    ...(projection === "fisher" && { second }),
+  });
+  return projectionMask(device, out, shape, linears, pattern);
+}
+
+/** Over all parameters: squares of x - z, of z's change, of x and of z, and what changed in the masks. */
+type Sums = Record<"primal" | "change" | "values" | "split" | "flips" | "entries", number>;
+
+function newSums(): Sums {
+  return { primal: 0, change: 0, values: 0, split: 0, flips: 0, entries: 0 };
+}
+
+function addSums(sums: Sums, one: Sums): void {
+  for (const key of Object.keys(sums) as (keyof Sums)[]) sums[key] += one[key];
+}
+
+function reportOf(sums: Sums, lambda: number, gradientNorm: number): ProjectionReport {
   const relative = (part: number, whole: number): number => (whole === 0 ? 0 : Math.sqrt(part / whole));
   return {
     primal: relative(sums.primal, sums.values),
@@ -156,87 +228,4 @@ async function projectAll(
     lambda,
     penaltyRatio: gradientNorm === 0 ? 0 : (lambda * Math.sqrt(sums.primal)) / gradientNorm,
   };
-}
-
-interface ProjectionSums extends DualStepSums {
-  readonly flips: number;
-  readonly entries: number;
-}
-
-/** z and u of one tensor. */
-class SplitVariables implements Disposable {
-  readonly parameter: Parameter;
-  readonly #device: Device;
-  readonly #linears: readonly ProjectedLinear[];
-  readonly #pattern: Pattern;
-  readonly #split: Matrix;
-  readonly #dual: Matrix;
-  readonly #scores: Matrix;
-  #mask: KeepMask;
-
-  private constructor(
-    device: Device,
-    { parameter, linears }: SparseTensor,
-    pattern: Pattern,
-    made: { readonly split: Matrix; readonly dual: Matrix; readonly scores: Matrix; readonly mask: KeepMask },
-  ) {
-    this.parameter = parameter;
-    this.#device = device;
-    this.#linears = linears;
-    this.#pattern = pattern;
-    [this.#split, this.#dual, this.#scores, this.#mask] = [made.split, made.dual, made.scores, made.mask];
-  }
-
-  /** z = the projection of x by magnitude, u = 0. */
-  static async create(device: Device, tensor: SparseTensor, pattern: Pattern): Promise<SplitVariables> {
-    const { name, values, shape } = tensor.parameter;
-    const { rows, columns } = values.matrix;
-    const scores = device.createMatrix(rows, columns, `${name}: scores`);
-    const split = device.createMatrix(rows, columns, `${name}: z`);
-    const dual = device.createMatrix(rows, columns, `${name}: u`);
-    const mask = await projectionMask(device, values.matrix, shape, tensor.linears, pattern);
-    device.copy(values.matrix, split);
-    device.applyMask(split, mask);
-    return new SplitVariables(device, tensor, pattern, { split, dual, scores, mask });
-  }
-
-  pull(strength: number): { readonly split: Matrix; readonly dual: Matrix; readonly strength: number } {
-    return { split: this.#split, dual: this.#dual, strength };
-  }
-
-  /** z ← the projection of x + u, u ← u + x - z. */
-  async project({ projection }: ElsaOptions): Promise<ProjectionSums> {
-    const device = this.#device;
-    const { values, second, shape } = this.parameter;
-    const [split, dual] = [this.#split, this.#dual];
-    const scored = { values: values.matrix, dual, out: this.#scores };
-    device.projectionScores(projection === "fisher" ? { ...scored, second } : scored);
-    const mask = await projectionMask(device, this.#scores, shape, this.#linears, this.#pattern);
-    const flips = await device.countDifferences(this.#mask, mask);
-    this.#mask[Symbol.dispose]();
-    this.#mask = mask;
-    const sums = await device.dualStep({ values: values.matrix, split, dual, mask });
-    return { ...sums, flips, entries: values.matrix.rows * values.matrix.columns };
-  }
-
-  /** Keep λ·u as it is when λ changes. */
-  rescale(before: number, after: number): void {
-    this.#device.scale(this.#dual, after === 0 ? 0 : before / after);
-  }
-
-  /** Project x itself; with `isFrozen` its zeros stay from now on. */
-  async settle({ projection }: ElsaOptions, isFrozen: boolean): Promise<void> {
-    const { values, second, shape } = this.parameter;
-    const scored = { values: values.matrix, out: this.#scores };
-    this.#device.projectionScores(projection === "fisher" ? { ...scored, second } : scored);
-    using mask = await projectionMask(this.#device, this.#scores, shape, this.#linears, this.#pattern);
-    this.#device.applyMask(values.matrix, mask);
-    await this.#device.synchronize();
-    await values.download();
-    if (isFrozen) this.parameter.freezeZeros();
-  }
-
-  [Symbol.dispose](): void {
-    for (const each of [this.#split, this.#dual, this.#scores, this.#mask]) each[Symbol.dispose]();
-  }
 }

@@ -1,7 +1,7 @@
 /**
- * From the gradient of what enters the first block to those of the embedding table and of what stands between: learned
- * positions, a norm, a projection. Rows of the table are added to on the host, one token after the other, so that the
- * order of the sums does not depend on who computes.
+ * From tokens to what enters the first block while the embedding is trained, and back: from the gradient there to those of
+ * the embedding table and of what stands between: learned positions, a norm, a projection. Rows of the table are added to
+ * on the host, one token after the other, so that the order of the sums does not depend on who computes.
  */
 import { borrowed, type NdArray } from "../array.js";
 import { buildPrologueGraph } from "../forward/embedding.js";
@@ -32,10 +32,13 @@ export interface EmbeddingSinks {
 
 export class EmbeddingGradient implements AsyncDisposable {
   readonly #architecture: Architecture;
-  /** Back through the prologue; undefined where embeddings enter the first block as they are. */
-  readonly #prologue: Program | undefined;
+  /** Through the prologue and back; undefined where embeddings enter the first block as they are. */
+  readonly #prologue: { readonly forward: Program; readonly backward: Program } | undefined;
 
-  private constructor(architecture: Architecture, prologue: Program | undefined) {
+  private constructor(
+    architecture: Architecture,
+    prologue: { readonly forward: Program; readonly backward: Program } | undefined,
+  ) {
     this.#architecture = architecture;
     this.#prologue = prologue;
   }
@@ -44,8 +47,21 @@ export class EmbeddingGradient implements AsyncDisposable {
     const { prologue } = architecture;
     if (prologue === undefined) return new EmbeddingGradient(architecture, undefined);
     const of = [SLOTS, ...prologue.tensors.keys()];
-    const graph = gradientOf(buildPrologueGraph(architecture, prologue), { of, through: ["hidden"] });
-    return new EmbeddingGradient(architecture, await executor.compile(graph));
+    const graph = buildPrologueGraph(architecture, prologue);
+    return new EmbeddingGradient(architecture, {
+      forward: await executor.compile(graph),
+      backward: await executor.compile(gradientOf(graph, { of, through: ["hidden"] })),
+    });
+  }
+
+  /**
+   * What enters the first block for sequences of one length: [sequences * tokens, hidden], the caller's.
+   * @param sequences token ids
+   */
+  async embed(embedding: EmbeddingTensors, sequences: readonly Int32Array[]): Promise<NdArray> {
+    const feeds = this.#feeds(embedding, sequences);
+    if (this.#prologue === undefined) return lookUp(feeds, SLOTS);
+    return lookUp(await this.#prologue.forward.run(feeds), "hidden");
   }
 
   /**
@@ -59,20 +75,9 @@ export class EmbeddingGradient implements AsyncDisposable {
     sinks: EmbeddingSinks,
   ): Promise<void> {
     if (this.#prologue === undefined) return this.#addRows(sequences, valuesOf(gradient), sinks);
-    const { hiddenSize, embeddingWidth: width } = this.#architecture;
-    const tokens = sequences[0]?.length ?? 0;
-    const rows = sequences.length * tokens;
-    const slots = new Float32Array(rows * hiddenSize);
-    forEachToken(sequences, (id, row) => slots.set(table.subarray(id * width, (id + 1) * width), row * hiddenSize));
-    const positions = BigInt64Array.from({ length: rows }, (_, row) => BigInt(row % tokens));
-    const results = await this.#prologue.run(
-      new Map([
-        ...tensors,
-        [SLOTS, borrowed(SLOTS, slots, [rows, hiddenSize])],
-        ["positions", borrowed("positions", positions, [rows])],
-        [gradientName("hidden"), gradient],
-      ]),
-    );
+    const feeds = this.#feeds({ table, tensors }, sequences);
+    feeds.set(gradientName("hidden"), gradient);
+    const results = await this.#prologue.backward.run(feeds);
     this.#addRows(sequences, valuesOf(lookUp(results, gradientName(SLOTS))), sinks);
     for (const [role, sink] of sinks.tensors ?? []) {
       const found = valuesOf(lookUp(results, gradientName(role)));
@@ -82,7 +87,23 @@ export class EmbeddingGradient implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#prologue?.[Symbol.asyncDispose]();
+    await this.#prologue?.forward[Symbol.asyncDispose]();
+    await this.#prologue?.backward[Symbol.asyncDispose]();
+  }
+
+  /** The prologue's inputs; without one its slots are what enters the first block. */
+  #feeds({ table, tensors }: EmbeddingTensors, sequences: readonly Int32Array[]): Map<string, NdArray> {
+    const { hiddenSize, embeddingWidth: width } = this.#architecture;
+    const tokens = sequences[0]?.length ?? 0;
+    const rows = sequences.length * tokens;
+    const slots = new Float32Array(rows * hiddenSize);
+    forEachToken(sequences, (id, row) => slots.set(table.subarray(id * width, (id + 1) * width), row * hiddenSize));
+    const positions = BigInt64Array.from({ length: rows }, (_, row) => BigInt(row % tokens));
+    return new Map([
+      ...tensors,
+      [SLOTS, borrowed(SLOTS, slots, [rows, hiddenSize])],
+      ["positions", borrowed("positions", positions, [rows])],
+    ]);
   }
 
   /** @param gradient of the slots, [rows, hidden], of which embeddings fill the front */

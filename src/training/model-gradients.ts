@@ -3,15 +3,19 @@
  * through the blocks keeping what enters each, the loss and its gradient at the head, then back from the last block to
  * the first, each computed again from what entered it.
  */
-import type { NdArray } from "../array.js";
+import { borrowed, type NdArray } from "../array.js";
 import { gradientName, gradientOf } from "../graph/gradient.js";
 import type { Arrays, Program } from "../graph/executor.js";
 import { buildBlockGraph, type BlockRunner } from "../forward/block-runner.js";
 import { HiddenStates, type HiddenStatesOptions } from "../forward/hidden-states.js";
 import { batchesOf, type Batch } from "../forward/stream.js";
+import { valuesOf } from "../forward/values.js";
 import { lookUp } from "../look-up.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
-import type { Parameters } from "./parameters.js";
+import type { StepGradient } from "./descent.js";
+import type { ParameterField, Parameters } from "./parameters.js";
+import type { ParameterStore } from "./parameter-store.js";
+import { keepWhere } from "./projection.js";
 
 const HIDDEN = "hidden";
 const OUTPUT = "output";
@@ -66,26 +70,40 @@ export class BlockGradients implements AsyncDisposable {
   }
 }
 
+/**
+ * The loss of final hidden states, summed over the batch as the whole step weighs it; gradients with respect to what the
+ * head trains are added up where they belong.
+ * @returns the gradient with respect to `hidden`, the caller's
+ */
+export type HeadLoss = (
+  batch: Batch,
+  hidden: NdArray,
+) => Promise<{ readonly loss: number; readonly gradient: NdArray }>;
+
 /** What is at both ends of the blocks: how sequences enter the first, and what the loss says of what leaves the last. */
 export interface ModelEnds {
   /** Fill the first slots with what enters the first block, one for each sequence of the step. */
   embed(states: HiddenStates): Promise<void>;
+  /** @param isTraining whether gradients of what the head trains are wanted, which start at 0 */
+  atHead<Result>(isTraining: boolean, work: (loss: HeadLoss) => Promise<Result>): Promise<Result>;
   /**
-   * The loss of final hidden states, summed over the batch as the whole step weighs it; its gradients with respect to what
-   * the head trains are added to the ends' own.
-   * @returns the gradient with respect to `hidden`, the caller's
+   * Take gradients with respect to what entered the first block.
+   * @returns Σ g² over all that the ends train
    */
-  loss(batch: Batch, hidden: NdArray): Promise<{ readonly loss: number; readonly gradient: NdArray }>;
-  /** Take the gradient with respect to what entered the first block; absent where nothing there is trained. */
-  embedded?(batch: Batch, gradient: NdArray): Promise<void>;
+  atEmbedding(work: (take: (batch: Batch, gradient: NdArray) => Promise<void>) => Promise<void>): Promise<number>;
+}
+
+/** The name of a block's group of parameters. */
+export function groupOfBlock({ index }: Pick<BlockSpec, "index">): string {
+  return `block-${index}`;
 }
 
 export interface StepOptions {
   readonly architecture: Architecture;
   readonly runner: BlockRunner;
   readonly gradients: BlockGradients;
-  /** Of each block, in order. */
-  readonly parameters: readonly Parameters[];
+  /** With a group for every block. */
+  readonly store: ParameterStore;
   readonly ends: ModelEnds;
   /** Sequences of the step. */
   readonly sequences: number;
@@ -105,66 +123,121 @@ export function stepStates(
   return HiddenStates.create({ ...place, hiddenSize, sequences: sequences * (blocks.length + 1) });
 }
 
-/**
- * Forward and back. Gradients are in the sinks of the parameters when this resolves.
- * @returns the loss
- */
-export async function accumulateGradients(options: StepOptions): Promise<number> {
-  const { architecture, runner, gradients, parameters, ends, sequences, states, onBlock } = options;
+/** Forward and back; the gradients are in the store when this resolves. */
+export async function accumulateGradients(options: StepOptions): Promise<StepGradient> {
+  const { architecture, gradients, store, ends, states, onBlock } = options;
   const { blocks } = architecture;
-  const [count, tokens] = [sequences, states.tokens];
-  const slot = (block: number, first: number): number => block * count + first;
-  const batches = [...batchesOf({ sequences: count, tokens }, { size: options.sequencesPerRun })];
-  await ends.embed(states);
-  for (const [index, block] of blocks.entries()) {
-    const weights = new Map(
-      [...parametersAt(parameters, index).feeds()].map(([name, { values }]) => [name, values as Float32Array]),
-    );
-    for (const { first, count: some } of batches) {
-      using entering = await states.read(slot(index, first), some);
-      using result = await runner.run(
-        block,
-        weights,
-        entering,
-        { batch: some, tokens },
-        { hidden: true, taps: undefined },
-      );
-      await states.write(slot(index + 1, first), result.hidden as NdArray);
-    }
-    onBlock?.();
-  }
-  let total = 0;
+  const { tokens } = states;
+  const { batches, slot } = await passForward(options, (parameters) => parameters.feeds());
   const last = blocks.length;
-  for (const batch of batches) {
-    using hidden = await states.read(slot(last, batch.first), batch.count);
-    const { loss, gradient } = await ends.loss(batch, hidden);
-    using own = gradient;
-    total += loss;
-    await states.write(slot(last, batch.first), own); // from here on the slots of the last hold gradients
-  }
-  for (const block of blocks.toReversed()) {
-    const own = parametersAt(parameters, block.index);
-    for (const [index, batch] of batches.entries()) {
-      const { first, count: some } = batch;
-      using hidden = await states.read(slot(block.index, first), some);
-      using gradient = await states.read(slot(last, first), some);
-      const into = index === 0 ? own.sinks() : new Map<string, NdArray>();
-      const results = await gradients.run(block, own.feeds(), { hidden, gradient }, { batch: some, tokens }, into);
-      if (index > 0) own.accumulate(results);
-      await states.write(slot(last, first), lookUp(results, gradientName(HIDDEN)));
-      for (const [name, array] of results) if (!into.has(name)) array[Symbol.dispose]();
+  const loss = await ends.atHead(true, async (lossOf) => {
+    let total = 0;
+    for (const batch of batches) {
+      using hidden = await states.read(slot(last, batch.first), batch.count);
+      const { loss: part, gradient } = await lossOf(batch, hidden);
+      using own = gradient;
+      total += part;
+      await states.write(slot(last, batch.first), own); // from here on the slots of the last hold gradients
     }
+    return total;
+  });
+  if (!Number.isFinite(loss)) return { loss, squares: 0, origin: await firstNotFinite(options, slot) };
+  let squares = 0;
+  for (const block of blocks.toReversed()) {
+    squares += await store.use(
+      groupOfBlock(block),
+      { reads: ["values"], writes: ["gradient"] },
+      async (own): Promise<number> => {
+        for (const [index, { first, count }] of batches.entries()) {
+          using hidden = await states.read(slot(block.index, first), count);
+          using gradient = await states.read(slot(last, first), count);
+          const into = index === 0 ? own.sinks() : new Map<string, NdArray>();
+          const results = await gradients.run(block, own.feeds(), { hidden, gradient }, { batch: count, tokens }, into);
+          if (index > 0) own.accumulate(results);
+          await states.write(slot(last, first), lookUp(results, gradientName(HIDDEN)));
+          for (const [name, array] of results) if (!into.has(name)) array[Symbol.dispose]();
+        }
+        own.uploadGradients();
+        return own.gradientSquares();
+      },
+    );
     onBlock?.();
   }
-  for (const batch of ends.embedded === undefined ? [] : batches) {
-    using gradient = await states.read(slot(last, batch.first), batch.count);
-    await ends.embedded?.(batch, gradient);
-  }
-  return total;
+  squares += await ends.atEmbedding(async (take) => {
+    for (const batch of batches) {
+      using gradient = await states.read(slot(last, batch.first), batch.count);
+      await take(batch, gradient);
+    }
+  });
+  return { loss, squares };
 }
 
-function parametersAt(parameters: readonly Parameters[], index: number): Parameters {
-  const found = parameters[index];
-  if (found === undefined) throw new RangeError(`no parameters of block ${index}`);
-  return found;
+/** In words, what of the forward pass holds the first value that is not finite. */
+async function firstNotFinite({ architecture, sequences, states }: StepOptions, slot: Passed["slot"]): Promise<string> {
+  for (const { index } of architecture.blocks)
+    for (let sequence = 0; sequence < sequences; sequence++) {
+      using hidden = await states.read(slot(index, sequence), 1);
+      if (valuesOf(hidden).every(Number.isFinite)) continue;
+      return index === 0 ? "an embedding" : `what leaves ${architecture.blocks[index - 1]?.name ?? ""}`;
+    }
+  return `what leaves ${architecture.blocks.at(-1)?.name ?? "the embedding"}, or the head`;
+}
+
+/** The loss of the sequences with every pruned tensor as its mask leaves it; nothing is changed. */
+export async function lossUnderMasks(options: StepOptions): Promise<number> {
+  const { architecture, ends, states } = options;
+  const { batches, slot } = await passForward(options, maskedFeeds, ["mask"]);
+  return ends.atHead(false, async (lossOf) => {
+    let total = 0;
+    for (const batch of batches) {
+      using hidden = await states.read(slot(architecture.blocks.length, batch.first), batch.count);
+      const { loss, gradient } = await lossOf(batch, hidden);
+      gradient[Symbol.dispose]();
+      total += loss;
+    }
+    return total;
+  });
+}
+
+interface Passed {
+  readonly batches: readonly Batch[];
+  /** Of a sequence in front of a block, or behind the last. */
+  readonly slot: (block: number, sequence: number) => number;
+}
+
+/** All sequences through all blocks, keeping what enters each. */
+async function passForward(
+  { architecture, runner, store, ends, sequences: count, states, sequencesPerRun, onBlock }: StepOptions,
+  weightsOf: (parameters: Parameters) => Arrays | Promise<Arrays>,
+  alsoReads: readonly ParameterField[] = [],
+): Promise<Passed> {
+  const { tokens } = states;
+  const slot = (block: number, first: number): number => block * count + first;
+  const batches = [...batchesOf({ sequences: count, tokens }, { size: sequencesPerRun })];
+  await ends.embed(states);
+  for (const block of architecture.blocks) {
+    await store.use(groupOfBlock(block), { reads: ["values", ...alsoReads] }, async (parameters) => {
+      const feeds = await weightsOf(parameters);
+      const weights = new Map([...feeds].map(([name, array]) => [name, valuesOf(array)]));
+      for (const { first, count: some } of batches) {
+        using entering = await states.read(slot(block.index, first), some);
+        const wanted = { hidden: true, taps: undefined };
+        using result = await runner.run(block, weights, entering, { batch: some, tokens }, wanted);
+        await states.write(slot(block.index + 1, first), result.hidden as NdArray);
+      }
+    });
+    onBlock?.();
+  }
+  return { batches, slot };
+}
+
+async function maskedFeeds(parameters: Parameters): Promise<Arrays> {
+  const feeds = new Map<string, NdArray>(parameters.feeds());
+  for (const parameter of parameters) {
+    if (!parameter.has("mask")) continue;
+    const { name, shape, values } = parameter;
+    const kept = keepWhere(values.host, (await parameter.give("mask")) as Uint32Array, values.matrix.columns);
+    feeds.set(name, borrowed(name, kept, shape));
+  }
+  return feeds;
 }

@@ -4,7 +4,7 @@
  * rank is a matrix on the device: all axes but the last are rows.
  */
 import { addArray, borrowed, elementsOf, isHostArray, type HostArray, type NdArray } from "../array.js";
-import { type AdamOptions, type Device, type KeepMask, type Matrix } from "../device/device.js";
+import { maskWordsPerRow, type AdamOptions, type Device, type KeepMask, type Matrix } from "../device/device.js";
 import { gradientName } from "../graph/gradient.js";
 import { valuesOf } from "../forward/values.js";
 import { lookUp } from "../look-up.js";
@@ -19,10 +19,20 @@ export interface ParameterSpec {
   readonly values: Float32Array;
   /** Whether its zeros stay zeros, because it holds pruned weights. */
   readonly isMasked: boolean;
+  /** Whether it is to become sparse by splitting: it then has a sparse twin, a dual and a mask. */
+  readonly isSplit?: boolean;
 }
+
+/** Everything that is kept of a parameter between steps, and its gradient. */
+export const PARAMETER_FIELDS = ["values", "first", "second", "split", "dual", "mask", "gradient"] as const;
+export type ParameterField = (typeof PARAMETER_FIELDS)[number];
 
 /** How Adam goes on, see `AdamOptions` of the device. */
 export interface AdamStep {
+  /** Strength of what draws a parameter that has a sparse twin towards it; absent: nothing does. */
+  readonly pull?: number | undefined;
+  /** Whether zeros of a mask that was found by splitting stay from now on. */
+  readonly holds?: boolean;
   readonly rate: number;
   readonly decay: readonly [first: number, second: number];
   readonly epsilon: number;
@@ -49,9 +59,6 @@ export function blockParameters(
     }),
   );
 }
-
-/** See `AdamOptions` of the device. */
-export type Pull = NonNullable<AdamOptions["pull"]>;
 
 export class Parameters implements Disposable {
   readonly #device: Device;
@@ -103,12 +110,9 @@ export class Parameters implements Disposable {
     return sum;
   }
 
-  /**
-   * One step of Adam on all of them, by the gradients that were uploaded.
-   * @param pullOf what draws a parameter towards other values besides
-   */
-  async step(options: AdamStep, pullOf: (parameter: Parameter) => Pull | undefined = () => undefined): Promise<void> {
-    for (const parameter of this.#all) parameter.step(options, pullOf(parameter));
+  /** One step of Adam on all of them, by the gradients that were uploaded. */
+  async step(options: AdamStep): Promise<void> {
+    for (const parameter of this.#all) parameter.step(options);
     await this.refresh();
   }
 
@@ -190,10 +194,13 @@ export class Parameter implements Disposable {
   /** Adam's moments, of g and of g². */
   readonly first: Matrix;
   readonly second: Matrix;
+  /** Of a parameter that becomes sparse by splitting. */
+  readonly twin: SparseTwin | undefined;
   readonly #device: Device;
+  readonly #isMasked: boolean;
   #mask: KeepMask | undefined;
 
-  constructor(device: Device, { name, shape, values, isMasked }: ParameterSpec) {
+  constructor(device: Device, { name, shape, values, isMasked, isSplit = false }: ParameterSpec) {
     this.name = name;
     this.shape = shape;
     this.#device = device;
@@ -202,33 +209,95 @@ export class Parameter implements Disposable {
     const { rows, columns } = this.values.matrix;
     this.first = device.createMatrix(rows, columns, `${name}: first moment`);
     this.second = device.createMatrix(rows, columns, `${name}: second moment`);
-    this.#mask = isMasked ? maskOfZeros(device, values, rows, columns, name) : undefined;
+    if (isSplit)
+      this.twin = {
+        split: device.createMatrix(rows, columns, `${name}: z`),
+        dual: device.createMatrix(rows, columns, `${name}: u`),
+      };
+    this.#isMasked = isMasked;
+    if (isMasked) this.#mask = device.uploadMask(wordsOf(values, rows, columns), rows, columns, `${name}: mask`);
+    else if (isSplit) this.#mask = device.createMask(rows, columns, `${name}: mask`);
   }
 
-  step(options: AdamStep, pull: Pull | undefined): void {
-    const { first, second } = this;
+  /** Of what survives; undefined where nothing of it is pruned. */
+  get mask(): KeepMask | undefined {
+    return this.#mask;
+  }
+
+  /** @param mask its own from now on */
+  replaceMask(mask: KeepMask): void {
+    this.#mask?.[Symbol.dispose]();
+    this.#mask = mask;
+  }
+
+  step({ pull, holds = false, ...options }: AdamStep): void {
+    const { first, second, twin } = this;
+    const drawn: Pick<AdamOptions, "pull"> =
+      pull === undefined || twin === undefined ? {} : { pull: { ...twin, strength: pull } };
     this.#device.adamStep({
       ...options,
+      ...drawn,
       ...{ values: this.values.matrix, gradient: this.gradient.matrix, first, second },
-      ...(this.#mask === undefined ? {} : { mask: this.#mask }),
-      ...(pull === undefined ? {} : { pull }),
+      ...(this.#mask !== undefined && (this.#isMasked || holds) ? { mask: this.#mask } : {}),
     });
   }
 
-  /** From now on its zeros stay zeros. */
-  freezeZeros(): void {
+  has(field: ParameterField): boolean {
+    if (field === "mask") return this.#mask !== undefined;
+    return (field !== "split" && field !== "dual") || this.twin !== undefined;
+  }
+
+  /** Fill a field: `fill` is given f32 values, or the words of a mask, whose contents it replaces. */
+  async receive(field: ParameterField, fill: (numbers: Float32Array | Uint32Array) => Promise<void>): Promise<void> {
     const { rows, columns } = this.values.matrix;
-    this.#mask?.[Symbol.dispose]();
-    this.#mask = maskOfZeros(this.#device, this.values.host, rows, columns, this.name);
+    if (field === "mask") {
+      const words = new Uint32Array(rows * maskWordsPerRow(columns));
+      await fill(words);
+      this.replaceMask(this.#device.uploadMask(words, rows, columns, `${this.name}: mask`));
+      return;
+    }
+    if (field === "values" || field === "gradient") {
+      await fill(this[field].host);
+      this[field].upload();
+      return;
+    }
+    const matrix = this.#matrixOf(field);
+    if (isHostArray(matrix)) return fill(valuesOf(matrix));
+    const numbers = new Float32Array(rows * columns);
+    await fill(numbers);
+    using written = this.#device.uploadMatrix(numbers, rows, columns, matrix.label);
+    this.#device.copy(written, matrix);
+  }
+
+  /** What a field holds: f32 values, or the words of a mask; to be read only, until the next step. */
+  async give(field: ParameterField): Promise<Float32Array | Uint32Array> {
+    if (field === "mask") {
+      if (this.#mask === undefined) throw new RangeError(`${this.name} has no mask`);
+      return this.#device.downloadMask(this.#mask);
+    }
+    if (field === "values" || field === "gradient") return this[field].host;
+    const matrix = this.#matrixOf(field);
+    if (!isHostArray(matrix)) return this.#device.download({ matrix });
+    await this.#device.synchronize();
+    return valuesOf(matrix);
+  }
+
+  #matrixOf(field: Exclude<ParameterField, "mask" | "values" | "gradient">): Matrix {
+    if (field === "first" || field === "second") return this[field];
+    if (this.twin === undefined) throw new RangeError(`${this.name} has no ${field}`);
+    return this.twin[field];
   }
 
   [Symbol.dispose](): void {
     for (const each of [this.values, this.gradient, this.first, this.second]) each[Symbol.dispose]();
-    this.#mask?.[Symbol.dispose]();
+    for (const each of [this.twin?.split, this.twin?.dual, this.#mask]) each?.[Symbol.dispose]();
   }
 }
 
-/** Keeps every entry that is not zero. */
-function maskOfZeros(device: Device, values: Float32Array, rows: number, columns: number, label: string): KeepMask {
-  return device.uploadMask(wordsOf(values, rows, columns), rows, columns, `${label}: mask`);
+/** The variables of splitting beside a tensor x. */
+export interface SparseTwin {
+  /** z: the projection of x + u. */
+  readonly split: Matrix;
+  /** u, scaled: what z could not take up so far. */
+  readonly dual: Matrix;
 }

@@ -69,3 +69,13 @@ export function wordsOf(values: Float32Array, rows: number, columns: number): Ui
     for (let c = 0; c < columns; c++) if (values[r * columns + c] !== 0) words[r * perRow + (c >> 5)] |= 1 << (c & 31);
   return words;
 }
+
+/** A copy with zeros where the keep bits are 0. */
+export function keepWhere(values: Float32Array, words: Uint32Array, columns: number): Float32Array {
+  const perRow = maskWordsPerRow(columns);
+  const kept = new Float32Array(values.length);
+  for (let r = 0, i = 0; i < values.length; r++)
+    for (let c = 0; c < columns; c++, i++)
+      if (((words[r * perRow + (c >> 5)] as number) >>> (c & 31)) & 1) kept[i] = values[i] as number;
+  return kept;
+}

@@ -8,7 +8,7 @@
  * that one learning rate serves all blocks, and the weights kept are those with the smallest loss on sequences held out.
  */
 import { z } from "zod";
-import { MersenneTwister } from "../calibration/random.js";
+import { MersenneTwister, shuffled } from "../calibration/random.js";
 import type { Device } from "../device/device.js";
 import { NumericalError } from "../errors.js";
 import { batchesOf } from "../forward/stream.js";
@@ -20,7 +20,6 @@ import { BlockLoss, type LossBatch } from "./block-loss.js";
 import { takeStep } from "./optimiser.js";
 import { blockParameters } from "./parameters.js";
 import { linearRate } from "./schedule.js";
-import { shuffled } from "./shuffle.js";
 import type { Trainer } from "./trainer.js";
 
 /** Learning rate times width that suits a block of any width: 1e-3 at 256, 6e-5 at 4096. */
@@ -32,7 +31,7 @@ const schema = z.strictObject({
   /** Sequences per step. */
   batchSize: z.number().int().min(1).default(8),
   /** Peak learning rate of Adam. Default: 0.256 / hidden size. */
-  rate: z.number().positive().finite().optional(),
+  lr: z.number().positive().max(1).optional(),
   /** Fraction of the steps in which the rate rises; then it falls to 0. */
   warmup: z.number().min(0).max(0.9).default(0.1),
   /** What the block is to give: the dense model's hidden states, or what the dense block makes of the pruned model's. */
@@ -92,7 +91,7 @@ export async function reconstructBlock(
   const heldOutCount = Math.min(Math.round(options.heldOut * order.length), order.length - 1);
   const [heldOut, training] = [order.slice(0, heldOutCount), order.slice(heldOutCount)];
   const hiddenSize = inputs.sequenceLength / inputs.tokens;
-  const rate = options.rate ?? RATE_TIMES_WIDTH / hiddenSize;
+  const lr = options.lr ?? RATE_TIMES_WIDTH / hiddenSize;
   const batches = new Batches(work, work.sequencesPerRun ?? sequencesPerRun(inputs.tokens));
   const energy = await batches.energy(training);
 
@@ -129,7 +128,8 @@ export async function reconstructBlock(
       }
       step++;
       expectFinite(block, step, stepLoss);
-      await takeStep([parameters], { rate: linearRate(rate, step, steps, options.warmup), step });
+      parameters.uploadGradients();
+      await takeStep(parameters, { rate: linearRate(lr, step, steps, options.warmup), step, gradientScale: 1 });
       work.onStep({ done: step, steps, loss: stepLoss });
     }
     const reached = await measure(heldOut);
@@ -182,7 +182,7 @@ class Batches {
 function expectFinite({ name }: BlockSpec, step: number, loss: number): number {
   if (Number.isFinite(loss)) return loss;
   throw new NumericalError("E_NON_FINITE", `${name}: the loss of its reconstruction is ${loss} at step ${step}.`, {
-    hint: "Try a smaller rate, or another method before it.",
+    hint: "Try a smaller lr, or another method before it.",
     details: { block: name, step, loss },
   });
 }

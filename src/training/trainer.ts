@@ -1,6 +1,7 @@
 /**
- * What every training step has in common: it starts from weights that a mask left and changes their values by gradients,
- * the zeros stay. A step trains each block by itself, right after its linears are solved, or the whole model after its last.
+ * What every training step has in common: it changes the values of weights by gradients. Most start from a mask that
+ * another method left and keep it; some find their own. A step trains each block by itself, right after its linears are
+ * solved, or the whole model after its last block.
  */
 import type { OptionsSchema } from "../solvers/solver.js";
 
@@ -10,5 +11,7 @@ export interface Trainer<Options> {
   readonly summary: string;
   /** What it trains at once. */
   readonly unit: "block" | "model";
+  /** Whether it finds the mask itself, and so may come first. */
+  readonly choosesMask?: boolean;
   readonly schema: OptionsSchema<Options>;
 }

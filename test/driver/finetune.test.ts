@@ -1,7 +1,7 @@
 /** `--then finetune` through the whole run. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
@@ -32,8 +32,9 @@ test("the loss falls, zeros stay where they are, and nothing but blocks is chang
   for (const distillation of [1, 0]) {
     const run = demoRun(join(directory, `${distillation}`), { ...training({ distillation, batchSize: 4 }), model });
     const plain = demoRun(join(directory, `plain-${distillation}`), { ...training(), model, then: [] });
-    const { finetuned, layers } = await pruneModel(run, createTestContext());
+    const { trained: trainings, layers } = await pruneModel(run, createTestContext());
     const before = await pruneModel(plain, createTestContext());
+    const [finetuned] = trainings ?? [];
     assert.equal(finetuned?.steps, 12);
     assert.ok(finetuned.last < finetuned.first, JSON.stringify(finetuned));
     assert.deepEqual(
@@ -48,7 +49,7 @@ test("the loss falls, zeros stay where they are, and nothing but blocks is chang
       else assert.notDeepEqual(is, was, tensor);
       if (tensor.includes("proj")) was.forEach((value, i) => value === 0 && assert.equal(is[i], 0, `${tensor}[${i}]`));
     }
-    assert.ok(!existsSync(join(run.out, "trained")));
+    assert.ok(!existsSync(join(run.out, "training")));
   }
 });
 
@@ -63,12 +64,11 @@ test("stopped in a step, or killed while tensors are overwritten, a run is resum
   let steps = 0;
   const stopping = {
     ...createTestContext({ stop: { requested: () => (steps >= 2 ? "SIGINT" : undefined) } }),
-    emit: (event: { readonly type: string; readonly stage?: string }) =>
-      void (steps += Number(event.stage?.startsWith("finetune") === true)),
+    emit: ({ type }: { readonly type: string }) => void (steps += Number(type === "training")),
   };
   await assert.rejects(pruneModel(stopped, stopping), InterruptedError);
   const resumed = await pruneModel({ ...stopped, resume: true }, createTestContext());
-  assert.deepEqual(resumed.finetuned, expected.finetuned);
+  assert.deepEqual(resumed.trained, expected.trained);
   assert.equal(hashOf(stopped.out), hashOf(whole.out));
 
   // A failure in the middle of overwriting leaves blocks that are half pruned and half trained.
@@ -81,7 +81,8 @@ test("stopped in a step, or killed while tensors are overwritten, a run is resum
     },
   };
   await assert.rejects(pruneModel(torn, tearing), /torn/);
-  writeFileSync(join(`${torn.out}.partial`, "training-states.bin"), "left by a run that was killed");
+  mkdirSync(join(`${torn.out}.partial`, "training", "finetune"), { recursive: true });
+  writeFileSync(join(`${torn.out}.partial`, "training", "finetune", "states.bin"), "left by a run that was killed");
   const mended = await pruneModel({ ...torn, resume: true }, createTestContext());
   assert.equal(hashOf(torn.out), hashOf(whole.out));
   assert.deepEqual(readdirSync(torn.out).sort(), readdirSync(whole.out).sort());

@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { allocationSchema } from "../../src/allocation/registry.js";
 import type { RunConfig } from "../../src/contract.js";
 import { planRun, secondsOf } from "../../src/driver/plan.js";
-import { finetuningOf, reconstructionOf, solverOf } from "../../src/driver/session.js";
+import { modelTrainingsOf, reconstructionOf, solverOf } from "../../src/driver/session.js";
 import { memoryOf, workOf, type RunWork } from "../../src/driver/run-cost.js";
 import { prunableLinears } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
@@ -31,14 +31,14 @@ function planned(overrides: Partial<RunConfig>) {
   const config = demoRun("out", overrides);
   const { architecture } = model;
   const selected = new Set(prunableLinears(architecture));
-  const [training, finetuning] = [reconstructionOf(config), finetuningOf(config)];
+  const [training, trainings] = [reconstructionOf(config), modelTrainingsOf(config)];
   return {
     config,
     architecture,
     selected,
     solver: solverOf(config),
     training,
-    finetuning,
+    trainings,
     checkpointBytes: 2e7,
     prunedBytes: 1e7,
   };

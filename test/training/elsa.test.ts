@@ -1,17 +1,24 @@
 /** Elsa on problems small enough to know the answer of, on every device. */
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
 import type { Device } from "../../src/device/device.js";
 import { NumericalError } from "../../src/errors.js";
 import { UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";
-import { elsaSchema, lambdaAt, minimiseSparsely, type ElsaProgress } from "../../src/training/elsa.js";
-import { Parameters } from "../../src/training/parameters.js";
+import type { StepProgress } from "../../src/training/descent.js";
+import { elsaSchema, lambdaAt, minimiseSparsely, STATES, type ElsaProblem } from "../../src/training/elsa.js";
+import { Parameters, type Parameter } from "../../src/training/parameters.js";
+import { ParameterStore } from "../../src/training/parameter-store.js";
 import type { LinearSpec } from "../../src/model/architecture.js";
 import { describeOnDevices } from "../helpers/devices.js";
 import { normals } from "../reference/random.js";
 
 const [ROWS, COLUMNS] = [6, 8];
+/** A word of 32 bits for every row of 8. */
+const MASK_BYTES = 4 / COLUMNS;
 
 /** f(x) = ½ Σ h (x - target)², with curvatures h between 0.5 and 2. */
 interface Quadratic {
@@ -35,39 +42,97 @@ interface Setting {
   readonly gradientOf?: (x: Float32Array, step: number) => Float32Array;
   /** Whether the matrix is stored [in, out]. */
   readonly isTransposed?: boolean;
+  /** For the store; with none of it everything lies in files. */
+  readonly memoryBytes?: number;
+  readonly state?: keyof typeof STATES;
+  /** Stop after this step, keep the state, and go on in a store of its own. */
+  readonly stopsAfter?: number;
 }
 
-async function minimise(
+class Stopped extends Error {}
+
+async function minimise(device: Device, given: object, setting: Setting = {}): Promise<Minimised> {
+  const directory = mkdtempSync(join(tmpdir(), "prune-elsa-"));
+  try {
+    return await minimiseIn(directory, device, given, setting);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+interface Minimised {
+  readonly x: Float32Array;
+  readonly progress: readonly StepProgress[];
+  readonly bytesPerParameter: number;
+}
+
+async function minimiseIn(
+  directory: string,
   device: Device,
   given: object,
-  { sparsity = 0.5, pattern = UNSTRUCTURED, gradientOf, isTransposed = false }: Setting = {},
-): Promise<{ readonly x: Float32Array; readonly progress: readonly ElsaProgress[] }> {
+  {
+    sparsity = 0.5,
+    pattern = UNSTRUCTURED,
+    gradientOf,
+    isTransposed = false,
+    memoryBytes = 2 ** 20,
+    ...setting
+  }: Setting,
+): Promise<Minimised> {
   const { target, curvature, start } = quadratic();
   const shape = isTransposed ? [COLUMNS, ROWS] : [ROWS, COLUMNS];
-  using parameters = new Parameters(device, [{ name: "w", shape, values: start, isMasked: false }]);
-  const [parameter] = [...parameters];
-  assert.ok(parameter !== undefined);
+  const group = {
+    name: "g",
+    load: () => Promise.resolve([{ name: "w", shape, values: start, isMasked: false, isSplit: true }]),
+  };
+  const open = (name: string): Promise<ParameterStore> =>
+    ParameterStore.create({
+      ...{ device, memoryBytes, groups: [group], formats: STATES[setting.state ?? "fp32"] },
+      directory: join(directory, name),
+    });
   const linear: LinearSpec = isTransposed ? { ...LINEAR, inputAxis: 0 } : LINEAR;
-  const progress: ElsaProgress[] = [];
-  await minimiseSparsely(
-    {
-      ...{ device, parameters: [parameters], sparse: [{ parameter, linears: [{ linear, sparsity }] }], pattern },
-      gradient(step) {
-        const x = parameter.values.host;
-        const own =
-          gradientOf?.(x, step) ?? x.map((value, i) => (curvature[i] as number) * (value - (target[i] as number)));
-        parameter.gradient.host.set(own);
-        const loss = x.reduce(
-          (sum, v, i) => sum + 0.5 * (curvature[i] as number) * (v - (target[i] as number)) ** 2,
-          0,
-        );
-        return Promise.resolve(loss);
+  const progress: StepProgress[] = [];
+  const options = elsaSchema.parse({ steps: 1200, interval: 8, lr: 0.02, lambda: 0.5, clip: 0, ...given });
+  const run = async (store: ParameterStore, taken: number): Promise<void> => {
+    const problem: ElsaProblem = {
+      ...{ device, pattern, store, taken, linearsOf: () => [{ linear, sparsity }] },
+      gradient: (step) =>
+        store.use("g", { reads: ["values"], writes: ["gradient"] }, async (parameters) => {
+          const [parameter] = [...parameters] as [Parameter];
+          const x = parameter.values.host;
+          const gap = (i: number): number => (x[i] as number) - (target[i] as number);
+          const own = gradientOf?.(x, step) ?? x.map((_, i) => (curvature[i] as number) * gap(i));
+          parameter.gradient.host.set(own);
+          parameters.uploadGradients();
+          const loss = x.reduce((sum, _, i) => sum + 0.5 * (curvature[i] as number) * gap(i) ** 2, 0);
+          return { loss, squares: await parameters.gradientSquares() };
+        }),
+      onStep(each) {
+        progress.push(each);
+        if (each.step === setting.stopsAfter && taken === 0) throw new Stopped();
       },
-      onStep: (each) => void progress.push(each),
-    },
-    elsaSchema.parse({ steps: 1200, interval: 8, lr: 0.02, lambda: 0.5, clip: 0, ...given }),
-  );
-  return { x: parameter.values.host.slice(), progress };
+    };
+    await minimiseSparsely(problem, options);
+  };
+  await using store = await open("first");
+  const finish = async (last: ParameterStore): Promise<Minimised> => ({
+    x: await last.use("g", { reads: ["values"] }, ([parameter]) =>
+      Promise.resolve((parameter as Parameter).values.host.slice()),
+    ),
+    progress,
+    bytesPerParameter: last.size.bytes / last.size.elements,
+  });
+  try {
+    await run(store, 0);
+    return await finish(store);
+  } catch (error) {
+    if (!(error instanceof Stopped)) throw error;
+  }
+  await store.snapshot(join(directory, "kept"));
+  await using second = await open("second");
+  await second.restore(join(directory, "kept"));
+  await run(second, setting.stopsAfter as number);
+  return await finish(second);
 }
 
 const supportOf = (x: Float32Array): number[] => [...x.keys()].filter((i) => x[i] !== 0);
@@ -120,14 +185,50 @@ test("with a penalty of 0 the steps are plain Adam's, to the bit", async () => {
   const steps = 17;
   const { x } = await minimise(device, { steps, lambda: 0 }, { sparsity: 0 });
   using plain = new Parameters(device, [{ name: "w", shape: [ROWS, COLUMNS], values: start, isMasked: false }]);
-  const [parameter] = [...plain];
+  const [parameter] = [...plain] as [Parameter];
   for (let step = 1; step <= steps; step++) {
-    const own = parameter?.values.host as Float32Array;
-    parameter?.gradient.host.set(own.map((value, i) => (curvature[i] as number) * (value - (target[i] as number))));
+    const own = parameter.values.host;
+    parameter.gradient.host.set(own.map((value, i) => (curvature[i] as number) * (value - (target[i] as number))));
     const rate = (0.02 * (steps - step + 1)) / steps;
     await plain.step({ rate, decay: [0.9, 0.95], epsilon: 1e-8, step, gradientScale: 1 });
   }
-  assert.deepEqual(x, parameter?.values.host);
+  assert.deepEqual(x, parameter.values.host);
+});
+
+test("where the state lies changes no bit, nor does a stop at any kind of step", async () => {
+  await using device = await createCpuDevice();
+  for (const given of [
+    { steps: 40, frozen: 0.4 },
+    { steps: 40, schedule: "cosine", projection: "fisher" },
+  ]) {
+    const expected = await minimise(device, given);
+    const inFiles = await minimise(device, given, { memoryBytes: 0 });
+    assert.deepEqual(inFiles.x, expected.x);
+    // After a projection and before, in the middle of an interval, around the beginning of the frozen stretch.
+    for (const stopsAfter of [1, 8, 9, 13, 23, 24, 25, 39])
+      for (const memoryBytes of [0, 2 ** 20]) {
+        const resumed = await minimise(device, given, { stopsAfter, memoryBytes });
+        assert.deepEqual(resumed.x, expected.x, `${JSON.stringify(given)} after ${stopsAfter}`);
+        assert.deepEqual(resumed.progress, expected.progress);
+      }
+  }
+});
+
+test("Elsa-L keeps x and gradients in 4 bytes, z and the moments in 1, u in 2, and comes near", async () => {
+  await using device = await createCpuDevice();
+  const given = { steps: 400, interval: 8, lambda: 8 };
+  const full = await minimise(device, given);
+  assert.ok(Math.abs(full.bytesPerParameter - (24 + MASK_BYTES)) < 1e-9, `${full.bytesPerParameter}`);
+  for (const state of ["elsa-l", "elsa-l-e5m2"] as const) {
+    const light = await minimise(device, given, { state });
+    // One scale for z, and one for every block of 256 of either moment: a matrix of 48 has one of each.
+    assert.ok(Math.abs(light.bytesPerParameter - (13 + MASK_BYTES + 12 / 48)) < 1e-9, `${light.bytesPerParameter}`);
+    assert.equal(supportOf(light.x).length, 24);
+    const common = supportOf(light.x).filter((i) => full.x[i] !== 0).length;
+    assert.ok(common >= 22, `${state}: ${common} of 24 in common`);
+    const again = await minimise(device, given, { state, stopsAfter: 77, memoryBytes: 0 });
+    assert.deepEqual(again.x, light.x, "packed in memory, in a file, or kept and taken up again");
+  }
 });
 
 test("with a huge penalty the support stays that of the starting magnitudes", async () => {
@@ -188,20 +289,34 @@ test("the loss's gradient is clipped before the penalty joins it", async () => {
   assert.ok((projected?.penaltyRatio ?? 0) > 0.05, JSON.stringify(projected));
 });
 
-test("a loss that is not finite stops with its step, before anything moves", async () => {
+test("a loss or a gradient that is not finite stops with its step, before anything moves", async () => {
   await using device = await createCpuDevice();
   const { start } = quadratic();
-  using parameters = new Parameters(device, [{ name: "w", shape: [ROWS, COLUMNS], values: start, isMasked: false }]);
-  const problem = {
-    device,
-    parameters: [parameters],
-    sparse: [],
-    pattern: UNSTRUCTURED,
-    gradient: () => Promise.resolve(NaN),
-  };
-  await assert.rejects(
-    minimiseSparsely(problem, elsaSchema.parse({ steps: 3 })),
-    (error: unknown) => error instanceof NumericalError && /step 1 of 3/.test(error.message),
-  );
-  assert.deepEqual([...parameters][0]?.values.host, start);
+  for (const bad of [
+    { loss: NaN, squares: 1 },
+    { loss: 1, squares: Infinity },
+  ]) {
+    await using store = await ParameterStore.create({
+      ...{ device, memoryBytes: 2 ** 20, directory: "unused", formats: STATES.fp32 },
+      groups: [
+        {
+          name: "g",
+          load: () => Promise.resolve([{ name: "w", shape: [ROWS, COLUMNS], values: start, isMasked: false }]),
+        },
+      ],
+    });
+    const problem: ElsaProblem = {
+      ...{ device, store, taken: 0, pattern: UNSTRUCTURED, linearsOf: () => [] },
+      gradient: () => Promise.resolve({ ...bad, origin: "what leaves block 3" }),
+    };
+    await assert.rejects(
+      minimiseSparsely(problem, elsaSchema.parse({ steps: 3 })),
+      (error: unknown) =>
+        error instanceof NumericalError &&
+        /step 1 of 3.*what leaves block 3/s.test(error.message) &&
+        error.code === "E_NON_FINITE",
+    );
+    const x = await store.use("g", {}, ([parameter]) => Promise.resolve((parameter as Parameter).values.host.slice()));
+    assert.deepEqual(x, start);
+  }
 });

@@ -11,10 +11,19 @@ import { applyFinalNorm, nextTokenLosses } from "../../src/forward/head.js";
 import { Stream } from "../../src/forward/stream.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { openModel } from "../../src/model/open-model.js";
-import { CalibratedEnds } from "../../src/training/calibrated-ends.js";
+import { EmbeddingGradient } from "../../src/training/embedding-gradient.js";
 import { HeadGradient } from "../../src/training/head-gradient.js";
-import { accumulateGradients, BlockGradients, stepStates } from "../../src/training/model-gradients.js";
-import { Parameters } from "../../src/training/parameters.js";
+import {
+  accumulateGradients,
+  BlockGradients,
+  groupOfBlock,
+  lossUnderMasks,
+  stepStates,
+} from "../../src/training/model-gradients.js";
+import { FULL_PRECISION, ParameterStore } from "../../src/training/parameter-store.js";
+import type { ParameterSpec } from "../../src/training/parameters.js";
+import { wordsOf } from "../../src/training/projection.js";
+import { endGroups, readEnds, TextEnds, type Teacher } from "../../src/training/text-ends.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { writeShortDemo } from "../helpers/demo-model.js";
 import { normals } from "../reference/random.js";
@@ -33,22 +42,18 @@ test("the gradient along a direction is the loss's change along it, at either en
   );
   const place = { tokens: TOKENS, hiddenSize: architecture.hiddenSize, memoryBytes: 2 ** 24 };
   await using embedded = await HiddenStates.create({
-    ...place,
-    sequences: SEQUENCES,
-    scratchFile: join(directory, "e"),
+    ...{ ...place, sequences: SEQUENCES, scratchFile: join(directory, "e") },
   });
-  await using taught = await HiddenStates.create({ ...place, sequences: SEQUENCES, scratchFile: join(directory, "t") });
   await embedTokens(model, sequences, embedded);
-  const other = normals(SEQUENCES * taught.sequenceLength, 5); // a teacher that says something else
-  for (let row = 0; row < SEQUENCES * TOKENS; row++)
-    await taught.writeRow(row, other.subarray(256 * row, 256 * (row + 1)));
-  const head = {
-    tensors: new Map([
-      ["model.norm.weight", borrowed("norm", await model.checkpoint.readTensor("model.norm.weight"), [256])],
-    ]),
-    projection: await model.checkpoint.readTensor("model.embed_tokens.weight"),
+  const other = normals(SEQUENCES * embedded.sequenceLength, 5); // a teacher that says something else
+  const dense = await readEnds(model.checkpoint, architecture);
+  const teacher: Teacher = {
+    head: dense.head,
+    hidden: (first, count) => {
+      const [from, to] = [first, first + count].map((each) => each * embedded.sequenceLength);
+      return Promise.resolve(borrowed("taught", other.slice(from, to), [count * TOKENS, architecture.hiddenSize]));
+    },
   };
-  assert.deepEqual([...architecture.head.tensors.keys()], ["model.norm.weight"]);
   await using final = await HiddenStates.create({ ...place, sequences: SEQUENCES, scratchFile: join(directory, "f") });
   await embedded.copyTo(final);
   for (const block of architecture.blocks)
@@ -60,38 +65,58 @@ test("the gradient along a direction is the loss's change along it, at either en
 
   await using gradients = new BlockGradients(runner, architecture);
 
-  for (const { distillation, tileRows, sequencesPerRun, memoryBytes } of [
-    { distillation: 0, tileRows: 8192, sequencesPerRun: undefined, memoryBytes: 2 ** 24 },
-    { distillation: 1, tileRows: 8192, sequencesPerRun: 2, memoryBytes: 2 ** 24 },
-    { distillation: 0.3, tileRows: 1500, sequencesPerRun: 2, memoryBytes: 2 ** 15 }, // states on the disk as well
+  await using embedding = await EmbeddingGradient.compile(runner.executor, architecture);
+
+  for (const { distillation, tileRows, sequencesPerRun, memoryBytes, areEndsTrained } of [
+    { distillation: 0, tileRows: 8192, sequencesPerRun: undefined, memoryBytes: 2 ** 28, areEndsTrained: true },
+    { distillation: 1, tileRows: 8192, sequencesPerRun: 2, memoryBytes: 2 ** 28, areEndsTrained: false },
+    // States and all that is trained on the disk as well.
+    { distillation: 0.3, tileRows: 1500, sequencesPerRun: 2, memoryBytes: 2 ** 15, areEndsTrained: true },
   ]) {
-    await using gradient = await HeadGradient.compile(runner.executor, architecture, {
-      ...{ isProjectionTrained: false, isDistilled: distillation > 0, tileRows },
+    await using head = await HeadGradient.compile(runner.executor, architecture, {
+      ...{ isProjectionTrained: areEndsTrained, isDistilled: distillation > 0, tileRows },
     });
-    const ends = new CalibratedEnds({ head, gradient, sequences, embedded, taught, distillation });
     await using states = await stepStates(architecture, {
       ...{ sequences: SEQUENCES, tokens: TOKENS, memoryBytes, scratchFile: join(directory, "s") },
     });
-    const originals = await Promise.all(architecture.blocks.map((block) => readBlockWeights(model.checkpoint, block)));
-    /** The loss with all weights of both blocks moved along fixed directions, and the gradient along them. */
+    /** The loss with all that is trained moved along fixed directions, and the gradient along them. */
     const lossAt = async (shift: number): Promise<{ readonly loss: number; readonly along: number }> => {
-      const parameters = architecture.blocks.map((block, index) => {
-        const specs = [...block.tensors].map(([name, { shape }], place) => {
-          const values = originals[index]?.get(name) as Float32Array;
-          const moved = values.map((value, i) => value + shift * Math.sin(i * 1.3 + place));
-          return { name, shape, values: moved, isMasked: false };
+      const move = (specs: readonly ParameterSpec[]): ParameterSpec[] =>
+        specs.map((spec, at) => ({
+          ...spec,
+          values: spec.values.map((value, i) => value + shift * Math.sin(i * 1.3 + at)),
+        }));
+      const blocks = architecture.blocks.map((block) => ({
+        name: groupOfBlock(block),
+        async load() {
+          const weights = await readBlockWeights(model.checkpoint, block);
+          return [...block.tensors].map(([name, { shape }]) => {
+            return { name, shape, values: weights.get(name) as Float32Array, isMasked: false };
+          });
+        },
+      }));
+      const groups = [...blocks, ...(areEndsTrained ? endGroups(model.checkpoint, architecture) : [])];
+      await using store = await ParameterStore.create({
+        ...{ device, memoryBytes, formats: FULL_PRECISION, directory: join(directory, "store") },
+        groups: groups.map(({ name, load }) => ({ name, load: async () => move(await load()) })),
+      });
+      const fixed = areEndsTrained ? undefined : dense;
+      const ends = new TextEnds({ architecture, embedding, head, fixed, store, teacher, distillation });
+      ends.choose([2, 0, 1].map((index) => sequences[index] as Int32Array));
+      const { loss, squares } = await accumulateGradients({
+        ...{ architecture, runner, gradients, store, ends, sequences: SEQUENCES, states, sequencesPerRun },
+      });
+      let [along, expectedSquares] = [0, 0];
+      for (const group of store.names)
+        await store.use(group, { reads: ["gradient"] }, (own) => {
+          for (const [at, { gradient: found }] of [...own].entries())
+            found.host.forEach((value, i) => {
+              along += value * Math.sin(i * 1.3 + at);
+              expectedSquares += value * value;
+            });
+          return Promise.resolve();
         });
-        return new Parameters(device, specs);
-      });
-      ends.choose([2, 0, 1]);
-      const loss = await accumulateGradients({
-        ...{ architecture, runner, gradients, parameters, ends, sequences: SEQUENCES, states, sequencesPerRun },
-      });
-      let along = 0;
-      for (const own of parameters)
-        for (const [place, { gradient: found }] of [...own].entries())
-          found.host.forEach((value, i) => (along += value * Math.sin(i * 1.3 + place)));
-      parameters.forEach((own) => own[Symbol.dispose]());
+      assert.ok(Math.abs(squares - expectedSquares) < 1e-4 * expectedSquares, `${squares}, ${expectedSquares}`);
       return { loss, along };
     };
     const step = 2e-4;
@@ -102,8 +127,68 @@ test("the gradient along a direction is the loss's change along it, at either en
     const off = Math.abs(along - expected);
     assert.ok(off < 0.01 * Math.abs(expected) + 0.01, `${distillation}: ${along}, differences say ${expected}`);
   }
-  const [text, teacher, mixture] = [0, 1, 0.3].map((share) => losses.get(share) as number) as [number, number, number];
+  const [text, taught, mixture] = [0, 1, 0.3].map((share) => losses.get(share) as number) as [number, number, number];
   assert.ok(Math.abs(text - crossEntropy) < 1e-4, `${text}, evaluated ${crossEntropy}`);
-  assert.ok(Math.abs(teacher - text) > 0.1, "the teacher says something else than the text");
-  assert.ok(Math.abs(mixture - (0.7 * text + 0.3 * teacher)) < 1e-4, `${mixture} of ${text} and ${teacher}`);
+  assert.ok(Math.abs(taught - text) > 0.1, "the teacher says something else than the text");
+  assert.ok(Math.abs(mixture - (0.7 * text + 0.3 * taught)) < 1e-4, `${mixture} of ${text} and ${taught}`);
+});
+
+test("the loss under masks is that of values which are zero where the masks say so, in memory and in files", async (t) => {
+  const directory = temporaryDirectory(t);
+  await writeShortDemo(join(directory, "model"), { blocks: 2 });
+  await using model = await openModel(join(directory, "model"));
+  await using device = await createCpuDevice();
+  await using runner = new BlockRunner(model.architecture);
+  const { architecture } = model;
+  await using embedding = await EmbeddingGradient.compile(runner.executor, architecture);
+  await using gradients = new BlockGradients(runner, architecture);
+  await using head = await HeadGradient.compile(runner.executor, architecture, {
+    ...{ isProjectionTrained: false, isDistilled: false },
+  });
+  await using states = await stepStates(architecture, {
+    ...{ sequences: 2, tokens: TOKENS, memoryBytes: 2 ** 24, scratchFile: join(directory, "s") },
+  });
+  const fixed = await readEnds(model.checkpoint, architecture);
+  const isPruned = (name: string, i: number): boolean => name.includes("mlp") && (i * 7) % 3 === 0;
+  const lossOf = async (isMasked: boolean, memoryBytes: number): Promise<readonly [plain: number, masked: number]> => {
+    await using store = await ParameterStore.create({
+      ...{ device, memoryBytes, formats: FULL_PRECISION, directory: join(directory, "store") },
+      groups: architecture.blocks.map((block) => ({
+        name: groupOfBlock(block),
+        async load() {
+          const weights = await readBlockWeights(model.checkpoint, block);
+          return [...block.tensors].map(([name, { shape }]) => {
+            const values = weights.get(name) as Float32Array;
+            if (isMasked) return { name, shape, values, isMasked: false, isSplit: true };
+            return { name, shape, values: values.map((v, i) => (isPruned(name, i) ? 0 : v)), isMasked: false };
+          });
+        },
+      })),
+    });
+    for (const group of isMasked ? store.names : [])
+      await store.use(group, { reads: ["values"], writes: ["mask"] }, async (parameters) => {
+        for (const parameter of parameters) {
+          const { rows, columns } = parameter.values.matrix;
+          const words = wordsOf(
+            parameter.values.host.map((_, i) => (isPruned(parameter.name, i) ? 0 : 1)),
+            rows,
+            columns,
+          );
+          parameter.replaceMask(device.uploadMask(words, rows, columns, "mask"));
+        }
+        return Promise.resolve();
+      });
+    const ends = new TextEnds({
+      ...{ architecture, embedding, head, fixed, store, teacher: undefined, distillation: 0 },
+    });
+    ends.choose([1, 2].map((s) => Int32Array.from({ length: TOKENS }, (_, i) => (s * 997 + i * 31) % 4096)));
+    const step = { architecture, runner, gradients, store, ends, sequences: 2, states };
+    return [(await accumulateGradients(step)).loss, await lossUnderMasks(step)];
+  };
+  const [expected] = await lossOf(false, 2 ** 28);
+  for (const memoryBytes of [0, 2 ** 28]) {
+    const [plain, masked] = await lossOf(true, memoryBytes);
+    assert.equal(masked, expected);
+    assert.notEqual(plain, expected);
+  }
 });

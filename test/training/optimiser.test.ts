@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
-import { clipScale, takeStep } from "../../src/training/optimiser.js";
-import { Parameters, type Parameter } from "../../src/training/parameters.js";
+import { descend } from "../../src/training/descent.js";
+import { clipScale } from "../../src/training/optimiser.js";
+import { FULL_PRECISION, ParameterStore } from "../../src/training/parameter-store.js";
+import type { Parameter } from "../../src/training/parameters.js";
 import { linearRate } from "../../src/training/schedule.js";
 
 test("a rate rises over the warm-up, peaks once and falls to one step above 0", () => {
@@ -24,20 +26,37 @@ test("a gradient is scaled down to the norm, never up", () => {
 test("a step clips the gradients of all parameters together, by their common norm", async () => {
   await using device = await createCpuDevice();
   const gradients = [Float32Array.of(3, 0), Float32Array.of(0, 4)]; // norm 5
-  const parameters = gradients.map((gradient) => {
-    const own = new Parameters(device, [{ name: "w", shape: [2], values: Float32Array.of(1, 1), isMasked: false }]);
-    [...own][0]?.gradient.host.set(gradient);
-    return own;
+  const named = gradients.map((gradient, index) => ({ name: `g${index}`, gradient }));
+  await using store = await ParameterStore.create({
+    ...{ device, memoryBytes: 2 ** 20, directory: "unused", formats: FULL_PRECISION },
+    groups: named.map(({ name }) => ({
+      name,
+      load: () => Promise.resolve([{ name: "w", shape: [2], values: Float32Array.of(1, 1), isMasked: false }]),
+    })),
   });
-  const { gradientNorm, gradientScale } = await takeStep(parameters, { rate: 0.1, step: 1, clip: 1 });
-  assert.ok(Math.abs(gradientNorm - 5) < 1e-6);
-  assert.ok(Math.abs(gradientScale - 0.2) < 1e-6);
-  for (const [index, own] of parameters.entries()) {
-    const first = await device.download({ matrix: ([...own][0] as Parameter).first });
-    first.forEach((m, i) => {
-      const clipped = 0.2 * (gradients[index]?.[i] as number);
-      assert.ok(Math.abs(m - 0.1 * clipped) < 1e-6, `${index} ${i}: ${m}`);
+  const norms: number[] = [];
+  await descend(
+    {
+      ...{ store, taken: 0, onStep: ({ gradientNorm }) => void norms.push(gradientNorm) },
+      async gradient() {
+        for (const { name, gradient } of named)
+          await store.use(name, { writes: ["gradient"] }, (parameters) => {
+            ([...parameters][0] as Parameter).gradient.host.set(gradient);
+            parameters.uploadGradients();
+            return Promise.resolve();
+          });
+        return { loss: 1, squares: 25 };
+      },
+    },
+    { steps: 1, lr: 0.1, warmup: 0, clip: 1 },
+  );
+  assert.deepEqual(norms, [5]);
+  for (const { name, gradient } of named)
+    await store.use(name, { reads: ["first"] }, async ([parameter]) => {
+      const first = await device.download({ matrix: (parameter as Parameter).first });
+      first.forEach((m, i) => {
+        const clipped = 0.2 * (gradient[i] as number);
+        assert.ok(Math.abs(m - 0.1 * clipped) < 1e-6, `${name} ${i}: ${m}`);
+      });
     });
-    own[Symbol.dispose]();
-  }
 });

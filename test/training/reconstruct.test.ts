@@ -113,7 +113,7 @@ test("where nothing was pruned there is nothing to learn", async (t) => {
 
 test("a rate that does harm leaves the weights that were best on what is held out: those from before", async (t) => {
   await using device = await createCpuDevice();
-  const { report, before, after } = await train(temporaryDirectory(t), device, { epochs: 1, rate: 0.5, heldOut: 0.34 });
+  const { report, before, after } = await train(temporaryDirectory(t), device, { epochs: 1, lr: 0.5, heldOut: 0.34 });
   assert.equal(report.heldOutAfter, report.heldOutBefore);
   assert.deepEqual(after.get("mlp.up_proj.weight"), before.get("mlp.up_proj.weight"));
 });

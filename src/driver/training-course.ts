@@ -1,0 +1,97 @@
+/** The course of a training: what is said of it while it runs, warned of, and reported at its end. */
+import type { ModelTrainingReport, TrainingCourse, TrainingPoint } from "../contract.js";
+import type { Logger } from "../logging.js";
+import type { StepProgress } from "../training/descent.js";
+
+/** Points of the curve of a training, more or less. */
+const POINTS = 64;
+
+/** Where the penalty is that much weaker or stronger than the loss's gradient, splitting does not work. */
+const PENALTY_RANGE = [0.05, 200] as const;
+/** Shares of the steps between which the penalty is looked at: before, x and z have not parted yet. */
+const LOOKED_AT = [0.1, 0.3] as const;
+
+export class TrainingCourseLog {
+  readonly #steps: number;
+  readonly #losses: number[];
+  readonly #gradientNorms: number[];
+  readonly #curve: TrainingPoint[];
+  readonly #ratios: number[] = [];
+  #hasWarned: boolean;
+
+  constructor(steps: number, earlier: TrainingCourse = { losses: [], gradientNorms: [], curve: [] }) {
+    this.#steps = steps;
+    this.#losses = [...earlier.losses];
+    this.#gradientNorms = [...earlier.gradientNorms];
+    this.#curve = [...earlier.curve];
+    this.#hasWarned = earlier.losses.length > LOOKED_AT[1] * steps;
+  }
+
+  get course(): TrainingCourse {
+    return { losses: this.#losses, gradientNorms: this.#gradientNorms, curve: this.#curve };
+  }
+
+  /** Mean losses of the first and the last tenth of the steps. */
+  get ends(): Pick<ModelTrainingReport, "first" | "last"> {
+    const tenth = Math.max(1, Math.floor(this.#losses.length / 10));
+    return { first: mean(this.#losses.slice(0, tenth)), last: mean(this.#losses.slice(-tenth)) };
+  }
+
+  /** Whether the curve wants a point at this step: at its ends, and one of so many between. */
+  isPointDue({ step, steps }: Pick<StepProgress, "step" | "steps">): boolean {
+    const last = this.#curve.at(-1)?.step ?? 0;
+    return step === 1 || step === steps || step - last >= steps / POINTS;
+  }
+
+  /**
+   * @param projectedLoss where it was measured after this step
+   * @returns whether the curve got a point
+   */
+  add({ step, steps, loss, gradientNorm, projected }: StepProgress, projectedLoss?: number): boolean {
+    this.#losses.push(loss);
+    this.#gradientNorms.push(gradientNorm);
+    if (projected !== undefined && step >= LOOKED_AT[0] * steps) this.#ratios.push(projected.penaltyRatio);
+    // Elsa's points are at its projections; what follows the last of them has points of its own.
+    const isSplitting = projected === undefined && this.#curve.at(-1)?.primal !== undefined;
+    const isWaiting =
+      isSplitting && step !== steps && step - (this.#curve.at(-1)?.step ?? 0) < (2 * steps) / POINTS + 1;
+    if (!this.isPointDue({ step, steps }) || isWaiting) return false;
+    const since = this.#curve.at(-1)?.step ?? 0;
+    this.#curve.push({
+      step,
+      loss: mean(this.#losses.slice(since)),
+      gradientNorm: mean(this.#gradientNorms.slice(since)),
+      ...projected,
+      ...(projectedLoss === undefined ? {} : { projectedLoss }),
+    });
+    return true;
+  }
+
+  /** For whoever waits. */
+  get said(): string {
+    const point = this.#curve.findLast(({ primal }) => primal !== undefined);
+    const split =
+      point?.projectedLoss === undefined
+        ? ""
+        : `, of its projection ${point.projectedLoss.toPrecision(4)}, residual ${(point.primal ?? 0).toFixed(3)}, flips ${(100 * (point.flips ?? 0)).toFixed(2)} %`;
+    return `loss ${mean(this.#losses.slice(-16)).toPrecision(4)}${split}`;
+  }
+
+  /** Once, where λ is far off what splitting needs. */
+  warn(logger: Logger): void {
+    if (this.#hasWarned || this.#losses.length < LOOKED_AT[1] * this.#steps || this.#ratios.length === 0) return;
+    this.#hasWarned = true;
+    const [weakest, strongest] = PENALTY_RANGE;
+    const ratio = [...this.#ratios].sort((a, b) => a - b)[this.#ratios.length >> 1] as number;
+    if (ratio >= weakest && ratio <= strongest) return;
+    const [is, advice] = ratio < weakest ? ["weak", "larger"] : ["strong", "smaller"];
+    logger.warn(
+      `elsa: λ is too ${is}: its pull is ${ratio.toPrecision(2)} times the loss's gradient (${weakest} to ${strongest} works); try a ${advice} --lambda`,
+      { ratio },
+    );
+  }
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}

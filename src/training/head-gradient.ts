@@ -77,16 +77,19 @@ function buildPartitionGraph(architecture: Architecture): Graph {
 }
 
 /**
- * A tile's part of the loss and of the gradients. Inputs: those of the tile's logits, twice with a teacher, `partition` and
- * `target` [tokens, 1] (the target's row of the tile, or -1), and factors `crossEntropy` and `divergence` [tokens, 1]. Outputs:
- * gradients of `hidden`, `tile` and `bias`, and per token the target's logit and Σ q (log q - log p) over the tile.
+ * A tile's part of the loss and of the gradients. Inputs: those of the tile's logits, twice with a teacher, and columns [tokens, 1]:
+ * `target` (the target's row of the tile, or any where it is in none), and the factors `own` on p, `hit` on the target's p
+ * and `taught` on the teacher's q. Outputs: gradients of `hidden`, `tile` and `bias`, and columns `targetLogits` and, with a
+ * teacher, `divergences`: Σ q (log q - log p) over the tile.
+ *
+ * A vocabulary of one tile needs no pass before: `partition` is an output, of one of several it is an input.
  */
-export function buildTileGradientGraph(architecture: Architecture, options: HeadGradientOptions): Graph {
+export function buildTileGradientGraph(architecture: Architecture, options: TileGraphOptions): Graph {
   const plain = new GraphBuilder("head-logits");
   plain.output("logits", addTileLogits(plain, architecture));
   const forward = plain.build();
-  const own = forward.inputs.map(({ name }) => name);
-  const of = own.filter((name) => name === "hidden" || options.isProjectionTrained);
+  const names = forward.inputs.map(({ name }) => name);
+  const of = names.filter((name) => name === "hidden" || options.isProjectionTrained);
   const backward = gradientOf(forward, { of, through: ["logits"] });
 
   const graph = new GraphBuilder("head-gradient");
@@ -94,24 +97,43 @@ export function buildTileGradientGraph(architecture: Architecture, options: Head
   const logits = lookUp(graph.inline(forward, [...inputs.values()]), (forward.outputs[0] as NamedValue).value.id);
   const column = (name: string, dtype?: "i64"): Value => graph.input(name, ["tokens", 1], dtype);
   const apply = (operator: "add" | "subtract" | "multiply", a: Value, b: Value): Value => graph.apply(operator, [a, b]);
-  const logP = apply("subtract", logits, column("partition"));
-  const p = graph.apply("exp", [logP]);
-  const places = graph.apply("iota", [], { length: "rows" });
-  const isTarget = graph.apply("equal", [places, column("target", "i64")]);
-  const oneHot = graph.apply("where", [isTarget, graph.scalar(1), graph.scalar(0)]);
-  let pull = apply("multiply", apply("subtract", p, oneHot), column("crossEntropy"));
-  graph.output("targetLogits", graph.apply("reduceSum", [apply("multiply", oneHot, logits)], { axes: [1] }));
+  const largest = (value: Value): Value => graph.apply("reduceMax", [value], { axes: [1], keepsAxes: true });
+  /** Shares of all rows of the vocabulary, and log Σ exp. */
+  const sharesOf = (value: Value, prefix: string): { readonly shares: Value; readonly partition: Value } => {
+    const name = `${prefix}partition`;
+    if (!options.isWhole) {
+      const partition = column(name);
+      return { partition, shares: graph.apply("exp", [apply("subtract", value, partition)]) };
+    }
+    const shares = graph.apply("softmax", [value]);
+    // The largest share is at least one over the vocabulary: its logarithm is exact enough.
+    const partition = apply("subtract", largest(value), graph.apply("log", [largest(shares)]));
+    graph.output(name, partition);
+    return { shares, partition };
+  };
+  const p = sharesOf(logits, "");
+  const target = column("target", "i64");
+  graph.output("targetLogits", graph.apply("gatherAlong", [logits, target], { axis: 1 }));
+  let pull = apply("multiply", p.shares, column("own"));
   if (options.isDistilled) {
-    const logQ = apply("subtract", addTileLogits(graph, architecture, "teacher."), column("teacher.partition"));
-    const q = graph.apply("exp", [logQ]);
-    pull = apply("add", pull, apply("multiply", apply("subtract", p, q), column("divergence")));
-    const terms = apply("multiply", q, apply("subtract", logQ, logP));
-    graph.output("divergences", graph.apply("reduceSum", [terms], { axes: [1] }));
+    const said = addTileLogits(graph, architecture, "teacher.");
+    const q = sharesOf(said, "teacher.");
+    pull = apply("subtract", pull, apply("multiply", q.shares, column("taught")));
+    const between = apply("subtract", apply("subtract", said, logits), apply("subtract", q.partition, p.partition));
+    const sum = { axes: [1], keepsAxes: true };
+    graph.output("divergences", graph.apply("reduceSum", [apply("multiply", q.shares, between)], sum));
   }
+  const hit = apply("subtract", graph.scalar(0), column("hit"));
+  pull = graph.apply("scatterAlong", [pull, target, hit], { axis: 1, adds: true });
   const feeds = backward.inputs.map(({ name }) => (name === gradientName("logits") ? pull : lookUp(inputs, name)));
   const values = graph.inline(backward, feeds);
   for (const { name, value } of backward.outputs) graph.output(name, lookUp(values, value.id));
   return graph.build();
+}
+
+export interface TileGraphOptions extends HeadGradientOptions {
+  /** Whether the tile is the whole vocabulary. */
+  readonly isWhole: boolean;
 }
 
 export class HeadGradient implements AsyncDisposable {
@@ -138,11 +160,12 @@ export class HeadGradient implements AsyncDisposable {
     const of = ["hidden", ...architecture.head.tensors.keys()].filter((name) =>
       norm.inputs.some((input) => input.name === name),
     );
-    return new HeadGradient(architecture, vocabularyTiles(architecture.vocabularySize, options), {
+    const tiles = vocabularyTiles(architecture.vocabularySize, options);
+    return new HeadGradient(architecture, tiles, {
       norm: await executor.compile(norm),
       normBack: await executor.compile(gradientOf(norm, { of, through: ["normed"] })),
       partition: await executor.compile(buildPartitionGraph(architecture)),
-      tile: await executor.compile(buildTileGradientGraph(architecture, options)),
+      tile: await executor.compile(buildTileGradientGraph(architecture, { ...options, isWhole: tiles.length === 1 })),
     });
   }
 
@@ -152,38 +175,48 @@ export class HeadGradient implements AsyncDisposable {
     const rows = targets.length;
     using normed = await this.#normed(head, hidden);
     using teacherNormed = teacher && (await this.#normed(teacher.head, teacher.hidden));
-    const partition = await this.#partition(head, normed);
-    const teacherPartition = teacher && teacherNormed && (await this.#partition(teacher.head, teacherNormed));
+    const isWhole = this.#tiles.length === 1;
+    const partition = isWhole ? undefined : await this.#partition(head, normed);
+    const teacherPartition =
+      isWhole || !teacher || !teacherNormed ? undefined : await this.#partition(teacher.head, teacherNormed);
     const column = (name: string, values: Float32Array | BigInt64Array): [string, NdArray] => [
       name,
       borrowed(name, values, [rows, 1]),
     ];
     const factor = (share: number): Float32Array =>
       Float32Array.from(targets, (target) => (target < 0 ? 0 : share * weight));
-    const [crossEntropy, divergence] = [factor(1 - distillation), factor(distillation)];
+    const [crossEntropy, divergence, own] = [factor(1 - distillation), factor(distillation), factor(1)];
     const sum = new Float32Array(rows * this.#architecture.hiddenSize);
     let loss = 0;
-    for (let row = 0; row < rows; row++) loss += crossEntropy[row] * partition[row];
+    partition?.forEach((value, row) => (loss += (crossEntropy[row] as number) * value));
     for (const tile of this.#tiles) {
-      const inTile = BigInt64Array.from(targets, (target) =>
-        BigInt(target >= tile.first && target < tile.first + tile.rows ? target - tile.first : -1),
-      );
+      const isHit = (target: number): boolean => target >= tile.first && target < tile.first + tile.rows;
       const feeds = new Map<string, NdArray>([
         ...this.#tileFeeds(head, normed, tile, ""),
         ...(teacher && teacherNormed ? this.#tileFeeds(teacher.head, teacherNormed, tile, "teacher.") : []),
-        column("partition", Float32Array.from(partition)),
+        ...(partition ? [column("partition", Float32Array.from(partition))] : []),
         ...(teacherPartition ? [column("teacher.partition", Float32Array.from(teacherPartition))] : []),
-        column("target", inTile),
-        column("crossEntropy", crossEntropy),
-        column("divergence", divergence),
+        column(
+          "target",
+          BigInt64Array.from(targets, (target) => BigInt(isHit(target) ? target - tile.first : 0)),
+        ),
+        column("own", teacher ? own : crossEntropy),
+        column(
+          "hit",
+          crossEntropy.map((value, row) => (isHit(targets[row] as number) ? value : 0)),
+        ),
+        column("taught", divergence),
       ]);
       const results = await this.#programs.tile.run(feeds);
       const values = (name: string): Float32Array | undefined => {
         const found = results.get(name);
         return found && valuesOf(found);
       };
-      values("targetLogits")?.forEach((logit, row) => (loss -= crossEntropy[row] * logit));
-      values("divergences")?.forEach((part, row) => (loss += divergence[row] * part));
+      values("partition")?.forEach((value, row) => (loss += (crossEntropy[row] as number) * value));
+      values("targetLogits")?.forEach((logit, row) => {
+        if (isHit(targets[row] as number)) loss -= (crossEntropy[row] as number) * logit;
+      });
+      values("divergences")?.forEach((part, row) => (loss += (divergence[row] as number) * part));
       const add = (name: string, target: Float32Array | undefined): void => {
         const found = values(gradientName(name));
         if (found !== undefined && target !== undefined) addArray(found, target);

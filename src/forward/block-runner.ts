@@ -117,11 +117,13 @@ export function buildBlockGraph(
     graph,
     hidden,
     rows: ROWS,
-    tokens: "tokens",
     isRoutingBypassed: taps?.isRoutingBypassed === true,
     tensor: (role) => lookUp(tensors, role),
     rotary: (name) => lookUp(tables, name),
-    mask: (name) => lookUp(masks, name),
+    attend(query, key, value, { mask, ...how }) {
+      const operands = mask === undefined ? [query, key, value] : [query, key, value, lookUp(masks, mask)];
+      return graph.apply("attention", operands, { ...how, tokens: "tokens", isCausal: mask === undefined });
+    },
     isTapped: (group) => taps?.groups.includes(group) === true,
     tap(group, input) {
       if (taps?.groups.includes(group) !== true) return;

@@ -3,6 +3,7 @@
  * activations are [rows, features], sequence after sequence, so that only what mixes tokens knows how long sequences are.
  */
 import { attention, attentionByHead, attentionGradient } from "./attention.js";
+import { cachedAttention } from "./cached-attention.js";
 import { type Dim, product, type Shape } from "./dimensions.js";
 import type { GraphBuilder, Value, ValueType } from "./graph.js";
 import { dimAt, inputAt, knownDim, type None, refuse, requireShape, requireType, type Operator } from "./operator.js";
@@ -496,6 +497,7 @@ export const COMPOSITES = {
   attention,
   attentionByHead,
   attentionGradient,
+  cachedAttention,
   router,
   expert,
   experts,

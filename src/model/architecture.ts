@@ -3,6 +3,7 @@
  * forward is written as a graph. A family (families/<name>.ts) turns a config.json into one of these.
  */
 import { ConfigError, InternalError } from "../errors.js";
+import type { AttentionAttributes } from "../graph/attention.js";
 import type { Dim } from "../graph/dimensions.js";
 import type { GraphBuilder, Value } from "../graph/graph.js";
 import type { RotaryTable } from "./rotary.js";
@@ -64,6 +65,12 @@ export interface BlockTensor {
   readonly shape: readonly number[];
 }
 
+/** How queries meet keys. */
+export interface Attending extends Pick<AttentionAttributes, "heads" | "keyValueHeads" | "scale" | "softcap"> {
+  /** Which of the architecture's masks, causal themselves; default: all of a token's past. */
+  readonly mask?: string | undefined;
+}
+
 /** What a family's graph function is given. */
 export interface BlockContext {
   readonly graph: GraphBuilder;
@@ -71,14 +78,15 @@ export interface BlockContext {
   readonly hidden: Value;
   /** All tokens of a run, sequence after sequence. */
   readonly rows: Dim;
-  /** Of a sequence. */
-  readonly tokens: Dim;
   /** The graph input of one of the block's tensors. */
   tensor(role: string): Value;
   /** cos and sin tables [tokens, rotaryDim / 2] and positions [batch, tokens] of one of the architecture's rotary tables. */
   rotary(name: string): { readonly cos: Value; readonly sin: Value; readonly positions: Value };
-  /** An additive attention mask of the architecture, causal included: [tokens, tokens] or [1, heads, tokens, tokens]. */
-  mask(name: string): Value;
+  /**
+   * Causal attention over the tokens of each sequence.
+   * Inputs: query [rows, heads * d], key [rows, keyValueHeads * d], value [rows, keyValueHeads * e]; [rows, heads * e]
+   */
+  attend(query: Value, key: Value, value: Value, how: Attending): Value;
   /** Announce the input of a group: [rows, inFeatures], or [routed rows, inFeatures] for an expert. */
   tap(group: string, input: Value): void;
   /** Whether a group is asked for: inside a composite a place must be announced beforehand. */

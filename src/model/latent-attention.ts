@@ -106,7 +106,7 @@ function buildLatentAttention(
   { query, queryUp, keyValue, keyValueUp, output }: Projections,
   input: Value,
 ): Value {
-  const { graph, rows, tokens } = context;
+  const { graph, rows } = context;
   const { heads, plainDim, rotaryDim, valueDim, keyValueRank, scale } = spec;
   const perHead = (states: Value, width: number, count = heads): Value => reshape(graph, states, rows, count, width);
   const joinHeads = (states: Value, width: number): Value => reshape(graph, states, rows, heads * width);
@@ -131,14 +131,12 @@ function buildLatentAttention(
   const sharedKey = graph.apply("expand", [turnedKey], { shape: [rows, heads, rotaryDim] });
   const together = (plain: Value, turned: Value): Value =>
     joinHeads(graph.apply("concat", [plain, turned], { axis: 2 }), plainDim + rotaryDim);
-  const operands = [together(plainQuery, turnedQuery), together(plainKey, sharedKey), joinHeads(value, valueDim)];
-  const mixed = graph.apply("attention", operands, {
-    heads,
-    keyValueHeads: heads,
-    tokens,
-    scale,
-    isCausal: true,
-  });
+  const mixed = context.attend(
+    together(plainQuery, turnedQuery),
+    together(plainKey, sharedKey),
+    joinHeads(value, valueDim),
+    { heads, keyValueHeads: heads, scale },
+  );
   context.tap("attention-output", mixed);
   return project(context, output, mixed);
 }

@@ -150,18 +150,15 @@ export function rotate(
 
 /** Causal attention of [rows, heads * headDim] queries; returns [rows, heads * headDim]. */
 export function attention(context: BlockContext, shape: AttentionShape, query: Value, key: Value, value: Value): Value {
-  const { graph, tokens } = context;
-  const { heads, keyValueHeads, headDim, rotary, rotaryDimensions: dimensions = headDim, mask, softcap } = shape;
+  const { heads, keyValueHeads, headDim, scale, rotary, rotaryDimensions: dimensions = headDim, mask, softcap } = shape;
   const isInterleaved = shape.isRotaryInterleaved === true;
   const turn = (states: Value, count: number): Value =>
     rotary === undefined ? states : rotate(context, states, rotary, { heads: count, dimensions, isInterleaved });
-  const operands = [turn(query, heads), turn(key, keyValueHeads), value];
-  return graph.apply("attention", mask === undefined ? operands : [...operands, context.mask(mask)], {
+  return context.attend(turn(query, heads), turn(key, keyValueHeads), value, {
     heads,
     keyValueHeads,
-    tokens,
-    scale: shape.scale,
-    isCausal: mask === undefined, // masks are causal themselves
+    scale,
+    mask,
     ...(softcap === undefined ? {} : { softcap }),
   });
 }

@@ -106,6 +106,21 @@ function attentionGradientCase(title: string, attributes: Partial<AttributesOf<"
   });
 }
 
+/** Six heads over two of keys, 4 and 3 numbers of a key and a value; the first row's last two cached tokens are hidden. */
+function cachedAttentionCase(title: string, maskHeads: 1 | 6, softcap?: number): Case {
+  const [count, past] = [3, 4];
+  const cache = (width: number): Input => ({ shape: ["rows", 2, "past", width], sizes: [count, 2, past, width] });
+  const states = (width: number): Input => ({ shape: ["rows", width], sizes: [count, width] });
+  const table = (entry: number): number => {
+    const index = entry - 65; // the sixth input
+    return index < maskHeads * past && index % past > 1 ? -3e38 : wave(index);
+  };
+  const mask = { shape: ["rows", maskHeads, "past"], sizes: [count, maskHeads, past], at: table };
+  const inputs = [states(6 * 4), states(2 * 4), states(2 * 3), cache(4), cache(3), mask];
+  const attributes = { heads: 6, keyValueHeads: 2, scale: 0.4, ...(softcap === undefined ? {} : { softcap }) };
+  return one("cachedAttention", inputs, attributes, title);
+}
+
 const causalAt =
   (tokens: number, slope: number) =>
   (index: number): number => {
@@ -312,6 +327,8 @@ export const OPERATOR_CASES: readonly Case[] = [
     {},
     { shape: [1, 6, "tokens", "tokens"], sizes: [1, 6, 5, 5], at: wave },
   ),
+  cachedAttentionCase("a mask for all heads", 1),
+  cachedAttentionCase("a mask per head and softcap", 6, 1.5),
   one("router", routerInputs, { chosen: 3, isRenormalized: true }),
   one(
     "router",

@@ -7,6 +7,7 @@
 import { bindShape, evaluate, type Bindings, type Dim } from "../../src/graph/dimensions.js";
 import type { Graph, Node } from "../../src/graph/graph.js";
 import type { AttentionAttributes } from "../../src/graph/attention.js";
+import type { CachedAttentionAttributes } from "../../src/graph/cached-attention.js";
 import type { Activation, NormAttributes } from "../../src/graph/composites.js";
 import type { AttributesOf, OperatorName } from "../../src/graph/operators.js";
 import type { ReductionAttributes } from "../../src/graph/primitives.js";
@@ -262,6 +263,37 @@ const attention: RuleOf<AttentionAttributes> = (inputs, attributes, size) => {
         for (let i = 0; i < e; i++)
           values[(row * heads + head) * e + i] +=
             share * (value.values[((first + token) * keyValueHeads + group) * e + i] as number);
+      });
+    }
+  }
+  return [{ shape: [rows, heads * e], values }];
+};
+
+const cachedAttention: RuleOf<CachedAttentionAttributes> = (inputs, { heads, keyValueHeads, scale, softcap }) => {
+  const [query, key, value, keys, stored, mask] = inputs as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+  const [rows, , past, d] = keys.shape as [number, number, number, number];
+  const e = (value.shape[1] as number) / keyValueHeads;
+  const values = new Float64Array(rows * heads * e);
+  const at = ({ values: all }: Tensor, place: number, width: number, i: number): number =>
+    all[place * width + i] as number;
+  for (let row = 0; row < rows; row++) {
+    for (let head = 0; head < heads; head++) {
+      const group = row * keyValueHeads + Math.floor(head / (heads / keyValueHeads));
+      const scores = Array.from({ length: past + 1 }, (_, token) => {
+        const products = Array.from({ length: d }, (_, i) => {
+          const other = token < past ? at(keys, group * past + token, d, i) : at(key, group, d, i);
+          return at(query, row * heads + head, d, i) * other;
+        });
+        const scaled = sum(products) * scale;
+        const capped = softcap === undefined ? scaled : softcap * Math.tanh(scaled / softcap);
+        const table = mask.shape[1] === 1 ? row : row * heads + head;
+        return token < past ? capped + at(mask, table, past, token) : capped;
+      });
+      softmax(scores).forEach((share, token) => {
+        for (let i = 0; i < e; i++) {
+          const other = token < past ? at(stored, group * past + token, e, i) : at(value, group, e, i);
+          values[(row * heads + head) * e + i] += share * other;
+        }
       });
     }
   }
@@ -575,6 +607,7 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
   attention,
   attentionByHead: attention,
   attentionGradient,
+  cachedAttention,
   router,
   expert,
   experts,

@@ -12,6 +12,7 @@ import type { Architecture, BlockSpec } from "../model/architecture.js";
 import { maskShape } from "../model/mask.js";
 import { lookUp } from "../look-up.js";
 import { OnnxExecutor } from "../onnx/executor.js";
+import { addBlockInputs } from "./block-inputs.js";
 import { PositionFeeds } from "./position-feeds.js";
 import { valuesOf } from "./values.js";
 
@@ -98,13 +99,6 @@ export function buildBlockGraph(
   const graph = new GraphBuilder(block.shapeKey);
   const hidden = graph.input("hidden", [ROWS, architecture.hiddenSize]);
   const positions = graph.input("positions", ["batch", "tokens"], "i64");
-  const tensors = new Map([...block.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
-  const tables = new Map(
-    [...architecture.rotaryTables].map(([name, { dimensions }]) => {
-      const shape = ["table", dimensions / 2];
-      return [name, { cos: graph.input(`cos.${name}`, shape), sin: graph.input(`sin.${name}`, shape), positions }];
-    }),
-  );
   const masks = new Map(
     [...architecture.masks].map(([name, { slopes }]) => [
       name,
@@ -118,8 +112,7 @@ export function buildBlockGraph(
     hidden,
     rows: ROWS,
     isRoutingBypassed: taps?.isRoutingBypassed === true,
-    tensor: (role) => lookUp(tensors, role),
-    rotary: (name) => lookUp(tables, name),
+    ...addBlockInputs(graph, architecture, block, positions),
     attend(query, key, value, { mask, ...how }) {
       const operands = mask === undefined ? [query, key, value] : [query, key, value, lookUp(masks, mask)];
       return graph.apply("attention", operands, { ...how, tokens: "tokens", isCausal: mask === undefined });

@@ -4,6 +4,21 @@ import type { Architecture } from "../model/architecture.js";
 import { maskShape, maskValues } from "../model/mask.js";
 import { rotaryAngles } from "../model/rotary.js";
 
+/** cos and sin of positions 0 … tokens - 1 of sequences of that length, by the names of the graphs' inputs. */
+export function rotaryFeeds(
+  { rotaryTables }: Pick<Architecture, "rotaryTables">,
+  tokens: number,
+): ReadonlyMap<string, HostArray> {
+  return new Map(
+    [...rotaryTables].flatMap(([name, table]) =>
+      Object.entries(rotaryAngles(table, tokens)).map(([part, values]: [string, Float32Array]) => {
+        const label = `${part}.${name}`;
+        return [label, borrowed(label, values, [tokens, table.dimensions / 2])] as const;
+      }),
+    ),
+  );
+}
+
 export class PositionFeeds {
   readonly #architecture: Pick<Architecture, "rotaryTables" | "masks">;
   #last: { readonly key: string; readonly feeds: ReadonlyMap<string, NdArray> } | undefined;
@@ -21,11 +36,7 @@ export class PositionFeeds {
       void feeds.set(name, borrowed(name, values, shape));
     const positions = BigInt64Array.from({ length: batch * tokens }, (_, i) => BigInt(i % tokens));
     feed("positions", positions, [batch, tokens]);
-    for (const [name, table] of this.#architecture.rotaryTables) {
-      const { cos, sin } = rotaryAngles(table, tokens);
-      feed(`cos.${name}`, cos, [tokens, table.dimensions / 2]);
-      feed(`sin.${name}`, sin, [tokens, table.dimensions / 2]);
-    }
+    for (const [name, array] of rotaryFeeds(this.#architecture, tokens)) feeds.set(name, array);
     for (const [name, mask] of this.#architecture.masks)
       feed(`mask.${name}`, maskValues(mask, tokens), maskShape(mask.slopes, tokens));
     this.#last = { key, feeds };

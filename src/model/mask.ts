@@ -25,3 +25,16 @@ export function maskValues({ window = Infinity, slopes }: AttentionMask, tokens:
   });
   return values;
 }
+
+/**
+ * The row of a query at position `query` over keys 0 … keys - 1 that are kept beside it, its own not among them:
+ * [1 or heads, keys].
+ */
+export function fillMaskRow({ window = Infinity, slopes }: AttentionMask, query: number, row: Float32Array): void {
+  const heads = slopes ?? [0];
+  const keys = row.length / heads.length;
+  row.fill(MASKED);
+  heads.forEach((slope, head) => {
+    for (let key = Math.max(0, query - window + 1); key < query; key++) row[head * keys + key] = slope * (key - query);
+  });
+}

@@ -1,5 +1,5 @@
 /**
- * MT19937 with CPython's seeding and `randint`, so that a seed draws the same calibration windows as the papers'
+ * MT19937 with CPython's seeding, `random` and `randint`, so that a seed draws the same calibration windows as the papers'
  * released code, which uses Python's `random` module. Check values: test/calibration/random.test.ts.
  *
  * Source: Matsumoto & Nishimura 1998, "Mersenne Twister"; CPython Lib/random.py (`_randbelow_with_getrandbits`) and
@@ -35,6 +35,12 @@ export class MersenneTwister {
     y ^= (y << 15) & 0xefc60000;
     y ^= y >>> 18;
     return (y >>> 0) >>> (32 - bits);
+  }
+
+  /** Uniform in [0, 1), 53 bits, as CPython's `random()`. */
+  random(): number {
+    const high = this.getRandomBits(27);
+    return (high * 2 ** 26 + this.getRandomBits(26)) / 2 ** 53;
   }
 
   /** Uniform integer in [first, last], both inclusive, by rejection as CPython draws it. At most 2^32 - 1 values. */

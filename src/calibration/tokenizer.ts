@@ -1,5 +1,5 @@
 /**
- * Text → token ids with the tokenizer that lies beside the model, through @huggingface/tokenizers.
+ * Text ↔ token ids with the tokenizer that lies beside the model, through @huggingface/tokenizers.
  *
  * Special tokens are the tokenizer's own default: what its post-processor puts around a text (for Llama, one <s> in
  * front of the whole stream). Nothing here knows windows, samples or perplexity.
@@ -13,6 +13,14 @@ import { concatenateIds } from "./ids.js";
 export interface TextTokenizer {
   /** Ids of a whole text, special tokens included. The same as encoding it in one call, whatever its length. */
   encode(text: string): Int32Array;
+  /** What a text to be continued begins with: what is put before any text, else the beginning-of-text token, else nothing. */
+  readonly opening: Int32Array;
+  /** Ids of the beginning of a text: what comes before it included, what comes after it not. */
+  encodeOpening(text: string): Int32Array;
+  /** The text of ids, special tokens left out. */
+  decode(ids: Int32Array): string;
+  /** Whether an id is a token of texts: one that the tokenizer knows, and not a special one. */
+  isOfText(id: number): boolean;
 }
 
 /** Characters encoded per call where splitting is exact: bounds the library's memory (55 bytes a character where measured). */
@@ -42,7 +50,17 @@ export function loadTokenizer(modelDirectory: string): TextTokenizer {
   }
   const around = specialTokensAround(tokenizer, config);
   const canSplit = splitsBeforeSpaces(definition);
+  const opening = around.before.length > 0 ? around.before : beginningOfText(tokenizer, config);
+  const added = tokenizer.get_added_tokens_decoder();
   return {
+    opening,
+    encodeOpening: (text) =>
+      concatenateIds([opening, Int32Array.from(tokenizer.encode(text, { add_special_tokens: false }).ids)]),
+    decode: (ids) =>
+      ids.length === 0
+        ? ""
+        : tokenizer.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false }),
+    isOfText: (id) => tokenizer.id_to_token(id) !== undefined && added.get(id)?.special !== true,
     encode(text) {
       if (!canSplit && text.length > LONGEST_UNSPLIT) {
         throw new CalibrationError(
@@ -67,7 +85,13 @@ const TOKEN_IDS_HINT =
 /** What is used of the library's class: 0.2.0's declarations have extensionless imports, which NodeNext reads as any. */
 interface Encoder {
   encode(text: string, options: { readonly add_special_tokens: boolean }): { readonly ids: number[] };
+  decode(
+    ids: readonly number[],
+    options: { readonly skip_special_tokens: boolean; readonly clean_up_tokenization_spaces: boolean },
+  ): string;
   token_to_id(token: string): number | undefined;
+  id_to_token(id: number): string | undefined;
+  get_added_tokens_decoder(): ReadonlyMap<number, { readonly special?: boolean }>;
 }
 
 type Json = Readonly<Record<string, unknown>>;
@@ -106,6 +130,13 @@ function specialTokensAround(tokenizer: Encoder, config: Json): { before: Int32A
     else if (bos !== undefined && !before.includes(bos)) before = [bos, ...before];
   }
   return { before: Int32Array.from(before), after: Int32Array.from(after) };
+}
+
+/** The beginning-of-text token, of tokenizers that have one but do not put it there. */
+function beginningOfText(tokenizer: Encoder, config: Json): Int32Array {
+  const token = tokenContent(config["bos_token"]);
+  const id = token === undefined ? undefined : tokenizer.token_to_id(token);
+  return Int32Array.from(id === undefined ? [] : [id]);
 }
 
 /** Special tokens are written as a string or as an object with `content`. */

@@ -35,6 +35,13 @@ test("outputs beyond one state of 624 words are CPython's", () => {
   );
 });
 
+test("fractions are CPython's", () => {
+  // random.Random(7).random()
+  const random = new MersenneTwister(7);
+  const drawn = [0, 0, 0].map(() => random.random());
+  assert.deepEqual(drawn, [0.32383276483316237, 0.15084917392450192, 0.6509344730398537]);
+});
+
 test("every draw lies in its interval", () => {
   fc.assert(
     fc.property(fc.nat(), fc.nat(1000), fc.integer({ min: 0, max: 100000 }), (seed, first, width) => {

@@ -8,6 +8,7 @@ import { readPlainText } from "../../src/calibration/text.js";
 import { readTokenTensor } from "../../src/calibration/token-tensor.js";
 import { loadTokenizer } from "../../src/calibration/tokenizer.js";
 import { CheckpointError } from "../../src/errors.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { DEMO_MODEL, SHARED, skipWithout } from "../helpers/cli.js";
 
 const BOOKS = join(SHARED, "text/books-valid.txt");
@@ -112,4 +113,38 @@ test("a model without tokenizer.json is refused with the way out", (context) => 
   writeFileSync(join(directory, "tokenizer.json"), "{}");
   assert.throws(() => loadTokenizer(directory), { code: "E_TOKENIZER" });
   assert.equal(existsSync(join(directory, "tokenizer_config.json")), false);
+});
+
+test("a text to be continued begins as any text does, and is not closed", () => {
+  const tokenizer = loadTokenizer(DEMO_MODEL);
+  assert.deepEqual([...tokenizer.opening], [1]);
+  const ids = tokenizer.encodeOpening("It was a dark night");
+  assert.deepEqual(ids, tokenizer.encode("It was a dark night"));
+  assert.equal(tokenizer.decode(ids), "It was a dark night");
+  assert.equal(tokenizer.decode(new Int32Array(0)), "");
+});
+
+test("tokens of texts are those that the tokenizer knows and that are not special", () => {
+  const tokenizer = loadTokenizer(DEMO_MODEL);
+  assert.deepEqual(
+    [0, 1, 2, 3, 4095, 4096].map((id) => tokenizer.isOfText(id)),
+    [false, false, false, true, true, false],
+  );
+});
+
+test("a beginning-of-text token opens texts also where the tokenizer does not put it there; what closes them does not", (t) => {
+  const directory = temporaryDirectory(t);
+  const closing = [{ Sequence: { id: "A", type_id: 0 } }, { SpecialToken: { id: "</s>", type_id: 0 } }];
+  const special_tokens = { "</s>": { id: "</s>", ids: [2], tokens: ["</s>"] } };
+  const write = (name: string, text: object): void => writeFileSync(join(directory, name), JSON.stringify(text));
+  const post_processor = { type: "TemplateProcessing", single: closing, pair: closing, special_tokens };
+  write("tokenizer.json", { ...readJson("tokenizer.json"), post_processor });
+  write("tokenizer_config.json", { bos_token: { content: "<s>" } });
+  const tokenizer = loadTokenizer(directory);
+  assert.deepEqual([...tokenizer.opening], [1]);
+  const closed = [...tokenizer.encode("dark")];
+  assert.equal(closed.at(-1), 2);
+  assert.deepEqual([...tokenizer.encodeOpening("dark")], [1, ...closed.slice(0, -1)]);
+  write("tokenizer_config.json", { bos_token: null });
+  assert.deepEqual([...loadTokenizer(directory).opening], []);
 });

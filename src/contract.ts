@@ -195,6 +195,64 @@ export interface EvaluationConfig {
   readonly maxWindows: number | undefined;
 }
 
+export interface GenerationConfig {
+  readonly model: string;
+  /** As in `RunConfig`. */
+  readonly family?: string;
+  /** Absolute path; its extension says what is written. */
+  readonly out: string;
+  readonly force: boolean;
+  readonly nsamples: number;
+  readonly seqlen: number;
+  readonly seed: number;
+  /** undefined: the model's own, else a default; as the next two. */
+  readonly temperature: number | undefined;
+  readonly topK: number | undefined;
+  readonly topP: number | undefined;
+  readonly greedyTokens: number;
+  /** Absolute path of texts to continue; undefined: drawn tokens. */
+  readonly prompts: string | undefined;
+  /** undefined: as many as there is memory for. */
+  readonly batchSize: number | undefined;
+  /** For weights, keys and values. */
+  readonly memoryBytes: number;
+}
+
+/** `--json` of `prune generate-calibration`. */
+export interface GenerationReport {
+  readonly schema: "prune.generate-calibration/v1";
+  readonly out: string;
+  readonly model: string;
+  /** What was written: rows of ids, or texts. */
+  readonly sequences: number;
+  /** Of what was written, in all. */
+  readonly tokens: number;
+  readonly seqlen: number;
+  /** Of the ids in order, int32, little-endian: of the rows, or of the texts before they were decoded. */
+  readonly sha256: string;
+  readonly sampling: {
+    readonly seed: number;
+    readonly temperature: number;
+    readonly topK: number;
+    readonly topP: number;
+    readonly greedyTokens: number;
+    /** Ids that end a sequence. */
+    readonly endTokens: readonly number[];
+  };
+  /** Sequences that end with a token that ends a text. */
+  readonly ended: number;
+  /** Sequences that grew at a time. */
+  readonly batchSize: number;
+  /** Blocks whose weights stayed in memory; the others were read again for every pass. */
+  readonly blocksInMemory: number;
+  readonly blocks: number;
+  /** Passes over the model. */
+  readonly passes: number;
+  /** Tokens that the model made, also those that were not needed in the end. */
+  readonly generatedTokens: number;
+  readonly seconds: number;
+}
+
 export interface InspectionConfig {
   readonly directory: string;
   /** As in `RunConfig`. */
@@ -340,6 +398,8 @@ export type EngineEvent =
       readonly etaSeconds: number;
     }
   | { readonly type: "windows"; readonly done: number; readonly total: number }
+  /** Of generated sequences; a total that sequences which end early do not reach. */
+  | { readonly type: "tokens"; readonly done: number; readonly total: number }
   | { readonly type: "cell"; readonly done: number; readonly total: number; readonly label: string };
 
 /** Why work is to stop: a signal of the process, or a caller's AbortSignal. */

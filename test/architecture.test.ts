@@ -23,7 +23,7 @@ const EVERYWHERE = [
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cli: ["index", "options", "report"],
   index: ["api", "options", "report"],
-  api: ["driver", "evaluation", "inspection", "report", "config", "calibration", "options"],
+  api: ["driver", "evaluation", "generation", "inspection", "report", "config", "calibration", "options"],
   driver: [
     "training",
     "evaluation",
@@ -42,6 +42,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     "onnx",
   ],
   evaluation: ["calibration", "forward", "model", "onnx", "graph"],
+  generation: ["calibration", "forward", "model", "checkpoint"],
   inspection: ["model", "checkpoint"],
   report: ["options", "methods", "solvers", "allocation", "model", "device", "sparsity"],
   config: ["options", "methods", "training", "solvers", "allocation", "sparsity"],

@@ -6,12 +6,14 @@
  */
 import { resolve } from "node:path";
 import { resolveComparison } from "../config/comparison.js";
+import { resolveGenerationConfig } from "../config/generation.js";
 import { resolveEvaluationConfig, resolveRunConfig, type Resolved } from "../config/resolve.js";
 import { checkModelDirectory } from "../config/rules.js";
 import type {
   ComparisonReport,
   EngineEvent,
   EvaluationReport,
+  GenerationReport,
   InspectionReport,
   PlanReport,
   RunReport,
@@ -22,6 +24,7 @@ import { createStopBuffer, requestStop, workOf, type WorkReference } from "../dr
 import { SILENT_LOGGER, type Logger } from "../logging.js";
 import type { ComparisonRequest } from "../options/comparison-options.js";
 import type { EvaluationRequest } from "../options/evaluation-options.js";
+import type { GenerationRequest } from "../options/generation-options.js";
 import type { RunRequest } from "../options/run-options.js";
 import type { DevicesReport } from "../report/devices-report.js";
 import { describeFamilies, type FamiliesReport } from "../report/families.js";
@@ -44,6 +47,9 @@ const COMPARE = workOf<typeof import("../driver/compare.js")>(url("../driver/com
 const EVALUATE = workOf<typeof import("../evaluation/perplexity.js")>(url("../evaluation/perplexity.js"))(
   "evaluatePerplexity",
 );
+const GENERATE = workOf<typeof import("../generation/generate-calibration.js")>(
+  url("../generation/generate-calibration.js"),
+)("generateCalibration");
 const INSPECT = workOf<typeof import("../inspection/inspect-model.js")>(url("../inspection/inspect-model.js"))(
   "inspectModel",
 );
@@ -89,6 +95,16 @@ export async function evaluate(options: EvaluationRequest & Listening): Promise<
 export async function compare(options: ComparisonRequest & Listening): Promise<ComparisonReport> {
   const { request, listening } = apart(options);
   return work(COMPARE, await resolveComparison(request, surroundings()), listening);
+}
+
+/**
+ * Sample sequences from a checkpoint and write them to `out`, as `calibration` of `prune` reads them.
+ * @throws UsageError, CheckpointError, CalibrationError for the request, NumericalError where logits are not finite,
+ *   InterruptedError after `signal`; nothing is written then
+ */
+export async function generateCalibration(options: GenerationRequest & Listening): Promise<GenerationReport> {
+  const { request, listening } = apart(options);
+  return work(GENERATE, await resolveGenerationConfig(request, surroundings()), listening);
 }
 
 export interface InspectionRequest {

@@ -118,6 +118,8 @@ function createTracker(now: () => number): Tracker {
           return trainingText(event);
         case "windows":
           return `window ${event.done}/${event.total}${etaText(event.done / event.total)}`;
+        case "tokens":
+          return `token ${event.done}/${event.total}${etaText(event.done / event.total)}`;
         case "cell":
           return `${event.label} done, ${event.done} of ${event.total}`;
         default:

@@ -219,7 +219,8 @@ export async function resolveEvaluationConfig(
   return { notes, config: { model, ...named, ...reference, text: source ?? { file: "" }, seqlen, maxWindows } };
 }
 
-function missing(key: string, advice: string): UsageError {
+/** A flag that must be there. */
+export function missing(key: string, advice: string): UsageError {
   return new UsageError("E_FLAG", `${flagOf(key)}: missing; ${advice}.`);
 }
 
@@ -319,7 +320,7 @@ export function parseTokenSource(flag: string, text: string, workingDirectory: s
 }
 
 /** The asked length; else the shortest of 2048, the model's own context and the rows of stored ids. */
-async function resolveSeqlen(
+export async function resolveSeqlen(
   asked: number | undefined,
   model: string,
   source: TokenSource | undefined,

@@ -77,6 +77,11 @@ export class ConfigObject {
     return value as string[];
   }
 
+  /** The value as it stands: for those that have several forms. */
+  raw(key: string): unknown {
+    return this.#values[key];
+  }
+
   /** The first of several names of one value that the file has; the first of all where it has none. */
   keyAmong(first: string, ...others: readonly string[]): string {
     return [first, ...others].find((key) => this.has(key)) ?? first;

@@ -4,7 +4,7 @@ import { isRecord } from "../is-record.js";
 import type { Allocation } from "../allocation/registry.js";
 import { formatPattern, parsePattern, type Pattern } from "../sparsity/pattern.js";
 import type { OptionType } from "./option.js";
-import { parseCount, parseNumber, parsePositive, parseSize, parseSparsity } from "./units.js";
+import { parseCount, parseNumber, parsePositive, parseProbability, parseSize, parseSparsity } from "./units.js";
 import { AUTOMATIC, type AskedStep, type FurtherStep, type SparsityOverride, type TokenSource } from "./values.js";
 
 type Numeric = number | string;
@@ -129,6 +129,18 @@ export const size: OptionType<Numeric, number> = {
 export const number: OptionType<Numeric, number> = {
   read: (given, flag) => parseNumber(flag, requireNumeric(given, flag)),
   schema: ({ z }) => z.number(),
+  write: (field) => field,
+};
+
+export const positive: OptionType<Numeric, number> = {
+  read: (given, flag) => parsePositive(flag, requireNumeric(given, flag)),
+  schema: ({ z }) => z.number().positive(),
+  write: (field) => field,
+};
+
+export const probability: OptionType<Numeric, number> = {
+  read: (given, flag) => parseProbability(flag, requireNumeric(given, flag)),
+  schema: ({ z }) => z.number().positive().max(1),
   write: (field) => field,
 };
 

@@ -90,3 +90,12 @@ export function parsePositive(flag: string, given: string | number): number {
   }
   return value;
 }
+
+/** A number above zero and at most 1. */
+export function parseProbability(flag: string, given: string | number): number {
+  const value = typeof given === "string" && given.trim() === "" ? NaN : Number(given);
+  if (value > 0 && value <= 1) return value;
+  throw new UsageError("E_NUMBER", `${flag}: "${given}" is not a number above 0 and at most 1.`, {
+    details: { value: given },
+  });
+}

@@ -5,6 +5,7 @@ import type {
   Estimate,
   ReferenceComparison,
   EvaluationReport,
+  GenerationReport,
   InspectionReport,
   PlanReport,
   RunReport,
@@ -101,6 +102,24 @@ export function renderPlan(report: PlanReport): string {
   if (report.ignored.length > 0) facts.push(["left dense", report.ignored.join(", ")]);
   if (report.unmatchedPatterns.length > 0) facts.push(["match nothing", report.unmatchedPatterns.join(", ")]);
   return formatFacts(facts);
+}
+
+export function renderGeneration(report: GenerationReport): string {
+  const { sequences, tokens, ended, sampling, batchSize, passes, generatedTokens, seconds } = report;
+  const { seed, temperature, topK, topP, greedyTokens } = sampling;
+  const held = report.blocksInMemory === report.blocks ? "all" : `${report.blocksInMemory} of ${report.blocks}`;
+  return formatFacts([
+    ["out", report.out],
+    ["model", report.model],
+    ["written", `${formatCount(sequences)} sequences, ${formatCount(tokens)} tokens, at most ${report.seqlen} each`],
+    ["ended", `${formatCount(ended)} sequences by a token that ends a text`],
+    [
+      "sampling",
+      `${greedyTokens} tokens greedily, then temperature ${temperature}, top-k ${topK}, top-p ${topP}, seed ${seed}`,
+    ],
+    ["passes", `${formatCount(passes)} of up to ${batchSize} sequences, weights of ${held} blocks in memory`],
+    ["time", `${formatDuration(seconds)}, ${formatCount(Math.round(generatedTokens / seconds))} tokens per second`],
+  ]);
 }
 
 export function renderEvaluation(report: EvaluationReport): string {

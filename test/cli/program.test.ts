@@ -69,6 +69,30 @@ const TABLE: readonly [string, unknown[]][] = [
     "eval m --text t --seqlen 8 --max-windows 2 --json",
     ["eval", { model: "m", text: "t", seqlen: "8", maxWindows: "2", json: true }],
   ],
+  [
+    "generate-calibration m --out o.jsonl --force --nsamples 4 --seqlen 8 --seed 1 --top-k 5 --top-p 0.9 --temperature 0.7",
+    [
+      "generate-calibration",
+      {
+        model: "m",
+        out: "o.jsonl",
+        force: true,
+        nsamples: "4",
+        seqlen: "8",
+        seed: "1",
+        topK: "5",
+        topP: "0.9",
+        temperature: "0.7",
+      },
+    ],
+  ],
+  [
+    "generate-calibration m --greedy-tokens 2 --prompts p --batch-size 3 --memory 1GB --json",
+    [
+      "generate-calibration",
+      { model: "m", greedyTokens: "2", prompts: "p", batchSize: "3", memory: "1GB", json: true },
+    ],
+  ],
   ["inspect m --json -q", ["inspect", { model: "m", json: true, quiet: true }]],
   ["devices --json", ["devices", { json: true }]],
 ];
@@ -110,7 +134,8 @@ test("--help loads commander and tables of words, and nothing that is slow to lo
     fileURLToPath(`file:${path ?? ""}`).slice(ROOT.length),
   );
   assert.ok(files.includes("dist/src/cli/main.js"), stderr);
-  const ours = /^dist\/src\/(cli\/[\w/]+|options\/[\w-]+|sparsity\/pattern|errors|is-record|version|nearest-name)\.js$/;
+  const ours =
+    /^dist\/src\/(cli\/[\w/-]+|options\/[\w-]+|sparsity\/pattern|errors|is-record|version|nearest-name)\.js$/;
   const allowed = new RegExp(`^bin/prune\\.js$|${ours.source}|^(.*/)?node_modules/commander/`);
   assert.deepEqual(
     files.filter((file) => !allowed.test(file)),

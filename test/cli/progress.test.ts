@@ -88,3 +88,12 @@ test("a resumed run extrapolates from the work of this run only", () => {
   assert.match(logger.lines[0]?.message ?? "", /resuming after 2 of 4 blocks/);
   assert.equal(logger.lines[1]?.fields["etaSeconds"], 1);
 });
+
+test("tokens of generated sequences are counted on the live line", () => {
+  let time = 0;
+  const terminal = fakeTerminal();
+  const progress = createLiveProgress(terminal, () => time);
+  time = 1000;
+  progress.handle({ type: "tokens", done: 32, total: 128 });
+  assert.match(terminal.written.at(-1) ?? "", /token 32\/128, ETA 3\.0 s/);
+});

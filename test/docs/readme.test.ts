@@ -57,8 +57,9 @@ test("every command of the README works as written", { timeout: 300_000 }, async
     assert.equal(status, 0, `${line}\n${stderr}`);
     assert.notEqual(stdout, "", line);
     if (args.includes("--json")) assert.equal((JSON.parse(stdout) as { schema: string }).schema, "prune.eval/v1");
-    if (args.includes("--out"))
-      assert.ok(existsSync(join(directory, args[args.indexOf("--out") + 1] ?? "", "model.safetensors")), line);
+    if (!args.includes("--out")) continue;
+    const out = join(directory, args[args.indexOf("--out") + 1] ?? "");
+    assert.ok(existsSync(out.endsWith(".safetensors") ? out : join(out, "model.safetensors")), line);
   }
 });
 

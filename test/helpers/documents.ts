@@ -46,6 +46,27 @@ export const EVALUATION_DOCUMENT = z.looseObject({
   textSha256: sha256,
 });
 
+export const GENERATION_DOCUMENT = z.looseObject({
+  schema: z.literal("prune.generate-calibration/v1"),
+  out: z.string(),
+  sequences: count,
+  tokens: count,
+  seqlen: count,
+  sha256,
+  sampling: z.looseObject({
+    seed: count,
+    temperature: z.number().positive(),
+    topK: count,
+    topP: z.number().positive(),
+    greedyTokens: count,
+    endTokens: z.array(count),
+  }),
+  ended: count,
+  passes: count,
+  generatedTokens: count,
+  seconds: z.number().nonnegative(),
+});
+
 export const INSPECTION_DOCUMENT = z.looseObject({
   schema: z.literal("prune.inspect/v1"),
   zeros: count,

@@ -4,8 +4,18 @@ import { compare } from "./compare.js";
 import { devices } from "./devices.js";
 import { evaluate } from "./eval.js";
 import { families } from "./families.js";
+import { generateCalibration } from "./generate-calibration.js";
 import { inspect } from "./inspect.js";
 import { methods } from "./methods.js";
 import { run } from "./run.js";
 
-export const COMMANDS: readonly CommandSpec[] = [run, evaluate, compare, inspect, methods, families, devices];
+export const COMMANDS: readonly CommandSpec[] = [
+  run,
+  evaluate,
+  compare,
+  generateCalibration,
+  inspect,
+  methods,
+  families,
+  devices,
+];

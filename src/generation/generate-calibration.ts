@@ -1,0 +1,128 @@
+/**
+ * Calibration data from the model itself: sequences that it makes from a drawn token on, streamed like the rest. A start, a
+ * few tokens greedily, then sampled ones, as self-generated calibration data are made in Shin et al. 2024,
+ * arXiv:2406.15524, appendix C, and in LLM-QAT, Liu et al. 2023, arXiv:2305.17888; languages are not told apart.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { concatenateIds, hashIds } from "../calibration/ids.js";
+import { loadTokenizer } from "../calibration/tokenizer.js";
+import { throwIfStopped, type EngineContext } from "../context.js";
+import type { GenerationConfig, GenerationReport } from "../contract.js";
+import { blockBytes, projectionBytes } from "../forward/held-weights.js";
+import { sequenceCacheBytes, StepRunner } from "../forward/step-runner.js";
+import { requirePositions } from "../model/architecture.js";
+import { readGenerationDefaults, type GenerationDefaults } from "../model/generation-config.js";
+import { openModel, type Model } from "../model/open-model.js";
+import { checkOutputFile, encodeDocuments, encodeRows, encodeText, writeWhole } from "./output.js";
+import type { Sampling } from "./sampling.js";
+import { growSequences, type Grown } from "./sequences.js";
+import { drawnStart, promptedStart } from "./starts.js";
+
+/** Where neither an option nor the model says otherwise. */
+const DEFAULTS: Sampling = { temperature: 1, topK: 50, topP: 1 };
+
+/** Sample from a checkpoint and write what came out. */
+export async function generateCalibration(config: GenerationConfig, context: EngineContext): Promise<GenerationReport> {
+  const started = performance.now();
+  const { out, nsamples, seqlen, seed, greedyTokens } = config;
+  checkOutputFile(out, config.force);
+  await using model = await openModel(config.model, { family: config.family, logger: context.logger });
+  const { architecture } = model;
+  requirePositions(architecture, seqlen);
+  const defaults = readGenerationDefaults(config.model, model.config);
+  const sampling = chooseSampling(config, defaults, context);
+  const isIds = out.toLowerCase().endsWith(".safetensors");
+  const needsTokenizer = !isIds || config.prompts !== undefined || existsSync(join(config.model, "tokenizer.json"));
+  const tokenizer = needsTokenizer ? loadTokenizer(config.model) : undefined;
+  const { beginToken, endTokens } = defaults;
+  const start =
+    config.prompts === undefined || tokenizer === undefined
+      ? drawnStart(architecture.vocabularySize, tokenizer, { beginToken, endTokens })
+      : promptedStart(config.prompts, tokenizer, seqlen);
+
+  const share = shareMemory(model, config);
+  if (share.weightBytes < weightBytes(model))
+    context.logger.info("the weights do not fit in --memory: those beyond it are read again for every token", {
+      ...share,
+    });
+  await using runner = await StepRunner.open(model, { ...share, tokens: seqlen });
+  let passes = 0;
+  const total = nsamples * seqlen;
+  const grown = await growSequences(runner, {
+    sampling,
+    greedyTokens,
+    endTokens: new Set(endTokens),
+    seqlen,
+    rows: share.rows,
+    seed,
+    start,
+    target: isIds ? { tokens: total } : { sequences: nsamples },
+    onBlock: () => throwIfStopped(context, false),
+    onPass(lengths) {
+      passes++;
+      context.emit({ type: "tokens", done: Math.min(total, sumOf(lengths)), total });
+    },
+  });
+  const written = isIds ? cutRows(grown, nsamples, seqlen) : grown.sequences;
+  const texts = isIds || tokenizer === undefined ? [] : written.map((ids) => tokenizer.decode(ids));
+  const bytes = isIds ? encodeRows(written) : out.endsWith(".txt") ? encodeText(texts) : encodeDocuments(texts);
+  await writeWhole(out, bytes);
+  const ended = grown.sequences.filter((ids) => endTokens.includes(ids.at(-1) as number)).length;
+  return {
+    schema: "prune.generate-calibration/v1",
+    out,
+    model: config.model,
+    sequences: written.length,
+    tokens: sumOf(written.map((ids) => ids.length)),
+    seqlen,
+    sha256: hashIds(written),
+    sampling: { seed, ...sampling, greedyTokens, endTokens },
+    ended,
+    batchSize: share.rows,
+    blocksInMemory: runner.weights.heldBlocks,
+    blocks: architecture.blocks.length,
+    passes,
+    generatedTokens: grown.generated,
+    seconds: (performance.now() - started) / 1000,
+  };
+}
+
+/** What an option says, else the model, else the default; what the model said is told. */
+function chooseSampling(config: GenerationConfig, defaults: GenerationDefaults, context: EngineContext): Sampling {
+  const chosen = (key: keyof Sampling): number => config[key] ?? defaults[key] ?? DEFAULTS[key];
+  const own = (["temperature", "topK", "topP"] as const).filter(
+    (key) => config[key] === undefined && defaults[key] !== undefined && defaults[key] !== DEFAULTS[key],
+  );
+  for (const key of own)
+    context.logger.info(`${key} ${defaults[key]}, not ${DEFAULTS[key]}: the model's generation_config.json`);
+  return { temperature: chosen("temperature"), topK: chosen("topK"), topP: chosen("topP") };
+}
+
+function weightBytes(model: Model): number {
+  return projectionBytes(model) + sumOf(model.architecture.blocks.map(blockBytes));
+}
+
+/**
+ * How the memory is shared. Sequences that grow together pay for one pass over the weights, so they come first, up to what
+ * weights that all fit leave or half of the memory; weights have the rest.
+ */
+function shareMemory(
+  model: Model,
+  { nsamples, seqlen, batchSize, memoryBytes }: GenerationConfig,
+): { readonly rows: number; readonly weightBytes: number } {
+  const perSequence = sequenceCacheBytes(model, seqlen);
+  const forSequences = Math.max(memoryBytes / 2, memoryBytes - weightBytes(model));
+  const rows = batchSize ?? Math.max(1, Math.min(nsamples, Math.floor(forSequences / perSequence)));
+  return { rows, weightBytes: Math.max(0, memoryBytes - rows * perSequence) };
+}
+
+/** Sequences joined and cut so that every row is full. */
+function cutRows({ sequences }: Grown, nsamples: number, seqlen: number): Int32Array[] {
+  const ids = concatenateIds(sequences);
+  return Array.from({ length: nsamples }, (_, row) => ids.slice(row * seqlen, (row + 1) * seqlen));
+}
+
+function sumOf(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0);
+}

@@ -17,6 +17,9 @@ const TOLERANCE = 3e-5;
 /** Longer than every window of these models. */
 const SEQLEN = 18;
 
+/** Context that phi3_longrope was trained with first: beyond it every frequency is another. */
+const ORIGINAL = 16;
+
 /** Five sequences on three rows: some end early, so that rows are taken over by others and moved. */
 const GROWTH: Omit<GrowthOptions, "seqlen"> = {
   sampling: { temperature: 1, topK: 20, topP: 0.95 },
@@ -97,3 +100,13 @@ for (const folder of ["mistral", "bloom"]) {
     assert.ok(lengths.includes(68) && Math.min(...lengths) < 68 && moves > 0, `${lengths.join(", ")}; ${moves} moves`);
   });
 }
+
+test("a rotary scaling that goes by the length of a sequence takes the longest that there may be", async () => {
+  await using model = await openModel(fixturePath("phi3_longrope"));
+  for (const seqlen of [ORIGINAL, ORIGINAL + 1]) {
+    const table = model.architecture.rotaryTables.get("default");
+    const isLong = table?.at(seqlen).inverseFrequencies[1] !== table?.at(2).inverseFrequencies[1];
+    assert.equal(isLong, seqlen > ORIGINAL);
+    await compare(model, seqlen, { endTokens: new Set(), target: { sequences: 2 } });
+  }
+});

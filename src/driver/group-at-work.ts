@@ -7,7 +7,7 @@ import type { LayerReport } from "../contract.js";
 import { lookUp } from "../look-up.js";
 import type { InputGroup, LinearSpec } from "../model/architecture.js";
 import { putMatrix, takeMatrix } from "../model/logical-matrix.js";
-import type { LayerProblem, LayerStatistics } from "../solvers/solver.js";
+import type { LayerProblem, LayerStatistics, WeightGradients } from "../solvers/solver.js";
 import { stage, type BlockAtWork, type RunParts } from "./run.js";
 import { NO_STATISTICS, solveLinear, type BoundSolver } from "./solve-linear.js";
 
@@ -108,6 +108,16 @@ export class GroupAtWork {
     return solved;
   }
 
+  /** What is known of a linear's gradients, in the order that channels have now; each may be the block's own array. */
+  gradientsOf(linear: LinearSpec): WeightGradients | undefined {
+    const { gradients, spec } = this.block;
+    if (gradients === undefined) return undefined;
+    const { shape } = lookUp(spec.tensors, linear.role);
+    return Object.fromEntries(
+      [...gradients].map(([statistic, sums]) => [statistic, takeMatrix(lookUp(sums, linear.role), shape, linear)]),
+    );
+  }
+
   async #solve(linear: LinearSpec, hooks: readonly LinearHooks[]): Promise<SolvedLinear> {
     const { device, config, sparsities } = this.#run;
     const stored = lookUp(this.block.weights, linear.role);
@@ -119,6 +129,7 @@ export class GroupAtWork {
     if (this.#solver !== undefined) {
       const solution = await solveLinear(device, this.#solver, {
         ...{ linear, weight: take(), statistics: this.statistics, pattern: config.pattern },
+        gradients: this.gradientsOf(linear),
         sparsity: lookUp(sparsities, linear.name),
         retarget: async (problem) => {
           for (const hook of hooks) await hook.retarget?.(problem);

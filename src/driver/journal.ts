@@ -1,7 +1,7 @@
 /**
  * The journal of a run: JSON lines in OUT.partial. The first holds the run's fingerprint, each further one a finished step by
- * its name, in whatever order steps were finished: the allocation with the sparsity of each linear, a block with the hash
- * of what was written for it. A step's line exists only after its bytes are on disk.
+ * its name, in whatever order steps were finished: the gradients, the allocation with the sparsity of each linear, a block
+ * with the hash of what was written for it. A step's line exists only after its bytes are on disk.
  */
 import { createHash } from "node:crypto";
 import { open, readFile, type FileHandle } from "node:fs/promises";
@@ -78,6 +78,11 @@ export class Journal implements AsyncDisposable {
 
 /** What is noted of a step of each kind. */
 export interface StepEntries {
+  /** The pass over the dense model that collects gradients: its statistics lie in files beside the journal. */
+  readonly gradients: {
+    /** Mean next-token cross-entropy of the calibration sequences. */
+    readonly loss: number;
+  };
   readonly allocation: { readonly sparsities: Readonly<Record<string, number>> };
   readonly block: {
     /** Over the bytes of the block's pruned tensors, in order. */
@@ -93,6 +98,7 @@ export interface StepEntries {
 }
 
 const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntries[Kind] & string)[] } = {
+  gradients: ["loss"],
   allocation: ["sparsities"],
   block: ["sha256", "layers"],
   training: ["report"],

@@ -13,6 +13,7 @@ import { pruneCount } from "../sparsity/target.js";
 import type { EngineContext } from "../context.js";
 import type { PlanReport, RunConfig } from "../contract.js";
 import { openDevice } from "./devices.js";
+import { gradientsOf } from "./gradient-source.js";
 import { decidePrunables } from "./prunables.js";
 import { isForwarded, memoryOf, workOf, type PlannedRun, type RunWork } from "./run-cost.js";
 
@@ -66,7 +67,8 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     checkpointBytes,
     prunedBytes,
   };
-  const passes = weightPasses(config.allocation);
+  const gradientPasses = gradientsOf(solver).length > 0 ? 2 : 0; // forward and back
+  const passes = weightPasses(config.allocation) + gradientPasses;
   return {
     schema: "prune.plan/v1",
     model: config.model,
@@ -79,7 +81,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     linears: selection.selected.length,
     prunableElements: elements,
     zerosToMake: zerosToMake(selection.selected, config.sparsity, overrides),
-    // Once for the clone, once for the forward, and as often as the allocation looks at the dense model.
+    // Once for the clone, once for the forward, and as often as the allocation and gradients look at the dense model.
     bytesToRead: (2 + passes) * checkpointBytes,
     bytesToWrite: checkpointBytes + prunedBytes,
     peakMemoryBytes: residentBytes(planned) + memoryOf(planned),
@@ -110,7 +112,8 @@ function zerosToMake(
 /** What the program takes whatever the model's sizes are. */
 function residentBytes(planned: PlannedRun): number {
   const isTwinned = planned.solver.needs.includes("inherited-errors");
-  return FIXED_BYTES + (isForwarded(planned) ? GRAPH_BYTES : 0) + (isTwinned ? TWIN_BYTES : 0);
+  const hasGraphs = isForwarded(planned) || gradientsOf(planned.solver).length > 0;
+  return FIXED_BYTES + (hasGraphs ? GRAPH_BYTES : 0) + (isTwinned ? TWIN_BYTES : 0);
 }
 
 /** What this machine does a second, now. */

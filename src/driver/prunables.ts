@@ -4,6 +4,7 @@
  */
 import type { FurtherStep, RunConfig } from "../contract.js";
 import { ConfigError, type PruneError } from "../errors.js";
+import { dependsOnMethod } from "../allocation/registry.js";
 import type { Architecture } from "../model/architecture.js";
 import { Problems } from "../problems.js";
 import {
@@ -15,6 +16,7 @@ import {
   type LinearSelection,
 } from "./selection.js";
 import { allocationProblem } from "./allocation/allocate.js";
+import { SOLVERS } from "../solvers/registry.js";
 import { permutationProblem } from "./transforms/permute-channels.js";
 
 export interface Prunables {
@@ -56,6 +58,7 @@ export function decidePrunables(
     overrideProblem(isListed ? { ...resolved, unmatchedPatterns: [] } : resolved),
     isListed ? undefined : stepProblem(idle),
     allocationProblem(config, architecture.blocks, allocated),
+    searchProblem(config),
     permutationProblem(config, architecture, new Set(selection.selected.map(({ name }) => name))),
   ];
   problems.add(...found);
@@ -65,6 +68,22 @@ export function decidePrunables(
     overrides: resolved.sparsities,
     unmatchedPatterns: [...selection.unmatchedPatterns, ...resolved.unmatchedPatterns, ...idle],
   };
+}
+
+/** A search prunes linears of the dense model by the run's method, and has no gradients of them. */
+function searchProblem({ allocation, method, then }: RunConfig): PruneError | undefined {
+  const looking = [method, ...then.map((step) => step.method)].find(
+    (name) => SOLVERS.get(name)?.gradients !== undefined,
+  );
+  if (looking === undefined || !dependsOnMethod(allocation)) return undefined;
+  return new ConfigError(
+    "E_ALLOCATION",
+    `--allocation ${allocation.rule}: its candidates are pruned by the run's method, and ${looking} looks at gradients, which they have not.`,
+    {
+      hint: `Let Wanda stand for it: --allocation ${allocation.rule}:proxy=wanda.`,
+      details: { allocation, method: looking },
+    },
+  );
 }
 
 /** Patterns of further steps that no pruned linear matches. */

@@ -10,6 +10,7 @@ import { lookUp } from "../look-up.js";
 import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
 import { countZeros } from "../model/logical-matrix.js";
 import type { ReconstructionReport } from "../training/reconstruct.js";
+import type { GradientSource } from "./gradient-source.js";
 import { GroupAtWork, type SolvedLinear } from "./group-at-work.js";
 import { hashOf, type Journal, type StepEntries } from "./journal.js";
 import { isRouted, moveOn, onActivations, stage, type BlockAtWork, type RunParts } from "./run.js";
@@ -22,6 +23,8 @@ export interface Run extends RunParts {
   readonly sparsities: ReadonlyMap<string, number>;
   /** What the method is told about inputs. */
   readonly statistics: StatisticsSource;
+  /** What the method is told about gradients; undefined where it looks at none. */
+  readonly gradients: GradientSource | undefined;
   /** What happens around the solving of a group, in this order before and in the reverse after it. */
   readonly transforms: readonly BlockTransform[];
 }
@@ -49,7 +52,8 @@ export async function processBlock(
   const weights = await readBlockWeights(model.checkpoint, spec, memory.weights);
   const isDenseKept = run.denseStream !== undefined || run.reconstruction !== undefined;
   const denseWeights = isDenseKept ? copyBlockWeights(weights, memory.denseWeights ?? new Map()) : undefined;
-  const block = { spec, weights, denseWeights };
+  const gradients = await run.gradients?.of(spec);
+  const block = { spec, weights, denseWeights, gradients };
 
   const solved: LayerReport[] = [];
   for (const groups of stagesOf(spec, config.propagation)) solved.push(...(await pruneStage(run, block, groups)));
@@ -73,7 +77,7 @@ export async function processBlock(
     seconds: (performance.now() - started) / 1000 - (clock.measuringSeconds - measuredBefore),
     fraction: (spec.index + 1) / model.architecture.blocks.length,
   });
-  return { layers, training, memory: block };
+  return { layers, training, memory: { weights, denseWeights } };
 }
 
 /** Groups whose statistics are collected in one pass, before any of their linears is solved. */

@@ -41,6 +41,7 @@ export async function pruneModel(
   const resumedBlocks = blocks.filter((block) => journal.finished("block", block.name) !== undefined).length;
   context.emit({ type: "start", blocks: blocks.length, device: device.kind, resumedBlocks });
 
+  await session.run.gradients?.prepare(journal);
   const allocation = await decideSparsities(session, shared);
   const run: Run = { ...session.run, sparsities: allocation.sparsities };
   // An allocation's pass has moved the states.

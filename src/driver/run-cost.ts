@@ -11,6 +11,7 @@ import { TILE_ROWS } from "../forward/head.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { inSequence, repeated, type SolveCost } from "../solvers/cost.js";
+import { gradientsOf } from "./gradient-source.js";
 import { isRouted } from "./run.js";
 import { STATES } from "../training/elsa.js";
 import { FULL_PRECISION } from "../training/parameter-store.js";
@@ -53,6 +54,7 @@ export function workOf(planned: PlannedRun): RunWork {
   const work = blocks.map((block) => blockWork(planned, block));
   return addWork(
     filesOf(planned),
+    gradientWork(planned),
     allocationWork(planned),
     ...work,
     ...planned.trainings.map((each) => modelTrainingWork(planned, each)),
@@ -175,6 +177,54 @@ function trainedElements(
   return elements + vocabularySize * (embeddingWidth + (isTied ? 0 : head.width));
 }
 
+/** Products with the vocabulary of a token whose loss is gone back through: the partition function, logits, a gradient. */
+const VOCABULARY_PRODUCTS_OF_LOSS = 3;
+/** States in front of a block that do not fit into memory: written, and read on the way forward and back. */
+const TRANSFERS_OF_STATE = 3;
+
+/** The pass over the dense model that collects gradients: every sequence through all blocks and back by itself. */
+function gradientWork(planned: PlannedRun): Partial<RunWork> {
+  const { solver, config, architecture, selected, checkpointBytes } = planned;
+  const statistics = gradientsOf(solver).length;
+  if (statistics === 0) return {};
+  const { blocks, head, vocabularySize } = architecture;
+  const forward = addWork(...blocks.map((block) => forwardWork(planned, block, Infinity)));
+  const elements = blocks.reduce((sum, block) => sum + tensorElements(block), 0);
+  const summed = statistics * weightsOf([...selected]);
+  const spilled = Math.max(0, gradientStateBytes(planned) - config.memoryBytes);
+  return addWork(scaled(1 + FORWARDS_PER_GRADIENT, forward), {
+    products: VOCABULARY_PRODUCTS_OF_LOSS * 2 * head.width * vocabularySize * tokensOf(config),
+    entries: config.nsamples * (elements + summed),
+    diskBytes: 2 * checkpointBytes + 2 * 4 * summed + TRANSFERS_OF_STATE * spilled,
+  });
+}
+
+/** What enters every block, and what leaves the last, of all sequences. */
+function gradientStateBytes({ config, architecture: { blocks, hiddenSize } }: PlannedRun): number {
+  return 4 * tokensOf(config) * hiddenSize * (blocks.length + 1);
+}
+
+/** A block, its gradients and their sums, or the head as it is stored, with what a sequence keeps on its way. */
+function gradientBytes(planned: PlannedRun, tokens: number): number {
+  const { solver, config, architecture } = planned;
+  if (gradientsOf(solver).length === 0) return 0;
+  const { blocks, head, vocabularySize } = architecture;
+  const block = largestOf(
+    blocks,
+    (each) =>
+      4 * 2 * tensorElements(each) +
+      summedBytes(planned, each) +
+      ACTIVATIONS_OF_GRADIENT * activationBytes(architecture, each, tokens, false),
+  );
+  const whole = 4 * head.width * vocabularySize + 4 * 2 * tokens * Math.min(vocabularySize, TILE_ROWS);
+  return Math.min(gradientStateBytes(planned), config.memoryBytes) + Math.max(block, whole);
+}
+
+/** Statistics of the gradients of a block's pruned weights. */
+function summedBytes({ solver, selected }: PlannedRun, block: BlockSpec): number {
+  return 4 * gradientsOf(solver).length * weightsOf(linearsOf(block).filter((linear) => selected.has(linear)));
+}
+
 export function costOfLinear(
   solver: LayerSolver<undefined>,
   { pattern, sparsity }: RunConfig,
@@ -277,7 +327,7 @@ function largestOf<Item>(items: readonly Item[], value: (item: Item) => number):
   return items.reduce((largest, item) => Math.max(largest, value(item)), 0);
 }
 
-/** Whether tokens go through the model at all. */
+/** Whether tokens go through the model while it is pruned, or for its allocation. */
 export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "training">): boolean {
   const { needs, isMeasuredApart } = statisticsOf(planned);
   const isAsked = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
@@ -291,7 +341,7 @@ export function memoryOf(planned: PlannedRun): number {
   const { blocks, hiddenSize } = architecture;
   const isTwinned = needs.includes("inherited-errors");
   const hasDense = isTwinned || planned.training !== undefined;
-  const block = 4 * (hasDense ? 2 : 1) * largestOf(blocks, tensorElements);
+  const block = largestOf(blocks, (each) => 4 * (hasDense ? 2 : 1) * tensorElements(each) + summedBytes(planned, each));
   const states = 4 * tokensOf(config) * hiddenSize * (hasDense ? 2 : 1);
   const hidden = isForwarded(planned) ? Math.min(states, config.memoryBytes) : 0;
   const runTokens = Math.min(sequencesPerRun(config.seqlen), config.nsamples) * config.seqlen;
@@ -311,7 +361,7 @@ export function memoryOf(planned: PlannedRun): number {
     largestOf(phases, (phase) => phase),
   );
   const trained = planned.trainings.map((each) => modelTrainingBytes(planned, each));
-  return Math.max(hidden + block + pruning, ...trained);
+  return Math.max(hidden + block + pruning, gradientBytes(planned, runTokens), ...trained);
 }
 
 /**

@@ -12,6 +12,7 @@ import type { BlockSpec, InputGroup } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
 import type { ElsaOptions } from "../training/elsa.js";
 import type { FinetuneOptions } from "../training/finetune.js";
+import type { GradientSums } from "../training/gradient-statistics.js";
 import type { BlockReconstruction } from "./block-reconstruction.js";
 import type { BoundSolver } from "./solve-linear.js";
 
@@ -49,6 +50,8 @@ export interface BlockAtWork {
   readonly weights: Map<string, Float32Array>;
   /** The dense block's, where the dense model goes along. */
   readonly denseWeights: Map<string, Float32Array> | undefined;
+  /** What the method is told of gradients, changed in place where channels change places; absent: nothing. */
+  readonly gradients?: GradientSums | undefined;
 }
 
 /** Tells the run's time from what only measuring takes. */

@@ -37,6 +37,7 @@ import { TRAINERS } from "../training/registry.js";
 import { TRAINING_NAME } from "./model-training.js";
 import { BlockReconstruction, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
 import { openDevice } from "./devices.js";
+import { GRADIENT_STATES_NAME, GRADIENTS_NAME, gradientsOf, GradientSource } from "./gradient-source.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
 import type { Run } from "./prune-block.js";
@@ -68,6 +69,8 @@ export const WORKING_FILES = [
   TARGETS_SCRATCH_NAME,
   SEARCH_NAME,
   TRAINING_NAME,
+  GRADIENTS_NAME,
+  GRADIENT_STATES_NAME,
 ];
 
 /** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
@@ -127,9 +130,10 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const training = reconstructionOf(config);
     const trainings = modelTrainingsOf(config);
     const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || training !== undefined);
+    const gradients = gradientsOf(solver);
     const isAllocationForwarded = needsActivations(config.allocation);
     const calibration =
-      isStored || isForwarded || isAllocationForwarded
+      isStored || isForwarded || isAllocationForwarded || gradients.length > 0
         ? (shared.calibration ?? (await loadCalibrationTokens(config, model)))
         : undefined;
     const text = trainings.length === 0 ? undefined : await loadTrainingText(config, model, trainings);
@@ -167,7 +171,11 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const parts: RunParts = { ...opened, reconstruction, trainings };
     return {
       ...{ journal, calibration, text, overrides, allocationStream: stream },
-      run: { ...parts, statistics: methodStatistics(parts, stored), transforms: transformsOf(parts, stored) },
+      run: {
+        ...{ ...parts, statistics: methodStatistics(parts, stored), transforms: transformsOf(parts, stored) },
+        gradients:
+          gradients.length > 0 ? new GradientSource(parts, gradients, calibration?.sequences ?? []) : undefined,
+      },
       savedSeconds: isStored ? stored.secondsOf(solver.needs) : 0,
       async embed() {
         if (calibration === undefined) return;

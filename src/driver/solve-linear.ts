@@ -2,8 +2,8 @@
 import { maskWordsPerRow, type Device } from "../device/device.js";
 import type { LinearSpec } from "../model/architecture.js";
 import { findSolver } from "../solvers/registry.js";
-import type { LayerProblem, LayerSolver, LayerStatistics } from "../solvers/solver.js";
 import { costOf } from "../solvers/cost.js";
+import type { LayerProblem, LayerSolver, LayerStatistics, WeightGradients } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
 import type { Pattern } from "../sparsity/pattern.js";
 
@@ -39,6 +39,8 @@ export interface LinearProblem {
   /** [outFeatures, inFeatures]; borrowed. */
   readonly weight: Float32Array;
   readonly statistics: LayerStatistics;
+  /** Borrowed. */
+  readonly gradients?: WeightGradients | undefined;
   readonly pattern: Pattern;
   readonly sparsity: number;
   /** Change the weight that is to be approximated, on the device, before the method sees it. */
@@ -53,10 +55,11 @@ export interface SolvedWeight {
 }
 
 export async function solveLinear(device: Device, solver: BoundSolver, problem: LinearProblem): Promise<SolvedWeight> {
-  const { linear, statistics, pattern, sparsity, retarget } = problem;
+  const { linear, statistics, gradients, pattern, sparsity, retarget } = problem;
   const { name, inFeatures, outFeatures } = linear;
   const weight = device.uploadMatrix(problem.weight, outFeatures, inFeatures, name);
-  const layer = { name, inFeatures, outFeatures, weight, statistics, pattern, sparsity };
+  const known = { statistics, ...(gradients === undefined ? {} : { gradients }) };
+  const layer = { name, inFeatures, outFeatures, weight, ...known, pattern, sparsity };
   await retarget?.(layer);
   const solution = await solver.solve(layer, undefined, { device });
   using solved = solution.weight;

@@ -15,7 +15,7 @@ export interface EmbeddingOptions {
   readonly pieceBytes?: number;
 }
 
-/** Fill every slot of `states` with what enters block 0. Ids must be below the vocabulary size. */
+/** Fill the first slots of `states`, one for each sequence, with what enters block 0. Ids must be below the vocabulary size. */
 export async function embedTokens(
   model: Model,
   sequences: readonly Int32Array[],
@@ -23,7 +23,8 @@ export async function embedTokens(
   { pieceBytes = PIECE_BYTES }: EmbeddingOptions = {},
 ): Promise<void> {
   await lookUpTokens(model, sequences, states, pieceBytes);
-  if (model.architecture.prologue !== undefined) await runPrologue(model, model.architecture.prologue, states);
+  const { prologue } = model.architecture;
+  if (prologue !== undefined) await runPrologue(model, prologue, states, sequences.length);
 }
 
 /** The embeddings themselves; narrower ones fill the front of their slot. */
@@ -72,7 +73,12 @@ export function buildPrologueGraph({ hiddenSize, embeddingWidth }: Architecture,
   return graph.build();
 }
 
-async function runPrologue(model: Model, prologue: PrologueSpec, states: HiddenStates): Promise<void> {
+async function runPrologue(
+  model: Model,
+  prologue: PrologueSpec,
+  states: HiddenStates,
+  sequences: number,
+): Promise<void> {
   const { architecture, checkpoint } = model;
   await using executor = new OnnxExecutor();
   const program = await executor.compile(buildPrologueGraph(architecture, prologue));
@@ -80,7 +86,7 @@ async function runPrologue(model: Model, prologue: PrologueSpec, states: HiddenS
   for (const [role, { tensor, shape }] of prologue.tensors)
     tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
   const { tokens } = states;
-  for (const { first, count } of batchesOf(states)) {
+  for (const { first, count } of batchesOf({ sequences, tokens })) {
     const rows = count * tokens;
     const positions = BigInt64Array.from({ length: rows }, (_, i) => BigInt(i % tokens));
     using slots = await states.read(first, count);

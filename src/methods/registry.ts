@@ -27,5 +27,10 @@ export function isFollowing(method: Method): boolean {
 
 /** Whether it looks at tokens: a calibration is needed. */
 export function needsTokens(method: Method): boolean {
-  return isTrainer(method) || method.needs.length > 0;
+  return looksAtGradients(method) || (!isTrainer(method) && method.needs.length > 0);
+}
+
+/** Whether it goes back through the model, or a part of it. */
+export function looksAtGradients(method: Method): boolean {
+  return isTrainer(method) || method.gradients !== undefined;
 }

@@ -1,6 +1,6 @@
 /** What `prune methods` says, read from the methods and the allocation rules themselves. */
 import { listed } from "../options/option.js";
-import { isFollowing, isTrainer, METHODS } from "../methods/registry.js";
+import { isFollowing, isTrainer, looksAtGradients, METHODS } from "../methods/registry.js";
 import { ALLOCATION_RULES } from "../allocation/registry.js";
 import { formatTable } from "./format.js";
 
@@ -23,7 +23,7 @@ export function describeMethods(): MethodsReport {
   const methods = [...METHODS.values()].map((method) => ({
     name: method.name,
     summary: method.summary,
-    needs: isTrainer(method) ? ["gradients"] : [...method.needs],
+    needs: [...(isTrainer(method) ? [] : method.needs), ...(looksAtGradients(method) ? ["gradients"] : [])],
     startsFromMask: isFollowing(method),
   }));
   return { schema: "prune.methods/v1", methods, allocations: ALLOCATION_RULES };

@@ -2,7 +2,7 @@
 import type { KeepMask } from "../device/device.js";
 import { ConfigError, InternalError, NumericalError } from "../errors.js";
 import { formatPattern, type Pattern } from "../sparsity/pattern.js";
-import type { LayerProblem, LayerSolver, LayerStatistics } from "./solver.js";
+import type { GradientStatistic, LayerProblem, LayerSolver, LayerStatistics } from "./solver.js";
 
 /** @throws ConfigError E_PATTERN_WIDTH when the input width is not a multiple of the pattern's group */
 export function expectGroupsFit({ name, inFeatures, pattern }: LayerProblem): void {
@@ -54,6 +54,14 @@ export function requireStatistic<Name extends "squareSums" | "gram" | "moments">
   if (value === undefined)
     throw new InternalError("E_STATISTICS", `${problem.name}: the statistic "${name}" was not collected`);
   return value;
+}
+
+/** What the driver must have provided because the solver asked for it in `gradients`, [outFeatures, inFeatures]. */
+export function requireGradients({ name, gradients }: LayerProblem, statistic: GradientStatistic): Float32Array {
+  const values = gradients?.[statistic];
+  if (values === undefined)
+    throw new InternalError("E_STATISTICS", `${name}: the statistic "${statistic}" was not collected`);
+  return values;
 }
 
 /** The mask of an earlier step, for solvers that declare `startsFromMask`: composeSteps sees to it. */

@@ -9,6 +9,16 @@ import type { LayerSize, SolveCost } from "./cost.js";
 /** What a method must know about a linear's inputs. One statistic serves all linears that read the same input. */
 export type StatisticName = "column-norms" | "gram" | "input-moments" | "inherited-errors";
 
+/**
+ * What a method may be told of a weight's gradients G_i, one for every calibration sequence i by itself: of the mean
+ * next-token cross-entropy of the sequence in the dense model. "gradient-magnitudes" is Σ |G_i|, "gradient-squares" Σ G_i²
+ * (the diagonal of the empirical Fisher matrix), "gradient-sums" Σ G_i.
+ */
+export type GradientStatistic = "gradient-magnitudes" | "gradient-squares" | "gradient-sums";
+
+/** Each [outFeatures, inFeatures]. */
+export type WeightGradients = Readonly<Partial<Record<GradientStatistic, Float32Array>>>;
+
 /** First moments of a linear's inputs, per channel: what "input-moments" collects. */
 export interface InputMoments {
   /** Σ x over all tokens, [inFeatures]. */
@@ -45,6 +55,8 @@ export interface LayerProblem {
   /** The mask so far, for solvers that start from one. Borrowed; a solver that leaves it as it is may return it. */
   readonly keepMask?: KeepMask;
   readonly statistics: LayerStatistics;
+  /** What the method's `gradients` asks for, on the host. Borrowed. */
+  readonly gradients?: WeightGradients;
   readonly pattern: Pattern;
   /** Fraction of zeros asked of this layer, in [0, 1). */
   readonly sparsity: number;
@@ -73,6 +85,8 @@ export interface LayerSolver<Options> {
   /** One line for `--help` and the documentation. */
   readonly summary: string;
   readonly needs: readonly StatisticName[];
+  /** What it must know of the weight's gradients under these options; absent: nothing, whatever they are. */
+  gradients?(options: Options): readonly GradientStatistic[];
   /**
    * The solver refines or updates a mask that an earlier step chose: it takes `keepMask` and `dense` of the problem and
    * can only follow another step (steps.ts). Absent: it chooses the mask itself.

@@ -20,7 +20,7 @@ export interface Step {
 const NO_OPTIONS = { parse: () => undefined };
 
 /**
- * One solver that runs the steps in order. `needs` is the union of theirs, `loss` is that of the last step taken.
+ * One solver that runs the steps in order. `needs` and `gradients` are the unions of theirs, `loss` is that of the last step taken.
  *
  * @throws UsageError E_STEPS, naming every step that cannot be where it is
  */
@@ -31,6 +31,7 @@ export function composeSteps(steps: readonly Step[]): LayerSolver<undefined> {
     name: names.join(" + "),
     summary: names.join(", then "),
     needs: [...new Set(steps.flatMap((step) => step.solver.needs))],
+    gradients: () => [...new Set(steps.flatMap(({ solver, options }) => solver.gradients?.(options) ?? []))],
     schema: NO_OPTIONS,
     cost(size) {
       const costs = stepsFor(steps, size.name).map(({ solver, options }) => solver.cost(size, options));

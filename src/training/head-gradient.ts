@@ -19,6 +19,7 @@ import { gradientName, gradientOf } from "../graph/gradient.js";
 import { GraphBuilder, type Graph, type NamedValue, type Value } from "../graph/graph.js";
 import { lookUp } from "../look-up.js";
 import type { Architecture } from "../model/architecture.js";
+import type { Model } from "../model/open-model.js";
 
 /** What a head computes with, on the host. */
 export interface HeadTensors {
@@ -28,6 +29,18 @@ export interface HeadTensors {
   readonly projection: Float32Array;
   /** [vocabulary], where the head has one. */
   readonly bias?: Float32Array;
+}
+
+/** A model's own, as it is stored. */
+export async function readHead({
+  checkpoint,
+  architecture: { head },
+}: Pick<Model, "checkpoint" | "architecture">): Promise<HeadTensors> {
+  const tensors = new Map<string, NdArray>();
+  for (const [role, { tensor, shape }] of head.tensors)
+    tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
+  const projection = await checkpoint.readTensor(head.projection);
+  return { tensors, projection, ...(head.bias === undefined ? {} : { bias: await checkpoint.readTensor(head.bias) }) };
 }
 
 /** Where gradients are added to; absent ones are not computed. */

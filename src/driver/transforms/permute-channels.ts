@@ -75,6 +75,8 @@ export function permuteChannelsOf(
       const isSame = order.every((channel, place) => channel === place);
       if (!isSame) {
         for (const role of reorderChannels(block.spec, block.weights, group, order)) work.change(role);
+        for (const sums of block.gradients?.values() ?? [])
+          reorderChannels(block.spec, sums, heldGroup(group, sums), order);
         work.reorder = (statistics) => reorder(statistics, order, device, `${block.spec.name} ${group.name}`);
         permuted = work.reorder(work.statistics);
         work.statistics = permuted.statistics;
@@ -86,6 +88,12 @@ export function permuteChannelsOf(
       permuted = undefined;
     },
   };
+}
+
+/** The group without what is not among some of the block's tensors. */
+function heldGroup(group: InputGroup, held: ReadonlyMap<string, Float32Array>): InputGroup {
+  const isHeld = ({ role }: { readonly role: string }): boolean => held.has(role);
+  return { ...group, linears: group.linears.filter(isHeld), producers: group.producers?.filter(isHeld) ?? [] };
 }
 
 /** The Gram matrix handed in is disposed of. */

@@ -1,0 +1,127 @@
+/**
+ * What a method is told about gradients: a pass over the dense model before anything is pruned puts every block's statistics
+ * into a file of its own in the partial output, from which they are read when the block is solved. The journal says when
+ * the pass is whole; a run that is stopped before makes it again from the beginning.
+ */
+import { mkdir, open, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { openCheckpoint, SINGLE_FILE } from "../checkpoint/checkpoint.js";
+import { encodeHeader } from "../checkpoint/header.js";
+import { throwIfStopped } from "../context.js";
+import { lookUp } from "../look-up.js";
+import type { BlockSpec } from "../model/architecture.js";
+import type { GradientStatistic } from "../solvers/solver.js";
+import { collectGradients, type GradientPass, type GradientSums } from "../training/gradient-statistics.js";
+import { stepStates } from "../training/model-gradients.js";
+import type { Journal } from "./journal.js";
+import { maskedRoles, stage, type RunParts } from "./run.js";
+import type { BoundSolver } from "./solve-linear.js";
+
+/** Folder in OUT.partial: a checkpoint for every block. */
+export const GRADIENTS_NAME = "gradients";
+export const GRADIENT_STATES_NAME = "gradient-states.bin";
+
+/** The pass's name in the journal. */
+const PASS = "pass";
+
+/** A gradient takes the forward once more and twice its products. */
+const BACK_PER_FORWARD = 3;
+
+export type GradientParts = Pick<RunParts, "config" | "context" | "model" | "selected" | "output" | "runner">;
+
+/** What the method and its further steps look at. */
+export function gradientsOf({ gradients }: Pick<BoundSolver, "gradients">): readonly GradientStatistic[] {
+  return gradients?.(undefined) ?? [];
+}
+
+export class GradientSource {
+  readonly #run: GradientParts;
+  readonly #statistics: readonly GradientStatistic[];
+  readonly #sequences: readonly Int32Array[];
+
+  /** @param sequences of the calibration */
+  constructor(run: GradientParts, statistics: readonly GradientStatistic[], sequences: readonly Int32Array[]) {
+    this.#run = run;
+    this.#statistics = statistics;
+    this.#sequences = sequences;
+  }
+
+  /** The pass over the dense model, unless the journal says that it was made. To be called before other states are filled. */
+  async prepare(journal: Journal): Promise<void> {
+    if (journal.finished("gradients", PASS) !== undefined) return;
+    const { model, runner, selected, context, config, output } = this.#run;
+    const directory = join(output.partialDirectory, GRADIENTS_NAME);
+    await rm(directory, { recursive: true, force: true }); // of a pass that was stopped
+    await mkdir(directory);
+    const [sequences, statistics] = [this.#sequences, this.#statistics];
+    await using states = await stepStates(model.architecture, {
+      ...{ sequences: sequences.length, tokens: config.seqlen, memoryBytes: config.memoryBytes },
+      scratchFile: join(output.partialDirectory, GRADIENT_STATES_NAME),
+    });
+    const loss = await collectGradients({
+      ...{ model, runner, sequences, states, statistics },
+      rolesOf: (block) => maskedRoles(block, selected),
+      take: (block, sums) => writeSums(this.#directoryOf(block), block, sums),
+      onSequences: (block, direction, done) => {
+        const share = this.#share(block, direction, done / sequences.length);
+        stage(this.#run, { ...block, index: 0 }, `gradients, ${block.name} ${direction}`, 0.01 * share);
+        throwIfStopped(context, true);
+      },
+    });
+    await journal.append("gradients", PASS, { loss });
+    context.logger.info("gradients of the dense model", { loss, sequences: sequences.length });
+  }
+
+  /** What was collected of a block. */
+  async of(block: BlockSpec): Promise<GradientSums> {
+    await using file = await openCheckpoint(this.#directoryOf(block));
+    const sums = new Map<GradientStatistic, Map<string, Float32Array>>();
+    for (const statistic of this.#statistics) {
+      const tensors = new Map<string, Float32Array>();
+      for (const role of maskedRoles(block, this.#run.selected))
+        tensors.set(role, await file.readTensor(nameOf(statistic, role)));
+      sums.set(statistic, tensors);
+    }
+    return sums;
+  }
+
+  #directoryOf({ index }: BlockSpec): string {
+    return join(this.#run.output.partialDirectory, GRADIENTS_NAME, String(index));
+  }
+
+  /** How much of the pass is done. */
+  #share({ index }: BlockSpec, direction: Parameters<GradientPass["onSequences"]>[1], ofBlock: number): number {
+    const blocks = this.#run.model.architecture.blocks.length;
+    const done = direction === "forward" ? index + ofBlock : blocks + BACK_PER_FORWARD * (blocks - 1 - index + ofBlock);
+    return done / ((1 + BACK_PER_FORWARD) * blocks);
+  }
+}
+
+function nameOf(statistic: GradientStatistic, role: string): string {
+  return `${statistic} ${role}`;
+}
+
+/** A block's sums, on the disk when this resolves. */
+async function writeSums(directory: string, block: BlockSpec, sums: GradientSums): Promise<void> {
+  const values = new Map(
+    [...sums].flatMap(([statistic, tensors]) =>
+      [...tensors].map(([role, sum]) => [nameOf(statistic, role), { role, sum }] as const),
+    ),
+  );
+  const layouts = [...values].map(([name, { role, sum }]) => {
+    return { name, dtype: "F32", shape: lookUp(block.tensors, role).shape, byteLength: sum.byteLength };
+  });
+  const { bytes, tensors } = encodeHeader(layouts);
+  await mkdir(directory);
+  const file = await open(join(directory, SINGLE_FILE), "w");
+  try {
+    await file.writeFile(bytes);
+    for (const { name } of tensors) {
+      const { sum } = lookUp(values, name);
+      await file.writeFile(new Uint8Array(sum.buffer, sum.byteOffset, sum.byteLength));
+    }
+    await file.datasync();
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,104 @@
+/** A whole model in the float64 interpreter: the loss of a sequence, for whatever its blocks' tensors are moved to. */
+import { addTileLogits, buildNormGraph } from "../../src/forward/head.js";
+import { buildBlockGraph } from "../../src/forward/block-runner.js";
+import { buildPrologueGraph } from "../../src/forward/embedding.js";
+import { readBlockWeights } from "../../src/forward/weights.js";
+import { GraphBuilder } from "../../src/graph/graph.js";
+import { lookUp } from "../../src/look-up.js";
+import type { BlockTensor } from "../../src/model/architecture.js";
+import { maskShape, maskValues } from "../../src/model/mask.js";
+import type { Model } from "../../src/model/open-model.js";
+import { rotaryAngles } from "../../src/model/rotary.js";
+import { interpret, tensor, type Tensor } from "../reference/graph-interpreter.js";
+
+type Tensors = Map<string, Tensor>;
+
+export interface Float64Model {
+  /** Of every block, by role; may be changed. */
+  readonly blocks: readonly Tensors[];
+  /** Mean next-token cross-entropy of a sequence. */
+  loss(ids: Int32Array): number;
+}
+
+export async function float64Model({ architecture, checkpoint }: Model): Promise<Float64Model> {
+  const { head, hiddenSize, embeddingWidth, vocabularySize, prologue } = architecture;
+  const read = async (named: ReadonlyMap<string, BlockTensor>): Promise<Tensors> => {
+    const tensors: Tensors = new Map();
+    for (const [role, { tensor: name, shape }] of named)
+      tensors.set(role, { shape, values: Float64Array.from(await checkpoint.readTensor(name)) });
+    return tensors;
+  };
+  const blocks: Tensors[] = [];
+  for (const block of architecture.blocks) {
+    const weights = await readBlockWeights(checkpoint, block);
+    const values = (role: string): Float64Array => Float64Array.from(lookUp(weights, role));
+    blocks.push(new Map([...block.tensors].map(([role, { shape }]) => [role, { shape, values: values(role) }])));
+  }
+  const ends = await read(new Map([...(prologue?.tensors ?? []), ...head.tensors]));
+  const embedding = await checkpoint.readTensor(architecture.embedding);
+  const projection = Float64Array.from(await checkpoint.readTensor(head.projection));
+  const bias = head.bias === undefined ? new Float32Array(vocabularySize) : await checkpoint.readTensor(head.bias);
+  const logitGraph = new GraphBuilder("logits");
+  logitGraph.output("logits", addTileLogits(logitGraph, architecture));
+  const logits = logitGraph.build();
+
+  const embed = (ids: Int32Array): Tensor => {
+    const slots = tensor([ids.length, hiddenSize], (index) => {
+      const [row, column] = [Math.floor(index / hiddenSize), index % hiddenSize];
+      return column < embeddingWidth ? (embedding[(ids[row] as number) * embeddingWidth + column] as number) : 0;
+    });
+    if (prologue === undefined) return slots;
+    const positions = tensor([ids.length], (index) => index);
+    const feeds = new Map([...ends, ["slots", slots], ["positions", positions]] as const);
+    return lookUp(interpret(buildPrologueGraph(architecture, prologue), feeds), "hidden");
+  };
+
+  const positionFeeds = (tokens: number): Tensors => {
+    const feeds: Tensors = new Map([["positions", tensor([1, tokens], (index) => index)]]);
+    for (const [name, table] of architecture.rotaryTables) {
+      const { cos, sin } = rotaryAngles(table, tokens);
+      const shape = [tokens, table.dimensions / 2];
+      feeds.set(`cos.${name}`, { shape, values: Float64Array.from(cos) });
+      feeds.set(`sin.${name}`, { shape, values: Float64Array.from(sin) });
+    }
+    for (const [name, mask] of architecture.masks)
+      feeds.set(`mask.${name}`, {
+        shape: maskShape(mask.slopes, tokens),
+        values: Float64Array.from(maskValues(mask, tokens)),
+      });
+    return feeds;
+  };
+
+  return {
+    blocks,
+    loss(ids) {
+      let hidden = embed(ids);
+      const feeds = positionFeeds(ids.length);
+      for (const block of architecture.blocks) {
+        const graph = buildBlockGraph(architecture, block, { hidden: true, taps: undefined });
+        const own = blocks[block.index] as Tensors;
+        hidden = lookUp(interpret(graph, new Map([...feeds, ...own, ["hidden", hidden]])), "output");
+      }
+      const normed = lookUp(interpret(buildNormGraph(architecture), new Map([...ends, ["hidden", hidden]])), "normed");
+      const { values } = lookUp(
+        interpret(
+          logits,
+          new Map<string, Tensor>([
+            ["hidden", normed],
+            ["tile", { shape: [vocabularySize, head.width], values: projection }],
+            ["bias", { shape: [vocabularySize], values: Float64Array.from(bias) }],
+          ]),
+        ),
+        "logits",
+      );
+      let loss = 0;
+      for (let row = 0; row + 1 < ids.length; row++) {
+        const own = values.subarray(row * vocabularySize, (row + 1) * vocabularySize);
+        const top = own.reduce((largest, logit) => Math.max(largest, logit), -Infinity);
+        const partition = top + Math.log(own.reduce((sum, logit) => sum + Math.exp(logit - top), 0));
+        loss += partition - (own[ids[row + 1] as number] as number);
+      }
+      return loss / (ids.length - 1);
+    },
+  };
+}

@@ -6,10 +6,12 @@ import { admm } from "./admm.js";
 import { alps } from "./alps.js";
 import { cgUpdate } from "./cg-update.js";
 import { dsnot } from "./dsnot.js";
+import { gblm } from "./gblm.js";
 import { magnitude } from "./magnitude.js";
 import { obsUpdate } from "./obs-update.js";
 import { random } from "./random.js";
 import { ria } from "./ria.js";
+import { snip } from "./snip.js";
 import type { LayerSolver } from "./solver.js";
 import { sparsegpt } from "./sparsegpt.js";
 import { thanos } from "./thanos.js";
@@ -20,6 +22,8 @@ const ALL: readonly LayerSolver<unknown>[] = [
   magnitude,
   wanda,
   ria,
+  snip,
+  gblm,
   sparsegpt,
   thanos,
   admm,

@@ -157,6 +157,8 @@ const CASES: readonly Case[] = [
   { folder: "llama", ignore: GATED, run: { method: "wanda", then: DSNOT } },
   { folder: "qwen3_moe", ignore: GATED, run: { method: "sparsegpt", propagation: "group" } },
   { folder: "qwen3_moe", ignore: GATED, run: { method: "ria", starved: "magnitude" } },
+  { folder: "llama", ignore: GATED, run: { method: "snip" } },
+  { folder: "qwen3_moe", ignore: GATED, run: { method: "gblm" } },
   { folder: "gpt2", ignore: ["*.c_fc"], run: { method: "wanda" } },
   { folder: "phi3", ignore: ["*.gate_up_proj.*"], run: { method: "wanda" } },
 ];

@@ -122,6 +122,28 @@ test("every further step, statistic and pass has its price", () => {
   assert.equal(work({ method: "wanda", pattern: parsePattern("2:4") }).kernels, 0);
 });
 
+test("gradients cost a forward, the way back, the head and what is kept of them, for each statistic", () => {
+  const calibration = { nsamples: 16, seqlen: 128 };
+  const [head, weights] = [6 * HIDDEN * 4096, BLOCKS * (BEFORE_LAST + LAST)];
+  const forward = BLOCKS * (2 * (BEFORE_LAST + LAST) + 4 * calibration.seqlen * HIDDEN);
+  assert.equal(products({ method: "snip", ...calibration }), tokens(calibration) * (4 * forward + head));
+  const wanda = work({ method: "wanda", ...calibration });
+  const gblm = work({ method: "gblm", ...calibration });
+  assert.equal(gblm.products - wanda.products, tokens(calibration) * (4 * forward + head));
+  assert.equal(gblm.diskBytes - wanda.diskBytes, 2 * 2e7 + 8 * weights);
+  const small = work({ method: "gblm", ...calibration, memoryBytes: 0 });
+  assert.equal(small.diskBytes - gblm.diskBytes, 3 * 4 * tokens(calibration) * HIDDEN * (BLOCKS + 1));
+  const both = { method: "gblm", then: [{ method: "dsnot", methodOptions: {} }], ...calibration };
+  assert.equal(work(both).products - work({ ...both, method: "wanda" }).products, tokens(calibration) * (4 * forward + head)); // prettier-ignore
+  const states = 4 * HIDDEN * (BLOCKS + 1) * 128;
+  const of = (nsamples: number): number => memory({ method: "snip", nsamples, seqlen: 128 });
+  assert.equal(of(96) - of(64), 32 * states);
+  assert.ok(
+    memory({ method: "snip", memoryBytes: 0 }) > 4 * 3 * (BEFORE_LAST + LAST),
+    "weights, gradients and their sums",
+  );
+});
+
 test("an allocation adds its forwards, its passes and its search", () => {
   const calibration = { nsamples: 16, seqlen: 128 };
   const uniform = work({ method: "wanda", ...calibration });

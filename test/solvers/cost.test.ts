@@ -50,7 +50,9 @@ async function count(solver: LayerSolver<undefined>, plain: PlainLayer, target: 
   const { columns } = plain;
   const moments = { sums: new Float32Array(columns).fill(0.1), variances: new Float32Array(columns).fill(1) };
   using errors = device.createMatrix(columns, columns, "errors");
-  const whole: LayerProblem = { ...problem, statistics: { ...problem.statistics, moments, errors } };
+  const sums = new Float32Array(problem.outFeatures * columns).fill(1);
+  const gradients = { "gradient-magnitudes": sums, "gradient-squares": sums };
+  const whole: LayerProblem = { ...problem, gradients, statistics: { ...problem.statistics, moments, errors } };
   const held = 4 * (problem.outFeatures * columns + 2 * columns ** 2);
   const counting = createCountingDevice(device, target.sparsity);
   const solution = await solver.solve(whole, undefined, { device: counting.device });
@@ -69,6 +71,9 @@ const METHODS: readonly (readonly [string, Record<string, unknown>])[] = [
   ["magnitude", {}],
   ["wanda", {}],
   ["ria", {}],
+  ["snip", {}],
+  ["snip", { accumulate: "squares" }],
+  ["gblm", {}],
   ["sparsegpt", {}],
   ["sparsegpt", { order: "activation" }],
   ["thanos", {}],

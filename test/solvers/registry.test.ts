@@ -9,7 +9,7 @@ import { findSolver, SOLVERS } from "../../src/solvers/registry.js";
 test("every registered solver is found under its own name", () => {
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask !== true).map(([name]) => name),
-    ["random", "magnitude", "wanda", "ria", "sparsegpt", "thanos", "admm", "alps"],
+    ["random", "magnitude", "wanda", "ria", "snip", "gblm", "sparsegpt", "thanos", "admm", "alps"],
   );
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask === true).map(([name]) => name),
@@ -56,7 +56,7 @@ function documentedDefaults(method: string): Record<string, unknown> {
     rows.flatMap((row) => {
       const [, option = "", text = ""] = row.split("|").map((cell) => cell.trim());
       const [, name = ""] = /^`(\w+)`/.exec(option) ?? [];
-      const word = /^`?([A-Za-z]+)`?$/.exec(text)?.[1];
+      const word = /^`?([A-Za-z]\w*)`?$/.exec(text)?.[1];
       if (word === "none") return [];
       const value =
         word === "true" || word === "false" ? word === "true" : (word ?? Number(/\d[\d.]*/.exec(text)?.[0]));

@@ -34,6 +34,13 @@ const PLAIN: PlainLayer = {
 const SQUARE_SUMS = Float32Array.from({ length: COLUMNS }, (_, c) => PLAIN.gram[c * (COLUMNS + 1)]);
 const NORMS = referenceInputNorms(SQUARE_SUMS, 4);
 
+/** Of gradients with both signs, and of the size that makes gblm's halves alike. */
+const GRADIENTS = {
+  "gradient-magnitudes": normals(ROWS * COLUMNS, 7).map((value) => 0.1 + Math.abs(value)),
+  "gradient-squares": normals(ROWS * COLUMNS, 8).map((value) => value ** 2),
+  "gradient-sums": normals(ROWS * COLUMNS, 9),
+};
+
 async function solve(
   device: Device,
   method: string,
@@ -113,6 +120,64 @@ await describeOnDevices((device) => {
     const keep = await solve(device(), "magnitude", { sparsity: 0.7 }, { granularity: "row" });
     const scores = referenceScores(PLAIN.weight, new Float32Array(COLUMNS).fill(1), ROWS, COLUMNS);
     assertSameMask(keep, referenceSelectRows(scores, ROWS, COLUMNS, pruneCount(COLUMNS, 0.7)), COLUMNS, "rows");
+  });
+
+  test("snip equals its formula, however gradients come together, over the matrix, per row and per group", async () => {
+    const count = pruneCount(ROWS * COLUMNS, 0.6);
+    for (const [accumulate, statistic, of] of [
+      ["magnitudes", "gradient-magnitudes", (gradient: number) => Math.abs(gradient)],
+      ["sum", "gradient-sums", (gradient: number) => gradient],
+      ["squares", "gradient-squares", (gradient: number) => Math.sqrt(gradient)],
+    ] as const) {
+      const gradients = GRADIENTS[statistic];
+      const scores = Float64Array.from(gradients, (gradient, i) =>
+        Math.fround(Math.abs(PLAIN.weight[i] * of(gradient))),
+      );
+      const told = (problem: LayerProblem): LayerProblem => ({ ...problem, gradients: { [statistic]: gradients } });
+      const by = (target: Parameters<typeof solve>[2], options = {}): Promise<Uint8Array> =>
+        solve(device(), "snip", target, { accumulate, ...options }, told);
+      const whole = referenceSelectMatrix(scores, ROWS, COLUMNS, count);
+      assertSameMask(await by({ sparsity: 0.6 }), whole, COLUMNS, accumulate);
+      const rows = referenceSelectRows(scores, ROWS, COLUMNS, pruneCount(COLUMNS, 0.6));
+      assertSameMask(await by({ sparsity: 0.6 }, { granularity: "row" }), rows, COLUMNS, `${accumulate}, rows`);
+      const groups = referenceSelectGroups(scores, ROWS, COLUMNS, 2, 4);
+      assertSameMask(await by({ pattern: parsePattern("2:4") }), groups, COLUMNS, `${accumulate}, groups`);
+      assert.notDeepEqual(whole, rows);
+    }
+  });
+
+  test("gblm equals its formula by row and by group; without gradients it is wanda", async () => {
+    for (const [norm, statistic] of [
+      ["l1", "gradient-magnitudes"],
+      ["l2", "gradient-squares"],
+    ] as const) {
+      const gradients = GRADIENTS[statistic];
+      const told = (problem: LayerProblem): LayerProblem => ({ ...problem, gradients: { [statistic]: gradients } });
+      for (const alpha of [0, 5, 100]) {
+        const scores = Float64Array.from(gradients, (gradient, i) => {
+          const size = norm === "l1" ? gradient : Math.sqrt(gradient);
+          return Math.fround(Math.abs(PLAIN.weight[i]) * (NORMS[i % COLUMNS] + alpha * size));
+        });
+        const rows = await solve(device(), "gblm", { sparsity: 0.6 }, { norm, alpha }, told);
+        const expected = referenceSelectRows(scores, ROWS, COLUMNS, pruneCount(COLUMNS, 0.6));
+        assertSameMask(rows, expected, COLUMNS, `${norm} ${alpha}`);
+        const groups = await solve(device(), "gblm", { pattern: parsePattern("2:4") }, { norm, alpha }, told);
+        assertSameMask(groups, referenceSelectGroups(scores, ROWS, COLUMNS, 2, 4), COLUMNS, `${norm} ${alpha}, groups`);
+        const wanda = await solve(device(), "wanda", { sparsity: 0.6 });
+        if (alpha === 0) assert.deepEqual(rows, wanda);
+        else assert.notDeepEqual(rows, wanda);
+      }
+    }
+  });
+
+  test("equal scores are pruned from the lower input, and a method without its gradients is told so", async () => {
+    const alike = await solve(device(), "snip", { pattern: parsePattern("2:4") }, {}, (problem) => ({
+      ...problem,
+      gradients: { "gradient-magnitudes": new Float32Array(ROWS * COLUMNS) },
+    }));
+    for (let i = 0; i < alike.length; i += 4) assert.deepEqual([...alike.slice(i, i + 4)], [0, 0, 1, 1]);
+    for (const method of ["snip", "gblm"])
+      await assert.rejects(solve(device(), method, { sparsity: 0.5 }), /gradient-magnitudes" was not collected/);
   });
 
   test("wanda's alpha variant prunes every row up to one share of its sum, and the exact number in all", async () => {

@@ -76,7 +76,7 @@ export function permuteChannelsOf(
       if (!isSame) {
         for (const role of reorderChannels(block.spec, block.weights, group, order)) work.change(role);
         for (const sums of block.gradients?.values() ?? [])
-          reorderChannels(block.spec, sums, heldGroup(group, sums), order);
+          reorderChannels(block.spec, sums, readersIn(group, sums), order);
         work.reorder = (statistics) => reorder(statistics, order, device, `${block.spec.name} ${group.name}`);
         permuted = work.reorder(work.statistics);
         work.statistics = permuted.statistics;
@@ -90,10 +90,9 @@ export function permuteChannelsOf(
   };
 }
 
-/** The group without what is not among some of the block's tensors. */
-function heldGroup(group: InputGroup, held: ReadonlyMap<string, Float32Array>): InputGroup {
-  const isHeld = ({ role }: { readonly role: string }): boolean => held.has(role);
-  return { ...group, linears: group.linears.filter(isHeld), producers: group.producers?.filter(isHeld) ?? [] };
+/** The readers of a group's inputs that some tensors hold. What produces the inputs is solved already. */
+function readersIn(group: InputGroup, held: ReadonlyMap<string, Float32Array>): InputGroup {
+  return { ...group, linears: group.linears.filter(({ role }) => held.has(role)), producers: [] };
 }
 
 /** The Gram matrix handed in is disposed of. */

@@ -82,7 +82,7 @@ function cellsOf(row) {
   const { method, perplexity, klDivergence, top1Agreement, loss, seconds, reproduce } = row;
   const reproduces = reproduce === "model";
   return [
-    method.replace("+", ", then ") + (reproduces && method !== "auto" ? ", reproducing the model" : ""),
+    method.replace(/\+(?=[a-z])/, ", then ") + (reproduces && method !== "auto" ? ", reproducing the model" : ""),
     targetOf(row),
     perplexity.toFixed(perplexity < 1000 ? 2 : 0),
     klDivergence.value.toFixed(3),

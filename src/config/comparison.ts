@@ -71,9 +71,12 @@ function automaticMethods(): ComparedMethod[] {
   });
 }
 
+/** Between the steps of a method; the signs of wanda++ have no letter after them. */
+const STEP_SIGN = /\+(?=\s*[a-z])/;
+
 /** A method, or several steps joined by "+", each with an option if need be: wanda+reconstruct:epochs=4. Each unknown name is a problem of its own. */
 function parseComparedMethod(label: string, problems: Problems): ComparedMethod | undefined {
-  const steps = label.split("+").flatMap((text) => {
+  const steps = label.split(STEP_SIGN).flatMap((text) => {
     const read = attempt(problems, "--methods", () => {
       const { name, options = {} } = parseNamed(text.trim());
       return { method: findMethod(name, [AUTOMATIC]), options };
@@ -85,7 +88,7 @@ function parseComparedMethod(label: string, problems: Problems): ComparedMethod 
     return [];
   });
   const [first, ...then] = steps;
-  if (first === undefined || steps.length < label.split("+").length) return undefined;
+  if (first === undefined || steps.length < label.split(STEP_SIGN).length) return undefined;
   const problem = checkSteps(steps.map(({ method }) => method));
   if (problem === undefined) return { label, ...first, then };
   const { code, message, hint, details } = problem;

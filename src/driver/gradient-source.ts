@@ -1,20 +1,28 @@
 /**
- * What a method is told about gradients: a pass over the dense model before anything is pruned puts every block's statistics
- * into a file of its own in the partial output, from which they are read when the block is solved. The journal says when
- * the pass is whole; a run that is stopped before makes it again from the beginning.
+ * What a method is told about gradients. Those of the whole model: a pass over the dense model before anything is pruned puts
+ * every block's statistics into a file of its own in the partial output, from which they are read when the block is solved. The
+ * journal says when the pass is whole; a run that is stopped before makes it again from the beginning. Those of a block by itself
+ * are collected when its turn comes.
  */
 import { mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { openCheckpoint, SINGLE_FILE } from "../checkpoint/checkpoint.js";
 import { encodeHeader } from "../checkpoint/header.js";
 import { throwIfStopped } from "../context.js";
+import { InternalError } from "../errors.js";
 import { lookUp } from "../look-up.js";
 import type { BlockSpec } from "../model/architecture.js";
-import type { GradientStatistic } from "../solvers/solver.js";
-import { collectGradients, type GradientPass, type GradientSums } from "../training/gradient-statistics.js";
-import { stepStates } from "../training/model-gradients.js";
+import type { GradientStatistic, ModelGradient } from "../solvers/solver.js";
+import {
+  collectGradients,
+  type GradientPass,
+  type GradientSums,
+  type TensorSums,
+} from "../training/gradient-statistics.js";
+import { BlockGradients, stepStates } from "../training/model-gradients.js";
+import { regionalGradients } from "../training/regional-gradients.js";
 import type { Journal } from "./journal.js";
-import { maskedRoles, stage, type RunParts } from "./run.js";
+import { maskedRoles, stage, type BlockAtWork, type RunParts } from "./run.js";
 import type { BoundSolver } from "./solve-linear.js";
 
 /** Folder in OUT.partial: a checkpoint for every block. */
@@ -27,28 +35,41 @@ const PASS = "pass";
 /** A gradient takes the forward once more and twice its products. */
 const BACK_PER_FORWARD = 3;
 
-export type GradientParts = Pick<RunParts, "config" | "context" | "model" | "selected" | "output" | "runner">;
+export type GradientParts = Pick<
+  RunParts,
+  "config" | "context" | "model" | "selected" | "output" | "runner" | "stream"
+>;
 
 /** What the method and its further steps look at. */
 export function gradientsOf({ gradients }: Pick<BoundSolver, "gradients">): readonly GradientStatistic[] {
   return gradients?.(undefined) ?? [];
 }
 
-export class GradientSource {
+/** Those for which the whole model is gone back through. */
+export function ofModel(statistics: readonly GradientStatistic[]): readonly ModelGradient[] {
+  return statistics.filter((statistic) => statistic !== "regional-gradients");
+}
+
+export class GradientSource implements AsyncDisposable {
   readonly #run: GradientParts;
-  readonly #statistics: readonly GradientStatistic[];
+  /** Of the model's loss. */
+  readonly #statistics: readonly ModelGradient[];
+  readonly #isRegional: boolean;
   readonly #sequences: readonly Int32Array[];
+  readonly #programs: BlockGradients;
 
   /** @param sequences of the calibration */
   constructor(run: GradientParts, statistics: readonly GradientStatistic[], sequences: readonly Int32Array[]) {
     this.#run = run;
-    this.#statistics = statistics;
+    this.#statistics = ofModel(statistics);
+    this.#isRegional = statistics.includes("regional-gradients");
     this.#sequences = sequences;
+    this.#programs = new BlockGradients(run.runner, run.model.architecture);
   }
 
   /** The pass over the dense model, unless the journal says that it was made. To be called before other states are filled. */
   async prepare(journal: Journal): Promise<void> {
-    if (journal.finished("gradients", PASS) !== undefined) return;
+    if (this.#statistics.length === 0 || journal.finished("gradients", PASS) !== undefined) return;
     const { model, runner, selected, context, config, output } = this.#run;
     const directory = join(output.partialDirectory, GRADIENTS_NAME);
     await rm(directory, { recursive: true, force: true }); // of a pass that was stopped
@@ -72,10 +93,36 @@ export class GradientSource {
     context.logger.info("gradients of the dense model", { loss, sequences: sequences.length });
   }
 
-  /** What was collected of a block. */
-  async of(block: BlockSpec): Promise<GradientSums> {
+  /** What is known of a block that nothing is pruned of yet; the states stand in front of it. */
+  async of(block: Pick<BlockAtWork, "spec" | "weights">): Promise<GradientSums> {
+    const sums = new Map<GradientStatistic, TensorSums>();
+    if (this.#statistics.length > 0)
+      for (const [statistic, tensors] of await this.#read(block.spec)) sums.set(statistic, tensors);
+    if (this.#isRegional) sums.set("regional-gradients", await this.#collect(block));
+    return sums;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#programs[Symbol.asyncDispose]();
+  }
+
+  async #collect({ spec, weights }: Pick<BlockAtWork, "spec" | "weights">): Promise<TensorSums> {
+    const { stream, runner, selected, context } = this.#run;
+    if (stream === undefined) throw new InternalError("E_STATISTICS", `${spec.name}: nothing enters the block`);
+    const { states } = stream;
+    return regionalGradients({
+      ...{ block: spec, weights, states, runner, gradients: this.#programs, roles: maskedRoles(spec, selected) },
+      onSequence: (done) => {
+        stage(this.#run, spec, "regional gradients", 0.25 * (done / states.sequences));
+        throwIfStopped(context, true);
+      },
+    });
+  }
+
+  /** What the pass collected. */
+  async #read(block: BlockSpec): Promise<GradientSums<ModelGradient>> {
     await using file = await openCheckpoint(this.#directoryOf(block));
-    const sums = new Map<GradientStatistic, Map<string, Float32Array>>();
+    const sums = new Map<ModelGradient, TensorSums>();
     for (const statistic of this.#statistics) {
       const tensors = new Map<string, Float32Array>();
       for (const role of maskedRoles(block, this.#run.selected))
@@ -97,12 +144,12 @@ export class GradientSource {
   }
 }
 
-function nameOf(statistic: GradientStatistic, role: string): string {
+function nameOf(statistic: ModelGradient, role: string): string {
   return `${statistic} ${role}`;
 }
 
 /** A block's sums, on the disk when this resolves. */
-async function writeSums(directory: string, block: BlockSpec, sums: GradientSums): Promise<void> {
+async function writeSums(directory: string, block: BlockSpec, sums: GradientSums<ModelGradient>): Promise<void> {
   const values = new Map(
     [...sums].flatMap(([statistic, tensors]) =>
       [...tensors].map(([role, sum]) => [nameOf(statistic, role), { role, sum }] as const),

@@ -13,7 +13,7 @@ import { pruneCount } from "../sparsity/target.js";
 import type { EngineContext } from "../context.js";
 import type { PlanReport, RunConfig } from "../contract.js";
 import { openDevice } from "./devices.js";
-import { gradientsOf } from "./gradient-source.js";
+import { gradientsOf, ofModel } from "./gradient-source.js";
 import { decidePrunables } from "./prunables.js";
 import { isForwarded, memoryOf, workOf, type PlannedRun, type RunWork } from "./run-cost.js";
 
@@ -67,7 +67,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     checkpointBytes,
     prunedBytes,
   };
-  const gradientPasses = gradientsOf(solver).length > 0 ? 2 : 0; // forward and back
+  const gradientPasses = ofModel(gradientsOf(solver)).length > 0 ? 2 : 0; // forward and back
   const passes = weightPasses(config.allocation) + gradientPasses;
   return {
     schema: "prune.plan/v1",

@@ -52,7 +52,7 @@ export async function processBlock(
   const weights = await readBlockWeights(model.checkpoint, spec, memory.weights);
   const isDenseKept = run.denseStream !== undefined || run.reconstruction !== undefined;
   const denseWeights = isDenseKept ? copyBlockWeights(weights, memory.denseWeights ?? new Map()) : undefined;
-  const gradients = await run.gradients?.of(spec);
+  const gradients = await run.gradients?.of({ spec, weights });
   const block = { spec, weights, denseWeights, gradients };
 
   const solved: LayerReport[] = [];

@@ -11,7 +11,7 @@ import { TILE_ROWS } from "../forward/head.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { inSequence, repeated, type SolveCost } from "../solvers/cost.js";
-import { gradientsOf } from "./gradient-source.js";
+import { gradientsOf, ofModel } from "./gradient-source.js";
 import { isRouted } from "./run.js";
 import { STATES } from "../training/elsa.js";
 import { FULL_PRECISION } from "../training/parameter-store.js";
@@ -182,21 +182,23 @@ const VOCABULARY_PRODUCTS_OF_LOSS = 3;
 /** States in front of a block that do not fit into memory: written, and read on the way forward and back. */
 const TRANSFERS_OF_STATE = 3;
 
-/** The pass over the dense model that collects gradients: every sequence through all blocks and back by itself. */
+/** Every sequence through all blocks and back by itself: in a pass over the dense model, or in each block when its turn comes. */
 function gradientWork(planned: PlannedRun): Partial<RunWork> {
   const { solver, config, architecture, selected, checkpointBytes } = planned;
-  const statistics = gradientsOf(solver).length;
-  if (statistics === 0) return {};
+  const statistics = gradientsOf(solver);
   const { blocks, head, vocabularySize } = architecture;
+  const [weights, elements] = [weightsOf([...selected]), blocks.reduce((sum, block) => sum + tensorElements(block), 0)];
   const forward = addWork(...blocks.map((block) => forwardWork(planned, block, Infinity)));
-  const elements = blocks.reduce((sum, block) => sum + tensorElements(block), 0);
-  const summed = statistics * weightsOf([...selected]);
+  const back = (summed: number): RunWork =>
+    addWork(scaled(1 + FORWARDS_PER_GRADIENT, forward), { entries: config.nsamples * (elements + summed) });
+  const summed = ofModel(statistics).length * weights;
   const spilled = Math.max(0, gradientStateBytes(planned) - config.memoryBytes);
-  return addWork(scaled(1 + FORWARDS_PER_GRADIENT, forward), {
+  const ends = {
     products: VOCABULARY_PRODUCTS_OF_LOSS * 2 * head.width * vocabularySize * tokensOf(config),
-    entries: config.nsamples * (elements + summed),
     diskBytes: 2 * checkpointBytes + 2 * 4 * summed + TRANSFERS_OF_STATE * spilled,
-  });
+  };
+  const isRegional = statistics.includes("regional-gradients");
+  return addWork(...(summed > 0 ? [back(summed), ends] : []), ...(isRegional ? [back(weights)] : []));
 }
 
 /** What enters every block, and what leaves the last, of all sequences. */
@@ -207,17 +209,19 @@ function gradientStateBytes({ config, architecture: { blocks, hiddenSize } }: Pl
 /** A block, its gradients and their sums, or the head as it is stored, with what a sequence keeps on its way. */
 function gradientBytes(planned: PlannedRun, tokens: number): number {
   const { solver, config, architecture } = planned;
-  if (gradientsOf(solver).length === 0) return 0;
+  if (ofModel(gradientsOf(solver)).length === 0) return 0;
   const { blocks, head, vocabularySize } = architecture;
   const block = largestOf(
     blocks,
-    (each) =>
-      4 * 2 * tensorElements(each) +
-      summedBytes(planned, each) +
-      ACTIVATIONS_OF_GRADIENT * activationBytes(architecture, each, tokens, false),
+    (each) => 4 * tensorElements(each) + summedBytes(planned, each) + backBytes(planned, each, tokens),
   );
-  const whole = 4 * head.width * vocabularySize + 4 * 2 * tokens * Math.min(vocabularySize, TILE_ROWS);
+  const whole = 4 * head.width * vocabularySize + 4 * 4 * tokens * Math.min(vocabularySize, TILE_ROWS);
   return Math.min(gradientStateBytes(planned), config.memoryBytes) + Math.max(block, whole);
+}
+
+/** What a sequence on its way back through a block holds besides: gradients of all its tensors, and activations. */
+function backBytes({ architecture }: PlannedRun, block: BlockSpec, tokens: number): number {
+  return 4 * tensorElements(block) + ACTIVATIONS_OF_GRADIENT * activationBytes(architecture, block, tokens, false);
 }
 
 /** Statistics of the gradients of a block's pruned weights. */
@@ -353,7 +357,9 @@ export function memoryOf(planned: PlannedRun): number {
       linearsOf(each).filter((linear) => selected.has(linear)),
       (linear) => solvingBytes(planned, linear),
     );
-    return Math.max(statistics + Math.max(forward, solving), trainingBytes(planned, each, runTokens));
+    const isRegional = gradientsOf(planned.solver).includes("regional-gradients");
+    const regional = isRegional ? backBytes(planned, each, config.seqlen) : 0;
+    return Math.max(statistics + Math.max(forward, solving), regional, trainingBytes(planned, each, runTokens));
   });
   const { bytes = 0 } = allocationCost(config.allocation, { linears: [...selected], sequences: config.nsamples });
   const pruning = Math.max(

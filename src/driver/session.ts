@@ -121,7 +121,9 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const solver = solverOf(config);
     const selected = new Set(selection.selected.map((linear) => linear.name));
     const isAnyRouted = model.architecture.blocks.some(isRouted);
-    const stored = isAnyRouted || config.propagation !== "dense" ? undefined : shared.statistics;
+    const gradients = gradientsOf(solver);
+    const isRegional = gradients.includes("regional-gradients"); // then states must go through blocks whatever is stored
+    const stored = isAnyRouted || isRegional || config.propagation !== "dense" ? undefined : shared.statistics;
     const collected: readonly (readonly StatisticName[])[] = [
       solver.needs,
       ...(config.measureLoss ? [["gram"] as const] : []),
@@ -130,7 +132,6 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const training = reconstructionOf(config);
     const trainings = modelTrainingsOf(config);
     const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || training !== undefined);
-    const gradients = gradientsOf(solver);
     const isAllocationForwarded = needsActivations(config.allocation);
     const calibration =
       isStored || isForwarded || isAllocationForwarded || gradients.length > 0
@@ -169,12 +170,13 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     };
     const reconstruction = training && resources.own(new BlockReconstruction(opened, training));
     const parts: RunParts = { ...opened, reconstruction, trainings };
+    const tokens = calibration?.sequences ?? [];
+    const source = gradients.length > 0 ? resources.own(new GradientSource(parts, gradients, tokens)) : undefined;
     return {
       ...{ journal, calibration, text, overrides, allocationStream: stream },
       run: {
         ...{ ...parts, statistics: methodStatistics(parts, stored), transforms: transformsOf(parts, stored) },
-        gradients:
-          gradients.length > 0 ? new GradientSource(parts, gradients, calibration?.sequences ?? []) : undefined,
+        gradients: source,
       },
       savedSeconds: isStored ? stored.secondsOf(solver.needs) : 0,
       async embed() {

@@ -15,12 +15,14 @@ import { snip } from "./snip.js";
 import type { LayerSolver } from "./solver.js";
 import { sparsegpt } from "./sparsegpt.js";
 import { thanos } from "./thanos.js";
+import { wandaPlusPlus } from "./wanda-plus-plus.js";
 import { wanda } from "./wanda.js";
 
 const ALL: readonly LayerSolver<unknown>[] = [
   random,
   magnitude,
   wanda,
+  wandaPlusPlus,
   ria,
   snip,
   gblm,

@@ -10,11 +10,17 @@ import type { LayerSize, SolveCost } from "./cost.js";
 export type StatisticName = "column-norms" | "gram" | "input-moments" | "inherited-errors";
 
 /**
- * What a method may be told of a weight's gradients G_i, one for every calibration sequence i by itself: of the mean
- * next-token cross-entropy of the sequence in the dense model. "gradient-magnitudes" is Σ |G_i|, "gradient-squares" Σ G_i²
- * (the diagonal of the empirical Fisher matrix), "gradient-sums" Σ G_i.
+ * Of a weight's gradients G_i, one for every calibration sequence i by itself, of the mean next-token cross-entropy of the
+ * sequence in the dense model: "gradient-magnitudes" is Σ |G_i|, "gradient-squares" Σ G_i² (the diagonal of the empirical
+ * Fisher matrix), "gradient-sums" Σ G_i.
  */
-export type GradientStatistic = "gradient-magnitudes" | "gradient-squares" | "gradient-sums";
+export type ModelGradient = "gradient-magnitudes" | "gradient-squares" | "gradient-sums";
+
+/**
+ * What a method may be told of a weight's gradients. "regional-gradients" is the root mean square over sequences of
+ * ∂‖block(X_i)‖₂ / ∂w: of the block that the weight is in, before any of it is pruned, with what enters it then.
+ */
+export type GradientStatistic = ModelGradient | "regional-gradients";
 
 /** Each [outFeatures, inFeatures]. */
 export type WeightGradients = Readonly<Partial<Record<GradientStatistic, Float32Array>>>;

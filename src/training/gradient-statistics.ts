@@ -17,18 +17,21 @@ import { gradientName } from "../graph/gradient.js";
 import { lookUp } from "../look-up.js";
 import type { BlockSpec } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
-import type { GradientStatistic } from "../solvers/solver.js";
+import type { GradientStatistic, ModelGradient } from "../solvers/solver.js";
 import { HeadGradient, readHead } from "./head-gradient.js";
 import { BlockGradients } from "./model-gradients.js";
 
 /** Name of a block graph's input that is not one of its tensors. */
 const HIDDEN = "hidden";
 
-/** By statistic and then by role of the block's tensors, each in the layout of its tensor. */
-export type GradientSums = ReadonlyMap<GradientStatistic, ReadonlyMap<string, Float32Array>>;
+/** By role of the block's tensors, each in the layout of its tensor. */
+export type TensorSums = ReadonlyMap<string, Float32Array>;
+
+/** By statistic. */
+export type GradientSums<Statistic = GradientStatistic> = ReadonlyMap<Statistic, TensorSums>;
 
 /** z += what a statistic makes of a sequence's gradient, entry by entry. */
-const ADD: Readonly<Record<GradientStatistic, (gradient: Float32Array, z: Float32Array) => void>> = {
+const ADD: Readonly<Record<ModelGradient, (gradient: Float32Array, z: Float32Array) => void>> = {
   "gradient-magnitudes": (gradient, z) => {
     for (let i = 0; i < z.length; i++) z[i] += Math.abs(gradient[i]);
   },
@@ -42,11 +45,11 @@ const ADD: Readonly<Record<GradientStatistic, (gradient: Float32Array, z: Float3
 
 /** Sums of one block while they grow, in f32. */
 export class GrowingSums {
-  readonly sums: GradientSums;
+  readonly sums: GradientSums<ModelGradient>;
   readonly #block: BlockSpec;
 
   /** @param roles of the tensors that hold pruned weights */
-  constructor(block: BlockSpec, statistics: readonly GradientStatistic[], roles: ReadonlySet<string>) {
+  constructor(block: BlockSpec, statistics: readonly ModelGradient[], roles: ReadonlySet<string>) {
     const zeros = (): Map<string, Float32Array> =>
       new Map(
         [...block.tensors].flatMap(([role, { shape }]) =>
@@ -87,11 +90,11 @@ export interface GradientPass {
   readonly sequences: readonly Int32Array[];
   /** Slots for every sequence in front of every block and behind the last, see `stepStates`; overwritten. */
   readonly states: HiddenStates;
-  readonly statistics: readonly GradientStatistic[];
+  readonly statistics: readonly ModelGradient[];
   /** Roles of a block's tensors that hold pruned weights. */
   readonly rolesOf: (block: BlockSpec) => ReadonlySet<string>;
   /** Takes a block's sums, from the last block to the first. */
-  readonly take: (block: BlockSpec, sums: GradientSums) => Promise<void>;
+  readonly take: (block: BlockSpec, sums: GradientSums<ModelGradient>) => Promise<void>;
   /** Sequences that go forward and through the head together; default `sequencesPerRun`. Back they go one by one. */
   readonly sequencesPerRun?: number | undefined;
   /** Called as sequences go through a block; throws to stop. */

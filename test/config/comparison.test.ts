@@ -67,7 +67,7 @@ test("without flags the embedded model is compared on the texts it comes with, e
 
 test("allocations are repeatable and keep their options; steps are joined by plus; repeats count once", async () => {
   const config = await resolved({
-    methods: "wanda+admm-update, wanda ,wanda",
+    methods: "wanda+admm-update, wanda ,wanda,wanda++,wanda+++admm-update",
     allocation: ["uniform", "owl:M=3,lambda=0.1", "uniform"],
   });
   assert.deepEqual(
@@ -75,6 +75,8 @@ test("allocations are repeatable and keep their options; steps are joined by plu
     [
       ["wanda+admm-update", "wanda", ["admm-update"]],
       ["wanda", "wanda", []],
+      ["wanda++", "wanda++", []],
+      ["wanda+++admm-update", "wanda++", ["admm-update"]],
     ],
   );
   assert.deepEqual(config.allocations, [

@@ -6,10 +6,11 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { allocationSchema, UNIFORM } from "../../src/allocation/registry.js";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
-import type { EngineEvent, RunConfig, RunReport } from "../../src/contract.js";
+import type { EngineEvent, RunConfig } from "../../src/contract.js";
 import { compareMethods } from "../../src/driver/compare.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError } from "../../src/errors.js";
+import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
 import { lookUp } from "../../src/look-up.js";
 import { parsePattern, UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
@@ -77,6 +78,7 @@ test("stopped in the pass it is made again, stopped in a block it is not, and th
     fractions.toSorted((a, b) => a - b),
   );
   const expected = await tensorsOf(whole.out);
+  assert.deepEqual(readdirSync(whole.out).sort(), [...readdirSync(MODEL), "recipe.yaml"].sort());
   for (const { place, isStop, isAgain } of [
     { place: "pass", isStop: (stage: string) => stage.endsWith("layers.0 back"), isAgain: true },
     { place: "block", isStop: (stage: string) => stage === "forward", isAgain: false },
@@ -114,11 +116,12 @@ test("a search by the method itself is refused, one by Wanda is not", async (t) 
 test("cells of a sweep share statistics of inputs and each makes its own gradients", async (t) => {
   const directory = temporaryDirectory(t);
   const run = shortRun("", { propagation: "dense" });
+  const text = run.calibration ?? assert.fail();
   const context = createTestContext();
   const { rows } = await compareMethods(
     {
-      ...{ run, text: run.calibration ?? assert.fail(), seqlen: 48, maxWindows: 1, resume: false },
-      methods: ["wanda", "gblm"].map((method) => ({ label: method, method, methodOptions: {}, then: [] })),
+      ...{ run, text, seqlen: 48, maxWindows: 1, resume: false },
+      methods: ["wanda", "gblm", "wanda++"].map((method) => ({ label: method, method, methodOptions: {}, then: [] })),
       targets: [{ pattern: UNSTRUCTURED, sparsity: 0.5 }],
       allocations: [{ label: "uniform", allocation: UNIFORM }],
       workDirectory: join(directory, "work"),
@@ -126,9 +129,35 @@ test("cells of a sweep share statistics of inputs and each makes its own gradien
     context,
   );
   const statistics = context.events.filter((event) => event.type === "stage" && event.stage === "statistics");
-  assert.equal(statistics.length, 2, "norms of two blocks, once");
+  assert.equal(statistics.length, 2 * 2, "norms of two blocks, once and again where states must go through them");
   assert.ok(context.events.some(isOfPass));
-  const single = await pruneModel({ ...run, method: "gblm", out: join(directory, "gblm") }, createTestContext());
-  const counts = ({ name, zeros, elements }: RunReport["layers"][number]): unknown[] => [name, zeros, elements];
-  assert.deepEqual(rows[1]?.layers.map(counts), single.layers.map(counts));
+  for (const [row, method] of ["gblm", "wanda++"].entries()) {
+    const out = join(directory, method);
+    await pruneModel({ ...run, method, out }, createTestContext());
+    const single = await evaluatePerplexity({ model: out, text, seqlen: 48, maxWindows: 1 }, createTestContext());
+    assert.equal(rows[row + 1]?.perplexity, single.perplexity, method);
+  }
+});
+
+test("regional gradients are of the dense block with what the pruned model feeds it; without them it is wanda", async (t) => {
+  const directory = temporaryDirectory(t);
+  const run = async (method: string, overrides: Partial<RunConfig>): Promise<Map<string, Float32Array>> => {
+    const config = shortRun(join(directory, "out"), { method, force: true, ...overrides });
+    await pruneModel(config, createTestContext());
+    return tensorsOf(config.out);
+  };
+  const groups = { pattern: parsePattern("2:4") };
+  assert.deepEqual(await run("wanda++", { ...groups, methodOptions: { alpha: 0 } }), await run("wanda", groups));
+  const gradientsAlone = { sparsity: 0.6, methodOptions: { alpha: 1e30 } };
+  const [block, group, dense] = [
+    await run("wanda++", gradientsAlone),
+    await run("wanda++", { ...gradientsAlone, propagation: "group" }),
+    await run("wanda++", { ...gradientsAlone, propagation: "dense" }),
+  ];
+  assert.deepEqual(group, block); // the inputs of later linears differ, the gradients were there before
+  for (const [name, values] of block) {
+    const isSecond = name.includes("layers.1.") && name.includes("proj");
+    if (isSecond) assert.notDeepEqual(values, dense.get(name), name);
+    else assert.deepEqual(values, dense.get(name), name);
+  }
 });

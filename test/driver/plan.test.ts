@@ -135,6 +135,14 @@ test("gradients cost a forward, the way back, the head and what is kept of them,
   assert.equal(small.diskBytes - gblm.diskBytes, 3 * 4 * tokens(calibration) * HIDDEN * (BLOCKS + 1));
   const both = { method: "gblm", then: [{ method: "dsnot", methodOptions: {} }], ...calibration };
   assert.equal(work(both).products - work({ ...both, method: "wanda" }).products, tokens(calibration) * (4 * forward + head)); // prettier-ignore
+  const regional = work({ method: "wanda++", ...calibration });
+  assert.equal(
+    regional.products - wanda.products,
+    tokens(calibration) * 4 * forward,
+    "no head, and the disk is not asked",
+  );
+  assert.equal(regional.diskBytes, wanda.diskBytes);
+  assert.ok(memory({ method: "wanda++", ...calibration }) > memory({ method: "wanda", ...calibration }));
   const states = 4 * HIDDEN * (BLOCKS + 1) * 128;
   const of = (nsamples: number): number => memory({ method: "snip", nsamples, seqlen: 128 });
   assert.equal(of(96) - of(64), 32 * states);

@@ -5,13 +5,30 @@ import { buildPrologueGraph } from "../../src/forward/embedding.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { GraphBuilder } from "../../src/graph/graph.js";
 import { lookUp } from "../../src/look-up.js";
-import type { BlockTensor } from "../../src/model/architecture.js";
+import type { Architecture, BlockTensor } from "../../src/model/architecture.js";
 import { maskShape, maskValues } from "../../src/model/mask.js";
 import type { Model } from "../../src/model/open-model.js";
 import { rotaryAngles } from "../../src/model/rotary.js";
 import { interpret, tensor, type Tensor } from "../reference/graph-interpreter.js";
 
 type Tensors = Map<string, Tensor>;
+
+/** What goes by positions, for one sequence of so many tokens. */
+export function positionTensors({ rotaryTables, masks }: Architecture, tokens: number): Tensors {
+  const feeds: Tensors = new Map([["positions", tensor([1, tokens], (index) => index)]]);
+  for (const [name, table] of rotaryTables) {
+    const { cos, sin } = rotaryAngles(table, tokens);
+    const shape = [tokens, table.dimensions / 2];
+    feeds.set(`cos.${name}`, { shape, values: Float64Array.from(cos) });
+    feeds.set(`sin.${name}`, { shape, values: Float64Array.from(sin) });
+  }
+  for (const [name, mask] of masks)
+    feeds.set(`mask.${name}`, {
+      shape: maskShape(mask.slopes, tokens),
+      values: Float64Array.from(maskValues(mask, tokens)),
+    });
+  return feeds;
+}
 
 export interface Float64Model {
   /** Of every block, by role; may be changed. */
@@ -53,27 +70,11 @@ export async function float64Model({ architecture, checkpoint }: Model): Promise
     return lookUp(interpret(buildPrologueGraph(architecture, prologue), feeds), "hidden");
   };
 
-  const positionFeeds = (tokens: number): Tensors => {
-    const feeds: Tensors = new Map([["positions", tensor([1, tokens], (index) => index)]]);
-    for (const [name, table] of architecture.rotaryTables) {
-      const { cos, sin } = rotaryAngles(table, tokens);
-      const shape = [tokens, table.dimensions / 2];
-      feeds.set(`cos.${name}`, { shape, values: Float64Array.from(cos) });
-      feeds.set(`sin.${name}`, { shape, values: Float64Array.from(sin) });
-    }
-    for (const [name, mask] of architecture.masks)
-      feeds.set(`mask.${name}`, {
-        shape: maskShape(mask.slopes, tokens),
-        values: Float64Array.from(maskValues(mask, tokens)),
-      });
-    return feeds;
-  };
-
   return {
     blocks,
     loss(ids) {
       let hidden = embed(ids);
-      const feeds = positionFeeds(ids.length);
+      const feeds = positionTensors(architecture, ids.length);
       for (const block of architecture.blocks) {
         const graph = buildBlockGraph(architecture, block, { hidden: true, taps: undefined });
         const own = blocks[block.index] as Tensors;

@@ -51,7 +51,7 @@ async function count(solver: LayerSolver<undefined>, plain: PlainLayer, target: 
   const moments = { sums: new Float32Array(columns).fill(0.1), variances: new Float32Array(columns).fill(1) };
   using errors = device.createMatrix(columns, columns, "errors");
   const sums = new Float32Array(problem.outFeatures * columns).fill(1);
-  const gradients = { "gradient-magnitudes": sums, "gradient-squares": sums };
+  const gradients = { "gradient-magnitudes": sums, "gradient-squares": sums, "regional-gradients": sums };
   const whole: LayerProblem = { ...problem, gradients, statistics: { ...problem.statistics, moments, errors } };
   const held = 4 * (problem.outFeatures * columns + 2 * columns ** 2);
   const counting = createCountingDevice(device, target.sparsity);
@@ -74,6 +74,7 @@ const METHODS: readonly (readonly [string, Record<string, unknown>])[] = [
   ["snip", {}],
   ["snip", { accumulate: "squares" }],
   ["gblm", {}],
+  ["wanda++", {}],
   ["sparsegpt", {}],
   ["sparsegpt", { order: "activation" }],
   ["thanos", {}],

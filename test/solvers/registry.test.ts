@@ -9,7 +9,7 @@ import { findSolver, SOLVERS } from "../../src/solvers/registry.js";
 test("every registered solver is found under its own name", () => {
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask !== true).map(([name]) => name),
-    ["random", "magnitude", "wanda", "ria", "snip", "gblm", "sparsegpt", "thanos", "admm", "alps"],
+    ["random", "magnitude", "wanda", "wanda++", "ria", "snip", "gblm", "sparsegpt", "thanos", "admm", "alps"],
   );
   assert.deepEqual(
     [...SOLVERS].filter(([, solver]) => solver.startsFromMask === true).map(([name]) => name),

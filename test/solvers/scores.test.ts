@@ -170,6 +170,25 @@ await describeOnDevices((device) => {
     }
   });
 
+  test("wanda++ equals its formula by row and by group; without gradients it is wanda", async () => {
+    const gradients = GRADIENTS["gradient-magnitudes"];
+    const told = (problem: LayerProblem): LayerProblem => ({
+      ...problem,
+      gradients: { "regional-gradients": gradients },
+    });
+    for (const alpha of [0, 5, 100]) {
+      const scores = Float64Array.from(gradients, (gradient, i) =>
+        Math.fround(Math.abs(PLAIN.weight[i]) * (alpha * gradient + NORMS[i % COLUMNS])),
+      );
+      const rows = await solve(device(), "wanda++", { sparsity: 0.6 }, { alpha }, told);
+      assertSameMask(rows, referenceSelectRows(scores, ROWS, COLUMNS, pruneCount(COLUMNS, 0.6)), COLUMNS, `${alpha}`);
+      const groups = await solve(device(), "wanda++", { pattern: parsePattern("2:4") }, { alpha }, told);
+      assertSameMask(groups, referenceSelectGroups(scores, ROWS, COLUMNS, 2, 4), COLUMNS, `${alpha}, groups`);
+      if (alpha === 0) assert.deepEqual(rows, await solve(device(), "wanda", { sparsity: 0.6 }));
+    }
+    assert.throws(() => findSolver("wanda++").schema.parse({ rounds: 5 }), /not implemented/);
+  });
+
   test("equal scores are pruned from the lower input, and a method without its gradients is told so", async () => {
     const alike = await solve(device(), "snip", { pattern: parsePattern("2:4") }, {}, (problem) => ({
       ...problem,

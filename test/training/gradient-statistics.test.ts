@@ -8,14 +8,14 @@ import { test } from "node:test";
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
 import { openModel } from "../../src/model/open-model.js";
-import type { GradientStatistic } from "../../src/solvers/solver.js";
+import type { ModelGradient } from "../../src/solvers/solver.js";
 import { collectGradients, type GradientSums } from "../../src/training/gradient-statistics.js";
 import { stepStates } from "../../src/training/model-gradients.js";
 import { fixturePath } from "../helpers/architectures.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { float64Model, type Float64Model } from "../helpers/float64-model.js";
 
-const STATISTICS: readonly GradientStatistic[] = ["gradient-magnitudes", "gradient-squares", "gradient-sums"];
+const STATISTICS: readonly ModelGradient[] = ["gradient-magnitudes", "gradient-squares", "gradient-sums"];
 const [SEQUENCES, TOKENS] = [3, 7];
 
 /** Small against weights, so large that float64's roundings are nothing beside the difference. */
@@ -89,7 +89,7 @@ for (const folder of ["llama", "gpt_neox", "mixtral"]) {
     assert.ok(Math.abs(loss - expectedLoss) < 1e-5 * expectedLoss, `${loss}, in float64 ${expectedLoss}`);
     let [checked, cancelling] = [0, 0];
     for (const [block, own] of sums) {
-      const of = (statistic: GradientStatistic, role: string): Float32Array => lookUp(lookUp(own, statistic), role);
+      const of = (statistic: ModelGradient, role: string): Float32Array => lookUp(lookUp(own, statistic), role);
       const roles = [...lookUp(own, "gradient-sums").keys()];
       for (const role of roles.filter((_, index) => index % 2 === block % 2 || roles.length < 5)) {
         const magnitudes = of("gradient-magnitudes", role);

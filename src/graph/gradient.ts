@@ -20,18 +20,11 @@ export interface GradientRequest {
   readonly through: readonly string[];
   /** Names of outputs that stay outputs beside the gradients. */
   readonly keep?: readonly string[];
-  /** Those of `of` whose gradient is added to an input "sum.<name>" (micro-batches are summed that way). */
-  readonly accumulate?: readonly string[];
 }
 
 /** The output, or input, that is the gradient with respect to an input, or output, of the forward. */
 export function gradientName(name: string): string {
   return `gradient.${name}`;
-}
-
-/** The input that a gradient is added to. */
-export function sumName(name: string): string {
-  return `sum.${name}`;
 }
 
 /**
@@ -42,12 +35,10 @@ export function sumName(name: string): string {
  */
 export function gradientOf(
   whole: Graph,
-  { of, through, keep = [], accumulate = [] }: GradientRequest,
+  { of, through, keep = [] }: GradientRequest,
   pullbacks: Pullbacks = PULLBACKS,
 ): Graph {
   const graph = inLeanForms(withoutInnerSizes(whole));
-  const stray = accumulate.find((name) => !of.includes(name));
-  if (stray !== undefined) throw refuse(graph, `"${stray}" is to be added up, but no gradient of it is asked for`);
   const wanted = of.map((name) => differentiable(graph, "inputs", name));
   const builder = new GraphBuilder(`${graph.name} gradient`);
   const inputs = graph.inputs.map(({ name, value }) => builder.input(name, value.shape, value.dtype));
@@ -55,10 +46,6 @@ export function gradientOf(
   const here = ({ value }: NamedValue): Value => values.get(value.id) as Value;
 
   const gradients = new Gradients(builder, pullbacks, wanted.map(here));
-  for (const name of accumulate) {
-    const input = named(graph, "inputs", name);
-    gradients.add(here(input), () => builder.input(sumName(name), input.value.shape));
-  }
   for (const name of through) {
     const output = differentiable(graph, "outputs", name);
     gradients.add(here(output), () => builder.input(gradientName(name), output.value.shape));

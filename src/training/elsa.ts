@@ -53,6 +53,10 @@ export const elsaSchema = z.strictObject({
   projection: z.enum(PROJECTIONS).default("identity"),
   /** Largest norm of the loss's gradient; 0 for no clipping. */
   clip: z.number().min(0).finite().default(1),
+  /** Fraction of the steps over which the sparsity of z rises to the target, by a cubic; 0 begins with all of it. The paper has none. */
+  gradual: z.number().min(0).max(0.9).default(0),
+  /** Pull x towards z - u by λ after the step of Adam, not through its moments. The paper's first code had it. */
+  decoupled: z.boolean().default(false),
   /** Fraction of the steps, at the end, that train under the projected mask: the paper has none. */
   frozen: z.number().min(0).max(0.9).default(0),
   /** Share of the divergence from the dense model in the loss; the rest is the cross-entropy of the text. The paper has none. */
@@ -70,6 +74,8 @@ export const elsa = {
   unit: "model",
   choosesMask: true,
   schema: elsaSchema,
+  misfit: ({ gradual }, pattern) =>
+    gradual > 0 && pattern.kind === "n-of-m" ? "gradual has no meaning where every group keeps as many" : undefined,
 } satisfies Trainer<ElsaOptions>;
 
 export interface ElsaProblem extends Descent {
@@ -88,7 +94,7 @@ export async function minimiseSparsely(problem: ElsaProblem, options: ElsaOption
   if (taken === 0)
     for (const group of store.names)
       await store.use(group, { reads: ["values"], writes: ["split", "mask"] }, (parameters) =>
-        forEachSplit(problem, group, parameters, startSplitting),
+        forEachSplit({ ...problem, sparsityShare: shareAt(options, 0) }, group, parameters, startSplitting),
       );
   // The penalty of a step is that of the last projection before it.
   let lambda = lambdaAt(options, taken === 0 ? 0 : taken - 1 - ((Math.min(taken, frozenFrom) - 1) % interval));
@@ -98,17 +104,19 @@ export async function minimiseSparsely(problem: ElsaProblem, options: ElsaOption
     const isLast = step === frozenFrom;
     const next = sums && lambdaAt(options, step - 1);
     const before = lambda;
+    const sparsityShare = shareAt(options, step - 1);
     const visit = async (group: string, parameters: Parameters): Promise<void> => {
-      await forEachSplit(problem, group, parameters, async (split) => {
+      await forEachSplit({ ...problem, sparsityShare }, group, parameters, async (split) => {
+        if (options.decoupled) drawBack(split, before);
         if (sums !== undefined) addSums(sums, await project(split, options));
         if (next !== undefined && next !== before) rescale(split, before, next);
-        if (isLast) await settle(split, options);
       });
-      if (isLast) await parameters.refresh();
+      if (isLast) await forEachSplit(problem, group, parameters, (split) => settle(split, options));
+      if (isLast || options.decoupled) await parameters.refresh();
     };
     return {
-      pull: lambda,
-      visit: sums !== undefined || isLast ? visit : undefined,
+      pull: options.decoupled ? undefined : lambda,
+      visit: sums !== undefined || isLast || options.decoupled ? visit : undefined,
       finish(gradientNorm) {
         lambda = next ?? lambda;
         return sums && reportOf(sums, before, gradientNorm);
@@ -136,6 +144,12 @@ export function lambdaAt({ schedule, lambda, initialLambda, steps }: ElsaOptions
   }
 }
 
+/** Share of the target's sparsity that a projection after so many steps has. */
+export function shareAt({ gradual, steps }: Pick<ElsaOptions, "gradual" | "steps">, taken: number): number {
+  if (gradual === 0) return 1;
+  return 1 - (1 - Math.min(1, taken / (gradual * steps))) ** 3;
+}
+
 /** A parameter with its twin, and where its linears lie. */
 interface Split {
   readonly device: Device;
@@ -147,14 +161,23 @@ interface Split {
 }
 
 async function forEachSplit(
-  { device, pattern, linearsOf }: Pick<ElsaProblem, "device" | "pattern" | "linearsOf">,
+  {
+    device,
+    pattern,
+    linearsOf,
+    sparsityShare = 1,
+  }: Pick<ElsaProblem, "device" | "pattern" | "linearsOf"> & { readonly sparsityShare?: number },
   group: string,
   parameters: Parameters,
   work: (split: Split) => Promise<void>,
 ): Promise<void> {
   for (const parameter of parameters)
-    if (parameter.twin !== undefined)
-      await work({ device, parameter, ...parameter.twin, pattern, linears: linearsOf(group, parameter.name) });
+    if (parameter.twin !== undefined) {
+      const linears = linearsOf(group, parameter.name).map(({ linear, sparsity }) => {
+        return { linear, sparsity: sparsityShare * sparsity };
+      });
+      await work({ device, parameter, ...parameter.twin, pattern, linears });
+    }
 }
 
 /** z = the projection of x by magnitude; u is 0. */
@@ -176,6 +199,16 @@ async function project(each: Split, options: ElsaOptions): Promise<Sums> {
   parameter.replaceMask(mask);
   const sums = await device.dualStep({ values, split, dual, mask });
   return { ...sums, flips, entries: values.rows * values.columns };
+}
+
+/** x ← x - λ (x - z + u) */
+function drawBack({ device, parameter, split, dual }: Split, lambda: number): void {
+  const { mask, values } = parameter;
+  if (mask === undefined) return;
+  const everywhere = (a: number, b: number) => ({ mask, kept: [a, b], pruned: [a, b] }) as const;
+  const x = values.matrix;
+  device.combine({ a: x, b: split, out: x, ...everywhere(1 - lambda, lambda) });
+  device.combine({ a: x, b: dual, out: x, ...everywhere(1, -lambda) });
 }
 
 /** Keep λ·u as it is when λ changes. */

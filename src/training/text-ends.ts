@@ -8,7 +8,7 @@ import { batchesOf, type Batch } from "../forward/stream.js";
 import type { Architecture } from "../model/architecture.js";
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import type { EmbeddingGradient, EmbeddingSinks, EmbeddingTensors } from "./embedding-gradient.js";
-import type { HeadGradient, HeadSinks, HeadTensors } from "./head-gradient.js";
+import { readHead, type HeadGradient, type HeadSinks, type HeadTensors } from "./head-gradient.js";
 import type { HeadLoss, ModelEnds } from "./model-gradients.js";
 import type { Parameters, ParameterSpec } from "./parameters.js";
 import type { Access, ParameterGroup, ParameterStore } from "./parameter-store.js";
@@ -30,22 +30,13 @@ export interface EndTensors {
 
 /** As a checkpoint has them; a table that is tied to the projection is there once. */
 export async function readEnds(checkpoint: Checkpoint, architecture: Architecture): Promise<EndTensors> {
-  const { embedding, prologue, head } = architecture;
-  const read = async (some: ReadonlyMap<string, { readonly tensor: string; readonly shape: readonly number[] }>) => {
-    const arrays = new Map<string, HostArray>();
-    for (const [role, { tensor, shape }] of some)
-      arrays.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
-    return arrays;
-  };
-  const table = await checkpoint.readTensor(embedding);
-  const projection = isTied(architecture) ? table : await checkpoint.readTensor(head.projection);
-  return {
-    embedding: { table, tensors: await read(prologue?.tensors ?? new Map()) },
-    head: {
-      ...{ tensors: await read(head.tensors), projection },
-      ...(head.bias === undefined ? {} : { bias: await checkpoint.readTensor(head.bias) }),
-    },
-  };
+  const { embedding, prologue } = architecture;
+  const head = await readHead({ checkpoint, architecture });
+  const table = isTied(architecture) ? head.projection : await checkpoint.readTensor(embedding);
+  const tensors = new Map<string, NdArray>();
+  for (const [role, { tensor, shape }] of prologue?.tensors ?? [])
+    tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
+  return { embedding: { table, tensors }, head };
 }
 
 function isTied({ embedding, head }: Architecture): boolean {

@@ -4,6 +4,7 @@
  * solved, or the whole model after its last block.
  */
 import type { OptionsSchema } from "../solvers/solver.js";
+import type { Pattern } from "../sparsity/pattern.js";
 
 export interface Trainer<Options> {
   readonly name: string;
@@ -14,4 +15,6 @@ export interface Trainer<Options> {
   /** Whether it finds the mask itself, and so may come first. */
   readonly choosesMask?: boolean;
   readonly schema: OptionsSchema<Options>;
+  /** See `LayerSolver`. */
+  misfit?(options: Options, pattern: Pattern): string | undefined;
 }

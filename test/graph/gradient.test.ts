@@ -7,7 +7,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { InternalError } from "../../src/errors.js";
 import { decompose } from "../../src/graph/decompose.js";
-import { gradientName, gradientOf, sumName } from "../../src/graph/gradient.js";
+import { gradientName, gradientOf } from "../../src/graph/gradient.js";
 import { GraphBuilder, type Graph, type Value } from "../../src/graph/graph.js";
 import { isComposite, OPERATOR_NAMES } from "../../src/graph/operators.js";
 import { PULLBACKS } from "../../src/graph/pullbacks.js";
@@ -128,8 +128,6 @@ const LAYER_FEEDS = rounded(
     ["w", tensor([3, 2], (index) => wave(index + 20))],
     [gradientName("y"), tensor([4, 2], (index) => wave(index + 40))],
     [gradientName("z"), tensor([4, 3], (index) => wave(index + 60))],
-    [sumName("w"), tensor([3, 2], (index) => wave(index + 80))],
-    [sumName("x"), tensor([4, 3], (index) => wave(index + 90))],
   ]),
 );
 
@@ -174,19 +172,7 @@ test("outputs are kept, and several may carry the gradient", () => {
   });
 });
 
-test("gradients are added to sums, by the product itself where the gradient is one", () => {
-  const gradient = gradientOf(layer(), { of: ["w", "x"], through: ["y"], accumulate: ["w", "x"] });
-  assert.ok(gradient.nodes.every(({ operator }) => operator !== "add"));
-  const found = interpret(gradient, LAYER_FEEDS);
-  const alone = interpret(gradientOf(layer(), { of: ["w", "x"], through: ["y"] }), LAYER_FEEDS);
-  for (const name of ["w", "x"])
-    lookUp(found, gradientName(name)).values.forEach((value, index) => {
-      const sum = lookUp(LAYER_FEEDS, sumName(name)).values[index] as number;
-      assert.ok(Math.abs(value - sum - (lookUp(alone, gradientName(name)).values[index] as number)) < 1e-14);
-    });
-});
-
-test("what nothing depends on has a gradient of zeros, or the sum as it was", () => {
+test("what nothing depends on has a gradient of zeros", () => {
   const gradient = gradientOf(layer(), { of: ["w"], through: ["z"] });
   const zeros = lookUp(interpret(gradient, LAYER_FEEDS), gradientName("w"));
   assert.deepEqual(
@@ -196,8 +182,6 @@ test("what nothing depends on has a gradient of zeros, or the sum as it was", ()
       [0, 0, 0, 0, 0, 0],
     ],
   );
-  const summed = gradientOf(layer(), { of: ["w"], through: ["z"], accumulate: ["w"] });
-  assert.deepEqual(lookUp(interpret(summed, LAYER_FEEDS), gradientName("w")), lookUp(LAYER_FEEDS, sumName("w")));
 });
 
 test("equal largest entries share the gradient", () => {
@@ -226,7 +210,6 @@ test("a request that cannot be met is refused by name", () => {
   refuses(() => gradientOf(graph, { of: ["v"], through: ["y"] }), /"v"/);
   refuses(() => gradientOf(graph, { of: ["w"], through: ["x"] }), /"x"/);
   refuses(() => gradientOf(graph, { of: ["w"], through: ["y"], keep: ["v"] }), /"v"/);
-  refuses(() => gradientOf(graph, { of: ["w"], through: ["y"], accumulate: ["x"] }), /"x"/);
   const builder = new GraphBuilder("integers");
   builder.output("y", builder.apply("gather", [builder.input("x", [3, 2]), builder.input("places", [2], "i64")]));
   refuses(() => gradientOf(builder.build(), { of: ["places"], through: ["y"] }), /"places" holds i64/);

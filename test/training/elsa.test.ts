@@ -9,7 +9,15 @@ import type { Device } from "../../src/device/device.js";
 import { NumericalError } from "../../src/errors.js";
 import { UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";
 import type { StepProgress } from "../../src/training/descent.js";
-import { elsaSchema, lambdaAt, minimiseSparsely, STATES, type ElsaProblem } from "../../src/training/elsa.js";
+import {
+  elsa,
+  elsaSchema,
+  lambdaAt,
+  minimiseSparsely,
+  shareAt,
+  STATES,
+  type ElsaProblem,
+} from "../../src/training/elsa.js";
 import { Parameters, type Parameter } from "../../src/training/parameters.js";
 import { ParameterStore } from "../../src/training/parameter-store.js";
 import type { LinearSpec } from "../../src/model/architecture.js";
@@ -277,6 +285,43 @@ test("projections come after steps 1, interval + 1, …, and a frozen end trains
   // Without the penalty the kept entries reach their optimum, which it holds them back from.
   assert.ok(largestError(frozen.x) < 0.02, `${largestError(frozen.x)}`);
   assert.ok(largestError(never.x) > 0.05, `${largestError(never.x)}`);
+});
+
+test("gradual: projections follow a cubic, from none of the sparsity to all of it, and the end has all", async () => {
+  await using device = await createCpuDevice();
+  const options = { gradual: 0.5, steps: 40 };
+  assert.deepEqual(
+    [0, 10, 20, 40].map((taken) => shareAt(options, taken)),
+    [0, 1 - 0.5 ** 3, 1, 1],
+  );
+  assert.equal(shareAt({ gradual: 0, steps: 40 }, 0), 1);
+  const given = { steps: 40, interval: 8, lambda: 8, gradual: 0.5 };
+  const { x, progress } = await minimise(device, given);
+  assert.equal(supportOf(x).length, (ROWS * COLUMNS) / 2);
+  assert.equal(progress[0]?.projected?.flips, 0, "nothing is pruned at the first projection, nor was before");
+  assert.ok((progress[8]?.projected?.flips ?? 0) > 0.2);
+  const refused = elsa.misfit(elsaSchema.parse({ gradual: 0.5 }), { kind: "n-of-m", keep: 2, group: 4 });
+  assert.match(refused ?? "", /gradual/);
+  assert.equal(elsa.misfit(elsaSchema.parse({ gradual: 0.5 }), UNSTRUCTURED), undefined);
+});
+
+test("decoupled: x moves by -λ (x - z + u) after Adam's step, whatever the rate", async () => {
+  await using device = await createCpuDevice();
+  const { start } = quadratic();
+  // With hardly a rate only the pull moves: pruned entries shrink by 1 - λ a step while u is 0, kept ones stay.
+  const { x } = await minimise(
+    device,
+    { steps: 1, lr: 1e-12, lambda: 0.25, decoupled: true, frozen: 0 },
+    { sparsity: 0 },
+  );
+  x.forEach((value, i) => assert.ok(Math.abs(value - (start[i] as number)) < 1e-6));
+  const given = { steps: 60, interval: 8, lambda: 0.1, decoupled: true };
+  const [decoupled, coupled] = [await minimise(device, given), await minimise(device, { ...given, decoupled: false })];
+  const residual = ({ progress }: Minimised): number =>
+    progress.findLast(({ projected }) => projected !== undefined)?.projected?.primal ?? 1;
+  assert.ok(residual(decoupled) < 0.5 * residual(coupled), `${residual(decoupled)}, ${residual(coupled)}`);
+  const inFiles = await minimise(device, given, { memoryBytes: 0, stopsAfter: 21 });
+  assert.deepEqual(inFiles.x, decoupled.x);
 });
 
 test("the loss's gradient is clipped before the penalty joins it", async () => {

@@ -4,7 +4,7 @@
  */
 import { PruneError } from "../errors.js";
 import type { RunRequest } from "../options/run-options.js";
-import { AUTOMATIC } from "../options/values.js";
+import { AUTOMATIC, type AskedStep } from "../options/values.js";
 import { parsePattern, UNSTRUCTURED, type Pattern } from "../sparsity/pattern.js";
 
 type AutomaticRequest = RunRequest & { readonly method: string };
@@ -17,6 +17,11 @@ const REQUESTS: Readonly<Record<Pattern["kind"], AutomaticRequest>> = {
 /** What is asked for, for a kind of pattern. */
 export function automaticRequest(kind: Pattern["kind"]): AutomaticRequest {
   return REQUESTS[kind];
+}
+
+/** What spends so many seconds best on a model that is pruned. */
+export function trainingFor(seconds: number): AskedStep[] {
+  return [{ name: "finetune", options: { minutes: seconds / 60 } }];
 }
 
 /**

@@ -15,7 +15,7 @@ import { Problems } from "../problems.js";
 import { findMethod, isTrainer, needsTokens } from "../methods/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM } from "../allocation/registry.js";
-import { layAutomatic } from "./automatic.js";
+import { layAutomatic, trainingFor } from "./automatic.js";
 import { loadRecipe } from "./recipe.js";
 import {
   calibrationProblem,
@@ -76,7 +76,13 @@ export async function resolveRunConfig(
   const isTargetUnread = isUnread("pattern") || (asked.sparsity === undefined && isUnread("sparsity"));
   const target = isTargetUnread ? undefined : problems.take(resolveSparsity(asked.pattern, asked.sparsity), undefined);
   const sparsity = target ?? 0;
-  const { method, methodOptions, then } = resolveMethods(asked, isUnread, problems);
+  if (asked.budget !== undefined && !isAutomatic)
+    problems.add(
+      new UsageError("E_BUDGET", `--budget: only ${AUTOMATIC} decides how to spend time.`, {
+        hint: `Take --method ${AUTOMATIC}, or say it yourself: --then finetune:minutes=${asked.budget / 60}.`,
+      }),
+    );
+  const { method, methodOptions, then } = resolveMethods(asked, isUnread, isAutomatic, problems);
   const methods = [method, ...then.map((step) => step.method)];
   const allocation = problems.take(resolveAllocation(asked.allocation, asked.pattern, target), UNIFORM);
   const permutation = problems.take(resolvePermutation(asked.permutation, asked.pattern), "none");
@@ -125,6 +131,7 @@ export async function resolveRunConfig(
     option: _option,
     damping: _damping,
     blockSize: _blockSize,
+    budget: _budget,
     init: _init,
     steps: _steps,
     batchSize: _batchSize,
@@ -228,6 +235,7 @@ export function missing(key: string, advice: string): UsageError {
 function resolveMethods(
   asked: AskedRun,
   isUnread: Layers["isUnread"],
+  isAutomatic: boolean,
   problems: Problems,
 ): Pick<RunConfig, "method" | "methodOptions" | "then"> {
   const { pattern } = asked;
@@ -242,7 +250,8 @@ function resolveMethods(
     : resolveInit(asked.init, { method: asked.method, methodOptions: askedOptions }, problems);
   const { method, methodOptions } = first as FurtherStep;
   const unknown: FurtherStep = { method: "", methodOptions: {} };
-  const further = (asked.then ?? []).map(({ name, options = {}, match }): FurtherStep => {
+  const training = isAutomatic && asked.budget !== undefined ? trainingFor(asked.budget) : [];
+  const further = [...(asked.then ?? []), ...training].map(({ name, options = {}, match }): FurtherStep => {
     const solver = problems.attempt(() => findMethod(name));
     if (solver === undefined) return unknown;
     const resolved = resolveMethodOptions(solver, options, pattern);

@@ -95,6 +95,8 @@ export interface StepEntries {
   readonly training: { readonly report: ModelTrainingReport };
   /** The state after this step of a training lies in a folder beside the journal. */
   readonly "training-step": { readonly step: number };
+  /** How many steps a training has that was given a time. */
+  readonly "training-plan": { readonly steps: number };
 }
 
 const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntries[Kind] & string)[] } = {
@@ -103,6 +105,7 @@ const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntr
   block: ["sha256", "layers"],
   training: ["report"],
   "training-step": ["step"],
+  "training-plan": ["steps"],
 };
 
 function keyOf(kind: string, name: string): string {

@@ -15,7 +15,7 @@ import { HiddenStates } from "../forward/hidden-states.js";
 import { readBlockWeights } from "../forward/weights.js";
 import { lookUp } from "../look-up.js";
 import { DenseTeacher } from "../training/dense-teacher.js";
-import type { StepProgress } from "../training/descent.js";
+import type { StepGradient, StepProgress } from "../training/descent.js";
 import { minimiseSparsely, STATES } from "../training/elsa.js";
 import { EmbeddingGradient } from "../training/embedding-gradient.js";
 import { finetuneModel } from "../training/finetune.js";
@@ -72,7 +72,7 @@ async function train(
   const { model, device, runner, output, config, context } = run;
   const { architecture } = model;
   const { name, options } = training;
-  const { steps, batchSize, distillation } = options;
+  const { batchSize, distillation } = options;
   const directory = join(output.partialDirectory, TRAINING_NAME, name);
   const windows = new TrainingWindows(tokens, config.seqlen, config.seed);
   const areEndsTrained = options.train === "all";
@@ -118,19 +118,20 @@ async function train(
     fixed: areEndsTrained ? undefined : await readEnds(output.checkpoint, architecture),
   });
   const step = { architecture, runner, gradients, store, ends, sequences: batchSize, states, onBlock };
+  const gradient = async (number: number): Promise<StepGradient> => {
+    const sequences = windows.ofStep(number, batchSize);
+    ends.choose(sequences);
+    await teacher?.listen(sequences);
+    return accumulateGradients(step);
+  };
+  const steps = await stepsOf(training, journal, gradient);
   const state = new TrainingState({ store, journal, name, directory: join(directory, "kept") });
   const earlier = await state.restore();
   const log = new TrainingCourseLog(steps, earlier?.course);
   let taken = earlier?.step ?? 0;
   const started = performance.now();
   const descent = {
-    ...{ store, taken },
-    async gradient(number: number) {
-      const sequences = windows.ofStep(number, batchSize);
-      ends.choose(sequences);
-      await teacher?.listen(sequences);
-      return accumulateGradients(step);
-    },
+    ...{ store, taken, gradient },
     async onStep(progress: StepProgress) {
       const isMeasured = progress.projected !== undefined && log.isPointDue(progress);
       const isPoint = log.add(progress, isMeasured ? await lossUnderMasks(step) : undefined);
@@ -145,7 +146,8 @@ async function train(
     },
   };
   try {
-    if (training.name === "finetune") await finetuneModel(descent, training.options, architecture.hiddenSize);
+    if (training.name === "finetune")
+      await finetuneModel(descent, { ...training.options, steps }, architecture.hiddenSize);
     else
       await minimiseSparsely(
         { ...descent, device, pattern: config.pattern, linearsOf: linearsOf(run) },
@@ -165,6 +167,28 @@ async function train(
   await journal.append("training", name, { report });
   await rm(directory, { recursive: true, force: true }); // its copies; what was trained lies beside it
   return report;
+}
+
+/** What a step takes beside its gradient, as a share of it. */
+const UPDATE_SHARE = 0.06;
+
+/** As many as asked for, or as fit into the time: found by the gradients of the first steps, and noted, so that a resumed run has as many. */
+async function stepsOf(
+  { name, options }: ModelTraining,
+  journal: Journal,
+  gradient: (step: number) => Promise<StepGradient>,
+): Promise<number> {
+  if (!("minutes" in options) || options.minutes === undefined) return options.steps;
+  const planned = journal.finished("training-plan", name);
+  if (planned !== undefined) return planned.steps;
+  await gradient(1); // its programs are new
+  const started = performance.now();
+  await gradient(1);
+  await gradient(2);
+  const seconds = ((1 + UPDATE_SHARE) * (performance.now() - started)) / 2000;
+  const steps = Math.max(1, Math.floor((60 * options.minutes) / seconds));
+  await journal.append("training-plan", name, { steps });
+  return steps;
 }
 
 /** What of blocks is trained: by finetune with zeros as they are, by Elsa with twins of what becomes sparse. */

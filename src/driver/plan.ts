@@ -15,6 +15,7 @@ import type { PlanReport, RunConfig } from "../contract.js";
 import { openDevice } from "./devices.js";
 import { gradientsOf, ofModel } from "./gradient-source.js";
 import { decidePrunables } from "./prunables.js";
+import type { ModelTraining } from "./run.js";
 import { isForwarded, memoryOf, workOf, type PlannedRun, type RunWork } from "./run-cost.js";
 
 /** Resident memory of the runtime itself, Node and kernels, and what ONNX Runtime adds once it has graphs; on Linux. */
@@ -85,11 +86,17 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     bytesToRead: (2 + passes) * checkpointBytes,
     bytesToWrite: checkpointBytes + prunedBytes,
     peakMemoryBytes: residentBytes(planned) + memoryOf(planned),
-    estimatedSeconds: secondsOf(workOf(planned), await measureRates(selection.selected, config)),
+    estimatedSeconds:
+      secondsOf(workOf(planned), await measureRates(selection.selected, config)) + givenSeconds(trainings),
     ignored: selection.ignored.map(({ name }) => name),
     unmatchedPatterns,
     device: `${device.kind} (${device.description})`,
   };
+}
+
+/** Of trainings that were given a time. */
+function givenSeconds(trainings: readonly ModelTraining[]): number {
+  return sumOf(trainings, ({ options }) => ("minutes" in options ? 60 * (options.minutes ?? 0) : 0));
 }
 
 function sumOf<Item>(items: readonly Item[], value: (item: Item) => number): number {

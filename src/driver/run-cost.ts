@@ -153,6 +153,7 @@ function trainingWork(planned: PlannedRun, block: BlockSpec): Partial<RunWork> {
 const VOCABULARY_PRODUCTS = 5;
 
 function modelTrainingWork(planned: PlannedRun, training: ModelTraining): Partial<RunWork> {
+  if ("minutes" in training.options && training.options.minutes !== undefined) return {}; // it takes what it was given
   const { config, architecture } = planned;
   const { blocks, head, vocabularySize } = architecture;
   const { steps, batchSize, distillation } = training.options;

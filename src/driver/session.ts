@@ -306,7 +306,7 @@ async function loadTrainingText(
   const { seqlen, seed } = config;
   requirePositions(model.architecture, seqlen);
   const { vocabularySize: vocabSize } = model.architecture;
-  const tokens = seqlen * Math.max(...trainings.map(({ options }) => options.steps * options.batchSize));
+  const tokens = seqlen * Math.max(...trainings.map(({ options }) => mostSteps(options) * options.batchSize));
   return loadTrainingTokens(source, { modelDirectory: config.model, seqlen, seed, vocabSize, tokens });
 }
 
@@ -315,6 +315,15 @@ function calibrationOf({ calibration, method }: RunConfig): TokenSource {
   throw new CalibrationError("E_CALIBRATION_MISSING", `${method} needs calibration data and none was given.`, {
     hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
   });
+}
+
+/** More steps than any machine here takes in a second. */
+const STEPS_PER_SECOND = 10;
+
+function mostSteps(options: ModelTraining["options"]): number {
+  return "minutes" in options && options.minutes !== undefined
+    ? 60 * STEPS_PER_SECOND * options.minutes
+    : options.steps;
 }
 
 /** A text that a training goes over more than once is worth knowing about before it has taken its hours. */
@@ -327,7 +336,7 @@ function sayRepetitions(
   const { count } = new TrainingWindows(text, seqlen, seed);
   for (const { name, options } of trainings) {
     const passes = (options.steps * options.batchSize) / count;
-    if (passes <= 1) continue;
+    if (passes <= 1 || ("minutes" in options && options.minutes !== undefined)) continue;
     const wanted = `${options.steps} steps of ${options.batchSize} sequences`;
     const said = `${name}: ${wanted} go over the ${count} windows of ${text.description} ${passes.toFixed(1)} times`;
     logger.info(said, { windows: count, passes });

@@ -246,6 +246,15 @@ export const RUN_OPTIONS = {
     decides: "nothing", // by itself: it becomes methodOptions
     compare: "axis",
   }),
+  /** Becomes the time of a training that follows what `auto` stands for. */
+  budget: option(types.duration, {
+    help: `${AUTOMATIC}: train what was pruned for so long on this machine, such as 10m or 1h`,
+    flag: { argument: "<duration>", group: HOW },
+    recipe: "method.budget",
+    field: false,
+    decides: "nothing", // by itself: it becomes a further step
+    compare: "run",
+  }),
   /** Becomes the method; the one that trains is then its next step. */
   init: option(types.text, {
     help: "elsa: begin with the weights and the mask of this method instead of the dense model",

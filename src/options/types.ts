@@ -4,7 +4,15 @@ import { isRecord } from "../is-record.js";
 import type { Allocation } from "../allocation/registry.js";
 import { formatPattern, parsePattern, type Pattern } from "../sparsity/pattern.js";
 import type { OptionType } from "./option.js";
-import { parseCount, parseNumber, parsePositive, parseProbability, parseSize, parseSparsity } from "./units.js";
+import {
+  parseCount,
+  parseDuration,
+  parseNumber,
+  parsePositive,
+  parseProbability,
+  parseSize,
+  parseSparsity,
+} from "./units.js";
 import { AUTOMATIC, type AskedStep, type FurtherStep, type SparsityOverride, type TokenSource } from "./values.js";
 
 type Numeric = number | string;
@@ -123,6 +131,13 @@ export const size: OptionType<Numeric, number> = {
   read: (given, flag) => parseSize(flag, requireNumeric(given, flag)),
   schema: ({ z }) => z.string(),
   write: (field) => `${field}B`,
+};
+
+/** In seconds. */
+export const duration: OptionType<Numeric, number> = {
+  read: (given, flag) => parseDuration(flag, requireNumeric(given, flag)),
+  schema: ({ z }) => z.string(),
+  write: (field) => `${field}s`,
 };
 
 /** Within which bounds is the method's to say. */

@@ -65,6 +65,21 @@ export function parseSize(flag: string, given: string | number): number {
   return Math.floor(Number(match[1]) * unit);
 }
 
+const DURATIONS: Readonly<Record<string, number>> = { s: 1, min: 60, m: 60, h: 3600 };
+
+/** "90s", "10m", "1.5h" → seconds. */
+export function parseDuration(flag: string, given: string | number): number {
+  const text = String(given);
+  const match = /^(\d+(?:\.\d+)?)\s*([a-z]+)$/i.exec(text.trim());
+  const unit = DURATIONS[(match?.[2] ?? "").toLowerCase()];
+  const seconds = Number(match?.[1]) * (unit ?? NaN);
+  if (seconds > 0) return seconds;
+  throw new UsageError("E_DURATION", `${flag}: "${text}" is not a duration; expected a number with a unit.`, {
+    hint: "Write for example 90s, 10m or 1.5h.",
+    details: { value: given },
+  });
+}
+
 /** A whole number of at least `least`, in decimal where it is a text. */
 export function parseCount(flag: string, given: string | number, least: number): number {
   const value = typeof given === "number" || /^\d+$/.test(given.trim()) ? Number(given) : NaN;

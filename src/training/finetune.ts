@@ -16,6 +16,8 @@ export const TRAINED = ["blocks", "all"] as const;
 
 const schema = z.strictObject({
   steps: z.number().int().min(1).max(10_000_000).default(300),
+  /** Train for as many steps as fit into so many minutes of the machine, in place of `steps`. */
+  minutes: z.number().positive().max(1e6).optional(),
   /** Sequences per step. */
   batchSize: z.number().int().min(1).default(8),
   /** Peak learning rate of Adam. Default: 0.128 / hidden size. */

@@ -345,3 +345,76 @@ test("auto stands for the best combination of its pattern, and what the user say
   assert.equal(fromRecipe.config.permutation, "channels");
   await assert.rejects(resolveRun({ ...BASE, method: "auto", option: ["cycles=3"] }), /alps has no such option/);
 });
+
+const ELSA: RunRequest = { ...BASE, method: "elsa" };
+
+test("elsa's flags are its options, and --init is the method that comes before it", async () => {
+  const flags = { steps: "50", batchSize: "4", lr: "1e-3", lambda: "0.02", interval: "16", state: "elsa-l" } as const;
+  const { config } = await resolveRun({ ...ELSA, ...flags, projection: "fisher", option: ["frozen=0.5"] });
+  const { steps, batchSize, lr, lambda, interval, state, projection, frozen, train } = config.methodOptions;
+  assert.deepEqual(
+    [steps, batchSize, lr, lambda, interval, state, projection, frozen, train],
+    [50, 4, 1e-3, 0.02, 16, "elsa-l", "fisher", 0.5, "all"],
+  );
+  const initiated = await resolveRun({ ...ELSA, init: "admm", steps: 50, then: ["finetune:steps=9"] });
+  assert.equal(initiated.config.method, "admm");
+  assert.deepEqual(
+    initiated.config.then.map(({ method, methodOptions }) => [method, methodOptions["steps"]]),
+    [
+      ["elsa", 50],
+      ["finetune", 9],
+    ],
+  );
+  assert.equal(initiated.config.out, join(folder, "llama-elsa-0.5"));
+  writeFileSync(
+    join(folder, "elsa.yaml"),
+    "version: 1\nmethod: { name: elsa, init: wanda, options: { steps: 7 } }\nsparsity: 0.9\n",
+  );
+  const fromRecipe = await resolveRun({ calibration: "ids.safetensors", model: "llama", recipe: "elsa.yaml" });
+  assert.deepEqual(
+    [fromRecipe.config.method, fromRecipe.config.then[0]?.method, fromRecipe.config.then[0]?.methodOptions["steps"]],
+    ["wanda", "elsa", 7],
+  );
+});
+
+test("what elsa cannot do is said before any work", async () => {
+  const refused: readonly (readonly [RunRequest, RegExp])[] = [
+    [{ ...ELSA, steps: "0" }, /--steps: "0" is not a whole number of at least 1/],
+    [{ ...ELSA, interval: "1.5" }, /--interval/],
+    [{ ...ELSA, lr: "-1" }, /--lr: .*0/],
+    [{ ...ELSA, lr: "2" }, /--lr/],
+    [{ ...ELSA, lr: "fast" }, /--lr: "fast" is not a number/],
+    [{ ...ELSA, lambda: "-0.1" }, /--lambda/],
+    [{ ...ELSA, projection: "taylor" }, /--projection/],
+    [{ ...ELSA, state: "fp4" }, /--state/],
+    [{ ...BASE, steps: "5" }, /--steps: the method wanda has no such option/],
+    [{ ...BASE, init: "admm" }, /--init admm: wanda does not train/],
+    [{ ...ELSA, init: "adm" }, /adm/],
+    [{ ...ELSA, reproduce: "model" }, /--reproduce model: elsa trains the model as a whole/],
+    [{ ...ELSA, allocation: "evolutionary:proxy=method" }, /--allocation evolutionary: elsa/],
+    [{ ...ELSA, pattern: "2:4", permutation: "channels" }, /--permutation channels: elsa/],
+    [{ ...ELSA, pattern: "2:4", option: ["gradual=0.5"] }, /gradual has no meaning/],
+    [{ ...BASE, method: "finetune" }, /--method finetune: it starts from a mask/],
+    [{ ...ELSA, then: ["reconstruct"] }, /reconstruct comes after a step that trains/],
+  ];
+  for (const [request, message] of refused) {
+    const { sparsity: _all, ...rest } = request;
+    await assert.rejects(resolveRun(request.pattern === undefined ? request : rest), message, JSON.stringify(request));
+  }
+  const { config } = await resolveRun({ ...ELSA, allocation: "owl", propagation: "dense" });
+  assert.equal(config.allocation.rule, "owl");
+});
+
+test("auto with a budget trains for so long", async () => {
+  for (const [budget, minutes] of [
+    ["10m", 10],
+    ["90s", 1.5],
+    ["1.5h", 90],
+  ] as const) {
+    const { config } = await resolveRun({ ...BASE, method: "auto", budget });
+    assert.equal(config.then.at(-1)?.method, "finetune");
+    assert.equal(config.then.at(-1)?.methodOptions["minutes"], minutes);
+  }
+  await assert.rejects(resolveRun({ ...BASE, budget: "10m" }), /--budget: only auto/);
+  await assert.rejects(resolveRun({ ...BASE, method: "auto", budget: "10" }), /--budget: "10" is not a duration/);
+});

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from "node:path";
 import { test } from "node:test";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
-import type { RunConfig } from "../../src/contract.js";
+import type { EngineEvent, RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError } from "../../src/errors.js";
 import { finetune } from "../../src/training/finetune.js";
@@ -90,4 +90,22 @@ test("stopped in a step, or killed while tensors are overwritten, a run is resum
     mended.layers,
     expected.layers.map((layer, i) => ({ ...layer, seconds: mended.layers[i]?.seconds })),
   );
+});
+
+test("a training that is given a time finds how many steps fit into it, and a resumed one has as many", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 1 });
+  const config = demoRun(join(directory, "out"), { ...training({ minutes: 0.05, batchSize: 1 }), model });
+  let steps: number | undefined;
+  const stopping = {
+    ...createTestContext({ stop: { requested: () => (steps === undefined ? undefined : "SIGINT") } }),
+    emit: (event: EngineEvent) => void (steps ??= event.type === "training" ? event.steps : undefined),
+  };
+  await assert.rejects(pruneModel(config, stopping), InterruptedError);
+  assert.ok(steps !== undefined && steps >= 1 && steps !== 300, `${steps}`);
+  const resumed = await pruneModel({ ...config, resume: true }, createTestContext());
+  assert.equal(resumed.trained?.[0]?.steps, steps);
+  const tiny = demoRun(join(directory, "tiny"), { ...training({ minutes: 1e-9, batchSize: 1 }), model });
+  assert.equal((await pruneModel(tiny, createTestContext())).trained?.[0]?.steps, 1);
 });

@@ -194,7 +194,7 @@ export async function nextTokenStatistics(
   options: TileOptions = {},
 ): Promise<{ readonly losses: Float64Array[]; readonly logPartitions: Float64Array }> {
   await using executor = new OnnxExecutor();
-  const program = await executor.compile(buildTileGraph(model.architecture, "losses"));
+  const program = await executor.compile(buildTileGraph(model.architecture, "losses"), { keepsMemory: true });
   const tiles = vocabularyTiles(model.architecture.vocabularySize, options);
   const { tokens } = states;
   const partitions = createLogSum(sequences.length * tokens);
@@ -247,7 +247,7 @@ export async function computeLogits(
   options: TileOptions = {},
 ): Promise<Float32Array> {
   await using executor = new OnnxExecutor();
-  const program = await executor.compile(buildTileGraph(model.architecture, "logits"));
+  const program = await executor.compile(buildTileGraph(model.architecture, "logits"), { keepsMemory: true });
   const { vocabularySize } = model.architecture;
   const logits = new Float32Array(states.sequences * states.tokens * vocabularySize);
   await forEachTile({

@@ -9,9 +9,17 @@ export interface Executor extends AsyncDisposable {
   /** Whether it runs an operator as it is. Composites that it has not are decomposed. */
   supports(operator: OperatorName): boolean;
   /** @throws InternalError E_OPERATOR naming an operator that it can neither run nor decompose */
-  compile(graph: Graph): Promise<Program>;
+  compile(graph: Graph, options?: CompileOptions): Promise<Program>;
   /** Let go of memory that is kept for later outputs, before something else needs much. */
   trim(): void;
+}
+
+export interface CompileOptions {
+  /**
+   * Whether memory of values inside the graph stays the program's between its runs. Worth it where they are large and every
+   * run has the same sizes: logits are written to fresh pages otherwise, which takes longer than computing them.
+   */
+  readonly keepsMemory?: boolean;
 }
 
 /** By name of an input or output. */

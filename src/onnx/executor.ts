@@ -3,7 +3,7 @@ import { borrowed, isHostArray, type ElementType, type HostArray, type NdArray }
 import { InternalError } from "../errors.js";
 import { decompose } from "../graph/decompose.js";
 import { bindShape, evaluate, symbolsOf, type Bindings } from "../graph/dimensions.js";
-import type { Arrays, Executor, Program } from "../graph/executor.js";
+import type { Arrays, CompileOptions, Executor, Program } from "../graph/executor.js";
 import type { Graph, NamedValue } from "../graph/graph.js";
 import { ArrayPool } from "../array-pool.js";
 import { canEncode, encodeGraph } from "./encoder.js";
@@ -20,9 +20,9 @@ export class OnnxExecutor implements Executor {
     this.#options = options;
   }
 
-  async compile(graph: Graph): Promise<Program> {
+  async compile(graph: Graph, options: CompileOptions = {}): Promise<Program> {
     const encodable = decompose(graph, this.supports);
-    const session = await createSession(encodeGraph(encodable), this.#options);
+    const session = await createSession(encodeGraph(encodable), { ...this.#options, ...options });
     const program = new OnnxProgram(graph, session, this.#pool, () => this.#programs.delete(program));
     this.#programs.add(program);
     return program;

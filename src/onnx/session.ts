@@ -21,6 +21,8 @@ export type Feeds = Readonly<Record<string, Feed>>;
 export interface SessionOptions {
   /** Threads of one operator; default: all cores. Sums of narrow products may depend on it, so a run's device names it. */
   readonly threads?: number;
+  /** Whether memory that a run took stays the session's; default: it goes back. */
+  readonly keepsMemory?: boolean;
 }
 
 export interface Session extends AsyncDisposable {
@@ -60,7 +62,7 @@ export async function createSession(graph: EncodedGraph, options: SessionOptions
     executionMode: "sequential",
     graphOptimizationLevel: "all",
     // The arena never returns memory; blocks differ in size over a run and the peak would stay for good.
-    enableCpuMemArena: false,
+    enableCpuMemArena: options.keepsMemory ?? false,
     enableMemPattern: false,
     logSeverityLevel: 4,
     extra: {

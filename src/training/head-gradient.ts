@@ -177,8 +177,10 @@ export class HeadGradient implements AsyncDisposable {
     return new HeadGradient(architecture, tiles, {
       norm: await executor.compile(norm),
       normBack: await executor.compile(gradientOf(norm, { of, through: ["normed"] })),
-      partition: await executor.compile(buildPartitionGraph(architecture)),
-      tile: await executor.compile(buildTileGradientGraph(architecture, { ...options, isWhole: tiles.length === 1 })),
+      partition: await executor.compile(buildPartitionGraph(architecture), { keepsMemory: true }),
+      tile: await executor.compile(buildTileGradientGraph(architecture, { ...options, isWhole: tiles.length === 1 }), {
+        keepsMemory: true,
+      }),
     });
   }
 

@@ -1,13 +1,15 @@
 /** The course of a training: what is said of it while it runs, warned of, and reported at its end. */
 import type { ModelTrainingReport, TrainingCourse, TrainingPoint } from "../contract.js";
 import type { Logger } from "../logging.js";
-import type { StepProgress } from "../training/descent.js";
+import type { ProjectionReport, StepProgress } from "../training/descent.js";
 
 /** Points of the curve of a training, more or less. */
 const POINTS = 64;
 
 /** Where the penalty is that much weaker or stronger than the loss's gradient, splitting does not work. */
 const PENALTY_RANGE = [0.05, 200] as const;
+/** Where more of the weights enter or leave the mask at each projection, duals outgrow what steps between projections can move. */
+const MOST_FLIPS = 0.1;
 /** Shares of the steps between which the penalty is looked at: before, x and z have not parted yet. */
 const LOOKED_AT = [0.1, 0.3] as const;
 
@@ -16,7 +18,8 @@ export class TrainingCourseLog {
   readonly #losses: number[];
   readonly #gradientNorms: number[];
   readonly #curve: TrainingPoint[];
-  readonly #ratios: number[] = [];
+  /** Of projections that are looked at. */
+  readonly #looked: ProjectionReport[] = [];
   #hasWarned: boolean;
 
   constructor(steps: number, earlier: TrainingCourse = { losses: [], gradientNorms: [], curve: [] }) {
@@ -50,7 +53,7 @@ export class TrainingCourseLog {
   add({ step, steps, loss, gradientNorm, projected }: StepProgress, projectedLoss?: number): boolean {
     this.#losses.push(loss);
     this.#gradientNorms.push(gradientNorm);
-    if (projected !== undefined && step >= LOOKED_AT[0] * steps) this.#ratios.push(projected.penaltyRatio);
+    if (projected !== undefined && step >= LOOKED_AT[0] * steps) this.#looked.push(projected);
     // Elsa's points are at its projections; what follows the last of them has points of its own.
     const isSplitting = projected === undefined && this.#curve.at(-1)?.primal !== undefined;
     const isWaiting =
@@ -77,12 +80,17 @@ export class TrainingCourseLog {
     return `loss ${mean(this.#losses.slice(-16)).toPrecision(4)}${split}`;
   }
 
-  /** Once, where λ is far off what splitting needs. */
+  /** Once, where λ or the interval are far off what splitting needs. */
   warn(logger: Logger): void {
-    if (this.#hasWarned || this.#losses.length < LOOKED_AT[1] * this.#steps || this.#ratios.length === 0) return;
+    if (this.#hasWarned || this.#losses.length < LOOKED_AT[1] * this.#steps || this.#looked.length === 0) return;
     this.#hasWarned = true;
+    const [ratio, flips] = [middle(this.#looked, "penaltyRatio"), middle(this.#looked, "flips")];
+    if (flips > MOST_FLIPS)
+      logger.warn(
+        `elsa: the mask does not settle: ${(100 * flips).toFixed(0)} % of the weights enter or leave it at a projection, since steps between projections move too little; try a longer --interval or a larger --lr`,
+        { flips },
+      );
     const [weakest, strongest] = PENALTY_RANGE;
-    const ratio = [...this.#ratios].sort((a, b) => a - b)[this.#ratios.length >> 1] as number;
     if (ratio >= weakest && ratio <= strongest) return;
     const [is, advice] = ratio < weakest ? ["weak", "larger"] : ["strong", "smaller"];
     logger.warn(
@@ -90,6 +98,10 @@ export class TrainingCourseLog {
       { ratio },
     );
   }
+}
+
+function middle(reports: readonly ProjectionReport[], key: "penaltyRatio" | "flips"): number {
+  return reports.map((report) => report[key]).sort((a, b) => a - b)[reports.length >> 1] as number;
 }
 
 function mean(values: readonly number[]): number {

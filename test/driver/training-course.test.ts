@@ -13,11 +13,17 @@ import { createMemoryLogger } from "../../src/logging.js";
 
 const PROJECTED: ProjectionReport = { primal: 0.1, dual: 0.2, flips: 0.01, lambda: 0.5, penaltyRatio: 1 };
 
-function courseOf(steps: number, interval: number, penaltyRatio = 1, frozenFrom = steps): TrainingCourseLog {
+function courseOf(
+  steps: number,
+  interval: number,
+  penaltyRatio = 1,
+  frozenFrom = steps,
+  flips = PROJECTED.flips,
+): TrainingCourseLog {
   const log = new TrainingCourseLog(steps);
   for (let step = 1; step <= steps; step++) {
     const isProjected = (step - 1) % interval === 0 && step <= frozenFrom;
-    const projected = isProjected ? { ...PROJECTED, penaltyRatio } : undefined;
+    const projected = isProjected ? { ...PROJECTED, penaltyRatio, flips } : undefined;
     log.add({ step, steps, loss: 1 / step, gradientNorm: 2, ...(projected && { projected }) });
   }
   return log;
@@ -69,6 +75,9 @@ test("a penalty far off its useful range is warned of once, with what was measur
     assert.equal(logger.lines.length, expected === undefined ? 0 : 1);
     if (expected !== undefined) assert.match(logger.lines[0]?.message ?? "", expected);
   }
+  const flipping = createMemoryLogger();
+  courseOf(100, 5, 1, 100, 0.3).warn(flipping);
+  assert.match(flipping.lines[0]?.message ?? "", /does not settle: 30 %.*longer --interval/);
   const logger = createMemoryLogger();
   const early = new TrainingCourseLog(100);
   early.add({ step: 1, steps: 100, loss: 1, gradientNorm: 1, projected: { ...PROJECTED, penaltyRatio: 1e-9 } });

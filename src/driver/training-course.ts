@@ -40,9 +40,10 @@ export class TrainingCourseLog {
     return { first: mean(this.#losses.slice(0, tenth)), last: mean(this.#losses.slice(-tenth)) };
   }
 
-  /** Whether the curve wants a point at this step: at its ends, and one of so many between. */
-  isPointDue({ step, steps }: Pick<StepProgress, "step" | "steps">): boolean {
-    const last = this.#curve.at(-1)?.step ?? 0;
+  /** Whether the curve wants a point at this step: at its ends, and one of so many between, projections for themselves. */
+  isPointDue({ step, steps, projected }: Pick<StepProgress, "step" | "steps" | "projected">): boolean {
+    const isAlike = ({ primal }: TrainingPoint): boolean => projected === undefined || primal !== undefined;
+    const last = this.#curve.findLast(isAlike)?.step ?? 0;
     return step === 1 || step === steps || step - last >= steps / POINTS;
   }
 
@@ -54,11 +55,7 @@ export class TrainingCourseLog {
     this.#losses.push(loss);
     this.#gradientNorms.push(gradientNorm);
     if (projected !== undefined && step >= LOOKED_AT[0] * steps) this.#looked.push(projected);
-    // Elsa's points are at its projections; what follows the last of them has points of its own.
-    const isSplitting = projected === undefined && this.#curve.at(-1)?.primal !== undefined;
-    const isWaiting =
-      isSplitting && step !== steps && step - (this.#curve.at(-1)?.step ?? 0) < (2 * steps) / POINTS + 1;
-    if (!this.isPointDue({ step, steps }) || isWaiting) return false;
+    if (!this.isPointDue({ step, steps, ...(projected && { projected }) })) return false;
     const since = this.#curve.at(-1)?.step ?? 0;
     this.#curve.push({
       step,

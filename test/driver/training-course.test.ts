@@ -42,15 +42,21 @@ test("a curve has some 64 points, each the mean since the one before, and its en
   assert.equal(few.at(-1), 7);
 });
 
-test("Elsa's points are at projections, and a frozen stretch after them has its own", () => {
-  const { curve } = courseOf(1000, 20, 1, 500).course;
-  const split = curve.filter(({ primal }) => primal !== undefined);
-  assert.deepEqual(
-    split.map(({ step }) => step),
-    Array.from({ length: 25 }, (_, i) => 1 + 20 * i),
-  );
-  const frozen = curve.filter(({ primal, step }) => primal === undefined && step > 500);
-  assert.ok(frozen.length > 20 && frozen.length < 40, `${frozen.length}`);
+test("projections have points for themselves, every one or as many as a curve has, and what is between its own", () => {
+  const stepsOf = (interval: number): number[] =>
+    courseOf(1000, interval, 1, 500)
+      .course.curve.filter(({ primal }) => primal !== undefined)
+      .map(({ step }) => step);
+  for (const interval of [20, 32, 250])
+    assert.deepEqual(
+      stepsOf(interval),
+      Array.from({ length: Math.ceil(500 / interval) }, (_, i) => 1 + interval * i),
+    );
+  assert.deepEqual(stepsOf(8).slice(0, 4), [1, 17, 33, 49], "every second");
+  const { curve } = courseOf(1000, 250, 1, 500).course;
+  const others = curve.filter(({ primal }) => primal === undefined).map(({ step }) => step);
+  assert.ok(others.length > 50 && others.length < 70, `${others.length}`);
+  assert.ok(others.some((step) => step < 250) && others.includes(1000));
 });
 
 test("the report's losses are means over tenths, also of a training that was taken up again", () => {

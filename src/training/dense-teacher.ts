@@ -61,7 +61,7 @@ export class DenseTeacher implements Teacher {
     const { model, isResident } = this.#options;
     const known = this.#resident.get(block.index);
     if (known !== undefined) return known;
-    const weights = await readBlockWeights(model.checkpoint, block, isResident ? undefined : this.#last);
+    const weights = await readBlockWeights(model.checkpoint, block, this.#last);
     if (isResident) this.#resident.set(block.index, weights);
     else this.#last = weights;
     return weights;

@@ -215,7 +215,7 @@ export class HeadGradient implements AsyncDisposable {
           "target",
           BigInt64Array.from(targets, (target) => BigInt(isHit(target) ? target - tile.first : 0)),
         ),
-        column("own", teacher ? own : crossEntropy),
+        column("own", own),
         column(
           "hit",
           crossEntropy.map((value, row) => (isHit(targets[row] as number) ? value : 0)),

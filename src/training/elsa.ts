@@ -8,18 +8,26 @@
  * later ones come after steps 1, interval + 1, 2·interval + 1, …
  */
 import { z } from "zod";
-import type { Device, Matrix } from "../device/device.js";
+import type { Device } from "../device/device.js";
 import type { Pattern } from "../sparsity/pattern.js";
 import { descend, type Course, type Descent, type ProjectionReport } from "./descent.js";
 import { BF16, DYNAMIC8, DYNAMIC8_UNSIGNED, FP32, FP8_E4M3, FP8_E5M2 } from "./formats.js";
 import { TRAINED } from "./finetune.js";
 import { FULL_PRECISION, type FieldFormats } from "./parameter-store.js";
-import type { Parameter, Parameters } from "./parameters.js";
-import { projectionMask, type ProjectedLinear } from "./projection.js";
+import type { Parameters } from "./parameters.js";
+import type { ProjectedLinear } from "./projection.js";
+import {
+  forEachSplit,
+  lambdaAt,
+  project,
+  PROJECTIONS,
+  SCHEDULES,
+  settle,
+  startSplitting,
+  type Split,
+  type SplittingSums,
+} from "./splitting.js";
 import type { Trainer } from "./trainer.js";
-
-export const PROJECTIONS = ["identity", "fisher"] as const;
-export const SCHEDULES = ["constant", "linear", "cosine", "exponential"] as const;
 
 /** How the state lies between steps. Elsa-L is the paper's: z in FP8, u in BF16, moments in 8 bits per block of 256. */
 const LIGHT: FieldFormats = {
@@ -94,7 +102,7 @@ export async function minimiseSparsely(problem: ElsaProblem, options: ElsaOption
   if (taken === 0)
     for (const group of store.names)
       await store.use(group, { reads: ["values"], writes: ["split", "mask"] }, (parameters) =>
-        forEachSplit({ ...problem, sparsityShare: shareAt(options, 0) }, group, parameters, startSplitting),
+        forEachOfGroup(problem, group, parameters, startSplitting, shareAt(options, 0)),
       );
   // The penalty of a step is that of the last projection before it.
   let lambda = lambdaAt(options, taken === 0 ? 0 : taken - 1 - ((Math.min(taken, frozenFrom) - 1) % interval));
@@ -104,14 +112,14 @@ export async function minimiseSparsely(problem: ElsaProblem, options: ElsaOption
     const isLast = step === frozenFrom;
     const next = sums && lambdaAt(options, step - 1);
     const before = lambda;
-    const sparsityShare = shareAt(options, step - 1);
+    const visitSplit = async (split: Split): Promise<void> => {
+      if (options.decoupled) drawBack(split, before);
+      if (sums !== undefined) addSums(sums, await project(split, options.projection));
+      if (next !== undefined && next !== before) rescale(split, before, next);
+    };
     const visit = async (group: string, parameters: Parameters): Promise<void> => {
-      await forEachSplit({ ...problem, sparsityShare }, group, parameters, async (split) => {
-        if (options.decoupled) drawBack(split, before);
-        if (sums !== undefined) addSums(sums, await project(split, options));
-        if (next !== undefined && next !== before) rescale(split, before, next);
-      });
-      if (isLast) await forEachSplit(problem, group, parameters, (split) => settle(split, options));
+      await forEachOfGroup(problem, group, parameters, visitSplit, shareAt(options, step - 1));
+      if (isLast) await forEachOfGroup(problem, group, parameters, (split) => settle(split, options.projection));
       if (isLast || options.decoupled) await parameters.refresh();
     };
     return {
@@ -125,80 +133,23 @@ export async function minimiseSparsely(problem: ElsaProblem, options: ElsaOption
   });
 }
 
-/** The penalty from the projection at this step on, counted from 0. */
-export function lambdaAt({ schedule, lambda, initialLambda, steps }: ElsaOptions, step: number): number {
-  const share = step / steps;
-  switch (schedule) {
-    case "constant":
-      return lambda;
-    case "linear":
-      return initialLambda + (lambda - initialLambda) * share;
-    case "cosine":
-      return initialLambda + (lambda - initialLambda) * 0.5 * (1 - Math.cos(Math.PI * share));
-    case "exponential": {
-      const first = Math.max(initialLambda, 1e-12);
-      return first * (lambda / first) ** share;
-    }
-    default:
-      return schedule satisfies never;
-  }
-}
-
 /** Share of the target's sparsity that a projection after so many steps has. */
 export function shareAt({ gradual, steps }: Pick<ElsaOptions, "gradual" | "steps">, taken: number): number {
   if (gradual === 0) return 1;
   return 1 - (1 - Math.min(1, taken / (gradual * steps))) ** 3;
 }
 
-/** A parameter with its twin, and where its linears lie. */
-interface Split {
-  readonly device: Device;
-  readonly parameter: Parameter;
-  readonly split: Matrix;
-  readonly dual: Matrix;
-  readonly linears: readonly ProjectedLinear[];
-  readonly pattern: Pattern;
-}
-
-async function forEachSplit(
-  {
-    device,
-    pattern,
-    linearsOf,
-    sparsityShare = 1,
-  }: Pick<ElsaProblem, "device" | "pattern" | "linearsOf"> & { readonly sparsityShare?: number },
+/** Work on every parameter of a group that has a twin, with so much of the target's sparsity. */
+function forEachOfGroup(
+  { device, pattern, linearsOf }: Pick<ElsaProblem, "device" | "pattern" | "linearsOf">,
   group: string,
   parameters: Parameters,
   work: (split: Split) => Promise<void>,
+  sparsityShare = 1,
 ): Promise<void> {
-  for (const parameter of parameters)
-    if (parameter.twin !== undefined) {
-      const linears = linearsOf(group, parameter.name).map(({ linear, sparsity }) => {
-        return { linear, sparsity: sparsityShare * sparsity };
-      });
-      await work({ device, parameter, ...parameter.twin, pattern, linears });
-    }
-}
-
-/** z = the projection of x by magnitude; u is 0. */
-async function startSplitting({ device, parameter, split, linears, pattern }: Split): Promise<void> {
-  const { values, shape } = parameter;
-  const mask = await projectionMask(device, values.matrix, shape, linears, pattern);
-  device.copy(values.matrix, split);
-  device.applyMask(split, mask);
-  parameter.replaceMask(mask);
-  await device.synchronize();
-}
-
-/** z ← the projection of x + u, u ← u + x - z. */
-async function project(each: Split, options: ElsaOptions): Promise<Sums> {
-  const { device, parameter, split, dual } = each;
-  const values = parameter.values.matrix;
-  const mask = await maskOf(each, options, dual);
-  const flips = parameter.mask === undefined ? 0 : await device.countDifferences(parameter.mask, mask);
-  parameter.replaceMask(mask);
-  const sums = await device.dualStep({ values, split, dual, mask });
-  return { ...sums, flips, entries: values.rows * values.columns };
+  const ofGroup = (parameter: string): ProjectedLinear[] =>
+    linearsOf(group, parameter).map((each) => ({ ...each, sparsity: sparsityShare * each.sparsity }));
+  return forEachSplit({ device, pattern, linearsOf: ofGroup }, parameters, work);
 }
 
 /** x ← x - λ (x - z + u) */
@@ -216,43 +167,15 @@ function rescale({ device, dual }: Split, before: number, after: number): void {
   device.scale(dual, after === 0 ? 0 : before / after);
 }
 
-/** Project x itself. */
-async function settle(each: Split, options: ElsaOptions): Promise<void> {
-  const { device, parameter } = each;
-  const mask = await maskOf(each, options);
-  device.applyMask(parameter.values.matrix, mask);
-  parameter.replaceMask(mask);
-  await device.synchronize();
-}
-
-/** Of the projection of x, or of x + u. The gradient, which the step has used up, makes room for the scores. */
-function maskOf(
-  { device, parameter, linears, pattern }: Split,
-  { projection }: ElsaOptions,
-  dual?: Matrix,
-): ReturnType<typeof projectionMask> {
-  const { values, second, shape, gradient } = parameter;
-  const out = gradient.matrix;
-  device.projectionScores({
-    ...{ values: values.matrix, out },
-    ...(dual && { dual }),
-    ...(projection === "fisher" && { second }),
-  });
-  return projectionMask(device, out, shape, linears, pattern);
-}
-
-/** Over all parameters: squares of x - z, of z's change, of x and of z, and what changed in the masks. */
-type Sums = Record<"primal" | "change" | "values" | "split" | "flips" | "entries", number>;
-
-function newSums(): Sums {
+function newSums(): SplittingSums {
   return { primal: 0, change: 0, values: 0, split: 0, flips: 0, entries: 0 };
 }
 
-function addSums(sums: Sums, one: Sums): void {
-  for (const key of Object.keys(sums) as (keyof Sums)[]) sums[key] += one[key];
+function addSums(sums: SplittingSums, one: SplittingSums): void {
+  for (const key of Object.keys(sums) as (keyof SplittingSums)[]) sums[key] += one[key];
 }
 
-function reportOf(sums: Sums, lambda: number, gradientNorm: number): ProjectionReport {
+function reportOf(sums: SplittingSums, lambda: number, gradientNorm: number): ProjectionReport {
   const relative = (part: number, whole: number): number => (whole === 0 ? 0 : Math.sqrt(part / whole));
   return {
     primal: relative(sums.primal, sums.values),

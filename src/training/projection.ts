@@ -12,6 +12,8 @@ export interface ProjectedLinear {
   readonly linear: LinearSpec;
   /** Fraction of its entries that go; an N:M pattern has its own. */
   readonly sparsity: number;
+  /** Factor of every input's scores, [inFeatures]; absent: 1. */
+  readonly scale?: Float32Array | undefined;
 }
 
 /**
@@ -30,27 +32,34 @@ export async function projectionMask(
   const [first] = linears;
   if (first !== undefined && linears.length === 1 && isWholeTensor(first.linear)) {
     const mask = device.createMask(rows, columns, `${label}: mask`);
-    select(device, scores, first.sparsity, pattern, mask);
+    select(device, scores, first, pattern, mask);
     return mask;
   }
   // Parts of a tensor, or inputs along its rows: each linear by itself, its choice put back where it belongs.
   const values = await device.download({ matrix: scores });
   const kept = new Float32Array(values.length).fill(1);
-  for (const { linear, sparsity } of linears) {
+  for (const projected of linears) {
+    const { linear } = projected;
     const { outFeatures, inFeatures, name } = linear;
     using own = device.uploadMatrix(takeMatrix(values, shape, linear), outFeatures, inFeatures, `${name}: scores`);
     using mask = device.createMask(outFeatures, inFeatures, `${name}: mask`);
-    select(device, own, sparsity, pattern, mask);
+    select(device, own, projected, pattern, mask);
     putMatrix(flagsOf(await device.downloadMask(mask), outFeatures, inFeatures), kept, shape, linear);
   }
   return device.uploadMask(wordsOf(kept, rows, columns), rows, columns, `${label}: mask`);
 }
 
-function select(device: Device, scores: Matrix, sparsity: number, pattern: Pattern, mask: KeepMask): void {
+function select(
+  device: Device,
+  scores: Matrix,
+  { sparsity, scale }: Pick<ProjectedLinear, "sparsity" | "scale">,
+  pattern: Pattern,
+  mask: KeepMask,
+): void {
   const { rows, columns, label } = scores;
-  using ones = device.uploadMatrix(new Float32Array(columns).fill(1), 1, columns, `${label}: ones`);
-  if (pattern.kind === "n-of-m") device.selectGroups(scores, ones, pattern.keep, pattern.group, mask);
-  else device.selectMatrix(scores, ones, pruneCount(rows * columns, sparsity), mask);
+  using factors = device.uploadMatrix(scale ?? new Float32Array(columns).fill(1), 1, columns, `${label}: scale`);
+  if (pattern.kind === "n-of-m") device.selectGroups(scores, factors, pattern.keep, pattern.group, mask);
+  else device.selectMatrix(scores, factors, pruneCount(rows * columns, sparsity), mask);
 }
 
 function flagsOf(words: Uint32Array, rows: number, columns: number): Float32Array {

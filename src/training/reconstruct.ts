@@ -10,13 +10,8 @@
 import { z } from "zod";
 import { MersenneTwister, shuffled } from "../calibration/random.js";
 import type { Device } from "../device/device.js";
-import { NumericalError } from "../errors.js";
-import { batchesOf } from "../forward/stream.js";
-import type { HiddenStates } from "../forward/hidden-states.js";
-import { valuesOf } from "../forward/values.js";
-import { sequencesPerRun } from "../forward/weights.js";
 import type { BlockSpec } from "../model/architecture.js";
-import { BlockLoss, type LossBatch } from "./block-loss.js";
+import { BlockObjective, expectFiniteLoss, type BlockTargets } from "./block-objective.js";
 import { takeStep } from "./optimiser.js";
 import { blockParameters } from "./parameters.js";
 import { linearRate } from "./schedule.js";
@@ -48,23 +43,19 @@ export const reconstruct = {
   schema,
 } satisfies Trainer<ReconstructOptions>;
 
-export interface BlockToReconstruct {
+export interface BlockToTrain extends BlockTargets {
   readonly block: BlockSpec;
   /** By role; replaced by the trained values. */
   readonly weights: ReadonlyMap<string, Float32Array>;
-  /** Roles of the tensors whose zeros stay. */
-  readonly masked: ReadonlySet<string>;
-  /** The block's inputs, and what it is to give for them. */
-  readonly inputs: HiddenStates;
-  readonly targets: HiddenStates;
-  /** Compiled for this kind of block and all its tensors. */
-  readonly loss: BlockLoss;
   readonly device: Device;
   readonly seed: number;
-  /** Sequences that go through the block together; default `sequencesPerRun`. A step of more adds up its runs. */
-  readonly sequencesPerRun?: number | undefined;
   /** Called after every step; throws to stop. */
   readonly onStep: (progress: { readonly done: number; readonly steps: number; readonly loss: number }) => void;
+}
+
+export interface BlockToReconstruct extends BlockToTrain {
+  /** Roles of the tensors whose zeros stay. */
+  readonly masked: ReadonlySet<string>;
 }
 
 /** Losses are divided by the targets' mean square: 0 is perfect, 1 as good as giving nothing. */
@@ -82,7 +73,7 @@ export async function reconstructBlock(
   work: BlockToReconstruct,
   options: ReconstructOptions,
 ): Promise<ReconstructionReport> {
-  const { block, weights, masked, inputs, loss, device, seed } = work;
+  const { block, weights, masked, inputs, device, seed } = work;
   const random = new MersenneTwister(seed);
   const order = shuffled(
     Array.from({ length: inputs.sequences }, (_, i) => i),
@@ -92,20 +83,15 @@ export async function reconstructBlock(
   const [heldOut, training] = [order.slice(0, heldOutCount), order.slice(heldOutCount)];
   const hiddenSize = inputs.sequenceLength / inputs.tokens;
   const lr = options.lr ?? RATE_TIMES_WIDTH / hiddenSize;
-  const batches = new Batches(work, work.sequencesPerRun ?? sequencesPerRun(inputs.tokens));
-  const energy = await batches.energy(training);
+  const objective = new BlockObjective(work);
+  const energy = await objective.energy(training);
 
   using parameters = blockParameters(device, block, weights, masked);
-  const measure = async (sequences: readonly number[]): Promise<number | null> => {
-    if (sequences.length === 0) return null;
-    let sum = 0;
-    for await (const batch of batches.of(sequences, 1 / (sequences.length * energy)))
-      sum += await loss.loss(parameters.feeds(), batch);
-    return sum;
-  };
+  const measure = (sequences: readonly number[]): Promise<number> => objective.loss(parameters, sequences, energy);
+  const measureHeldOut = async (): Promise<number | null> => (heldOut.length === 0 ? null : measure(heldOut));
 
-  const before = expectFinite(block, 0, (await measure(training)) as number);
-  const heldOutBefore = await measure(heldOut);
+  const before = expectFiniteLoss(block, 0, await measure(training));
+  const heldOutBefore = await measureHeldOut();
   let best: { readonly loss: number; readonly values: Map<string, Float32Array> } | undefined =
     heldOutBefore === null ? undefined : { loss: heldOutBefore, values: parameters.snapshot() };
   const perEpoch = Math.ceil(training.length / options.batchSize);
@@ -115,74 +101,18 @@ export async function reconstructBlock(
     const sequences = shuffled(training, random);
     for (let first = 0; first < sequences.length; first += options.batchSize) {
       const some = sequences.slice(first, first + options.batchSize);
-      let [stepLoss, isFirst] = [0, true];
-      for await (const batch of batches.of(some, 1 / (some.length * energy))) {
-        const into = isFirst ? parameters.sinks() : undefined;
-        const result = await loss.gradients(parameters.feeds(), batch, into);
-        if (!isFirst) {
-          parameters.accumulate(result.gradients);
-          result.gradients.forEach((array) => array[Symbol.dispose]());
-        }
-        stepLoss += result.loss;
-        isFirst = false;
-      }
+      const loss = await objective.gradient(parameters, some, energy);
       step++;
-      expectFinite(block, step, stepLoss);
-      parameters.uploadGradients();
+      expectFiniteLoss(block, step, loss);
       await takeStep(parameters, { rate: linearRate(lr, step, steps, options.warmup), step, gradientScale: 1 });
-      work.onStep({ done: step, steps, loss: stepLoss });
+      work.onStep({ done: step, steps, loss });
     }
-    const reached = await measure(heldOut);
+    const reached = await measureHeldOut();
     if (reached !== null && best !== undefined && reached < best.loss)
       best = { loss: reached, values: parameters.snapshot() };
   }
   if (best !== undefined) await parameters.assign(best.values);
-  const after = expectFinite(block, steps, (await measure(training)) as number);
+  const after = expectFiniteLoss(block, steps, await measure(training));
   parameters.copyTo(weights);
   return { before, after, heldOutBefore, heldOutAfter: best?.loss ?? null, steps };
-}
-
-/** Sequences gathered from anywhere into arrays of a run's size. */
-class Batches {
-  readonly #inputs: HiddenStates;
-  readonly #targets: HiddenStates;
-  readonly #size: number;
-  readonly #arrays: readonly [Float32Array, Float32Array];
-
-  constructor({ inputs, targets }: Pick<BlockToReconstruct, "inputs" | "targets">, size: number) {
-    this.#inputs = inputs;
-    this.#targets = targets;
-    this.#size = Math.min(size, inputs.sequences);
-    const length = this.#size * inputs.sequenceLength;
-    this.#arrays = [new Float32Array(length), new Float32Array(length)];
-  }
-
-  /** Σ target² per sequence, the mean over some. */
-  async energy(sequences: readonly number[]): Promise<number> {
-    let sum = 0;
-    for (const sequence of sequences) {
-      using target = await this.#targets.read(sequence, 1);
-      for (const value of valuesOf(target)) sum += value * value;
-    }
-    return sum / sequences.length;
-  }
-
-  /** Each is overwritten by the next. */
-  async *of(sequences: readonly number[], weight: number): AsyncGenerator<LossBatch> {
-    const { tokens } = this.#inputs;
-    for (const { first, count } of batchesOf({ sequences: sequences.length, tokens }, { size: this.#size })) {
-      const chosen = sequences.slice(first, first + count);
-      const hidden = await this.#inputs.gather(chosen, this.#arrays[0]);
-      const target = await this.#targets.gather(chosen, this.#arrays[1]);
-      yield { hidden, target, batch: count, tokens, weight };
-    }
-  }
-}
-
-function expectFinite({ name }: BlockSpec, step: number, loss: number): number {
-  if (Number.isFinite(loss)) return loss;
-  throw new NumericalError("E_NON_FINITE", `${name}: the loss of its reconstruction is ${loss} at step ${step}.`, {
-    hint: "Try a smaller lr, or another method before it.",
-    details: { block: name, step, loss },
-  });
 }

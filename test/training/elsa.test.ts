@@ -9,16 +9,9 @@ import type { Device } from "../../src/device/device.js";
 import { NumericalError } from "../../src/errors.js";
 import { UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";
 import type { StepProgress } from "../../src/training/descent.js";
-import {
-  elsa,
-  elsaSchema,
-  lambdaAt,
-  minimiseSparsely,
-  shareAt,
-  STATES,
-  type ElsaProblem,
-} from "../../src/training/elsa.js";
+import { elsa, elsaSchema, minimiseSparsely, shareAt, STATES, type ElsaProblem } from "../../src/training/elsa.js";
 import { Parameters, type Parameter } from "../../src/training/parameters.js";
+import { lambdaAt } from "../../src/training/splitting.js";
 import { ParameterStore } from "../../src/training/parameter-store.js";
 import type { LinearSpec } from "../../src/model/architecture.js";
 import { describeOnDevices } from "../helpers/devices.js";

@@ -68,7 +68,7 @@ export interface RunReport {
   readonly device: string;
   readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
   readonly resumedBlocks: number;
-  /** Where blocks were trained (`--then reconstruct`). */
+  /** Where blocks were trained (`--then reconstruct`, `--method safe`): every step of every block. */
   readonly training?: readonly BlockTrainingReport[];
   /** Where the whole model was trained (`--method elsa`, `--then finetune`), in order. */
   readonly trained?: readonly ModelTrainingReport[];
@@ -77,7 +77,10 @@ export interface RunReport {
 
 /** What training did to a block: its loss on the calibration sequences it was trained on, and on those held out. */
 export interface BlockTrainingReport extends ReconstructionReport {
+  /** Of the block. */
   readonly name: string;
+  /** What trained it. */
+  readonly step: string;
 }
 
 /** What the training of the whole model was. */

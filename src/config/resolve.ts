@@ -88,7 +88,7 @@ export async function resolveRunConfig(
   const permutation = problems.take(resolvePermutation(asked.permutation, asked.pattern), "none");
   const reproduce = problems.take(resolveReproduced(asked.reproduce, asked.propagation), "layer");
   const propagation = resolvePropagation(asked.propagation, reproduce);
-  problems.add(checkTraining(then, propagation));
+  problems.add(checkTraining([{ method, methodOptions }, ...then], propagation));
   problems.add(checkUnsolved(method, { allocation, reproduce, permutation }));
   if (isAutomatic) {
     const spread = allocation.rule === "uniform" ? "" : `, allocation ${allocation.rule}`;

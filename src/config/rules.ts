@@ -176,19 +176,20 @@ export function checkTraining(steps: readonly FurtherStep[], propagation: Propag
   if (first === undefined || propagation !== "dense") return undefined;
   return new ConfigError(
     "E_TRAINING_PROPAGATION",
-    `--then ${first.method}: with --propagation dense blocks never see the pruned model's inputs, which it trains on.`,
+    `${first.method}: with --propagation dense blocks never see the pruned model's inputs, which it trains on.`,
     { hint: "Leave --propagation out.", details: { step: first.method, propagation } },
   );
 }
 
-/** What a run whose first method trains the model cannot do: nothing is solved layer by layer. */
+/** What a run whose first method trains cannot do: nothing is solved layer by layer. */
 export function checkUnsolved(
   method: string,
   { allocation, reproduce, permutation }: Pick<RunConfig, "allocation" | "reproduce" | "permutation">,
 ): PruneError | undefined {
-  if (!TRAINERS.has(method)) return undefined;
+  const trainer = TRAINERS.get(method);
+  if (trainer === undefined) return undefined;
   const refusal = (what: string, why: string): PruneError =>
-    new ConfigError("E_METHOD_TRAINS", `${what}: ${method} trains the model as a whole; ${why}.`, {
+    new ConfigError("E_METHOD_TRAINS", `${what}: ${method} trains the ${trainer.unit} as a whole; ${why}.`, {
       hint: `Leave it out, or begin with a method that solves layers: --method ${method} --init wanda.`,
     });
   if (reproduce === "model") return refusal("--reproduce model", "no layer is solved for itself");

@@ -1,12 +1,17 @@
-/** Blocks that are trained after their linears are solved; how is training/reconstruct.ts's business. */
+/** Blocks that are trained after their linears are solved; how is training/reconstruct.ts's and training/safe.ts's business. */
 import { join } from "node:path";
+import { collectStatistics } from "../calibration/statistics.js";
 import { throwIfStopped } from "../context.js";
+import type { BlockTrainingReport } from "../contract.js";
 import { InternalError } from "../errors.js";
 import { HiddenStates } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
+import type { BlockSpec } from "../model/architecture.js";
 import { BlockLoss } from "../training/block-loss.js";
-import { reconstructBlock, type ReconstructionReport, type ReconstructOptions } from "../training/reconstruct.js";
-import { maskedRoles, stage, type BlockAtWork, type RunParts } from "./run.js";
+import type { ProjectedLinear } from "../training/projection.js";
+import { reconstructBlock, type BlockToTrain } from "../training/reconstruct.js";
+import { flattenBlock } from "../training/safe.js";
+import { isPruned, maskedRoles, stage, type BlockAtWork, type BlockTraining, type RunParts } from "./run.js";
 
 export const TARGETS_SCRATCH_NAME = "targets.bin";
 
@@ -15,55 +20,78 @@ export type TrainingParts = Pick<
   "config" | "context" | "model" | "selected" | "device" | "output" | "runner" | "stream" | "denseStream"
 >;
 
+/** Whether it trains towards the dense model's own stream, not towards what the dense block makes of the pruned one's. */
+export function takesDenseStream({ name, options }: BlockTraining): boolean {
+  return name === "reconstruct" && options.targets === "dense";
+}
+
 /** Training of one block after another, with the programs of the last kind of block. */
 export class BlockReconstruction implements AsyncDisposable {
   readonly #run: TrainingParts;
-  readonly #options: ReconstructOptions;
+  readonly #trainings: readonly BlockTraining[];
   #loss: { readonly key: string; readonly programs: BlockLoss } | undefined;
 
-  constructor(run: TrainingParts, options: ReconstructOptions) {
+  /** @param trainings in order */
+  constructor(run: TrainingParts, trainings: readonly BlockTraining[]) {
     this.#run = run;
-    this.#options = options;
+    this.#trainings = trainings;
   }
 
-  /** @param block its dense weights are those of the dense model, whose stream has gone past it already */
-  async train({ spec, weights, denseWeights }: BlockAtWork): Promise<ReconstructionReport> {
-    const { config, device, selected, stream, denseStream } = this.#run;
-    if (stream === undefined || denseWeights === undefined)
-      throw new InternalError("E_TRAINING", `${spec.name}: nothing to train with`);
-    const masked = maskedRoles(spec, selected);
-    const work = async (targets: HiddenStates): Promise<ReconstructionReport> =>
-      reconstructBlock(
-        {
-          ...{ block: spec, weights, masked, inputs: stream.states, targets, device },
-          loss: await this.#programs(spec),
-          seed: config.seed + spec.index,
-          onStep: ({ done, steps, loss }) => {
-            stage(this.#run, spec, `reconstruct, loss ${loss.toPrecision(3)}`, done / steps);
-            throwIfStopped(this.#run.context, true);
-          },
-        },
-        this.#options,
-      );
-    if (this.#options.targets === "dense") {
-      if (denseStream === undefined) throw new InternalError("E_TRAINING", `${spec.name}: no dense stream`);
-      return work(denseStream.states);
+  /**
+   * @param block its dense weights are those of the dense model, whose stream has gone past it already
+   * @param sparsities of linears, by name, for what chooses masks
+   */
+  async train(block: BlockAtWork, sparsities: ReadonlyMap<string, number>): Promise<BlockTrainingReport[]> {
+    await using own = this.#trainings.every(takesDenseStream) ? undefined : await this.#ownTargets(block);
+    const linears = linearsOf(block.spec, sparsities, own?.norms);
+    const reports: BlockTrainingReport[] = [];
+    for (const training of this.#trainings) {
+      // Where nothing becomes sparse there is no error, and rounding alone must not move weights.
+      if (training.name !== "reconstruct" && linears.size === 0) continue;
+      const targets = takesDenseStream(training) ? this.#run.denseStream?.states : own?.states;
+      if (targets === undefined) throw nothingToTrainWith(block.spec);
+      reports.push(await this.#trainBy(training, block, targets, linears));
     }
-    await using targets = await this.#ownTargets(spec, denseWeights, stream);
-    return await work(targets);
+    return reports;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#loss?.programs[Symbol.asyncDispose]();
   }
 
-  /** What the dense block makes of the inputs that the pruned one sees. */
-  async #ownTargets(
-    spec: BlockAtWork["spec"],
-    denseWeights: BlockAtWork["weights"],
-    { states, runner }: Stream,
-  ): Promise<HiddenStates> {
-    const { config, model, output } = this.#run;
+  /** @param linears by role, with the norms of their inputs as far as they are known */
+  async #trainBy(
+    { name: step, options }: BlockTraining,
+    { spec, weights }: BlockAtWork,
+    targets: HiddenStates,
+    linears: ReadonlyMap<string, readonly ProjectedLinear[]>,
+  ): Promise<BlockTrainingReport> {
+    const { config, device, selected, stream, context } = this.#run;
+    if (stream === undefined) throw nothingToTrainWith(spec);
+    const work: BlockToTrain = {
+      ...{ block: spec, weights, inputs: stream.states, targets, device },
+      loss: await this.#programs(spec),
+      seed: config.seed + spec.index,
+      onStep: ({ done, steps, loss }) => {
+        stage(this.#run, spec, `${step}, loss ${loss.toPrecision(3)}`, done / steps);
+        throwIfStopped(context, true);
+      },
+    };
+    const report =
+      step === "reconstruct"
+        ? await reconstructBlock({ ...work, masked: maskedRoles(spec, selected) }, options)
+        : await flattenBlock(
+            { ...work, pattern: config.pattern, linears: step === "safe+" ? linears : withoutScale(linears) },
+            options,
+          );
+    return { name: spec.name, step, ...report };
+  }
+
+  /** What the dense block makes of the inputs that the pruned one sees, and where somebody asks the norms of its linears' own inputs. */
+  async #ownTargets({ spec, denseWeights }: BlockAtWork): Promise<OwnTargets> {
+    const { config, model, output, stream, device, selected } = this.#run;
+    if (stream === undefined || denseWeights === undefined) throw nothingToTrainWith(spec);
+    const { states, runner } = stream;
     const targets = await HiddenStates.create({
       sequences: states.sequences,
       tokens: states.tokens,
@@ -73,15 +101,30 @@ export class BlockReconstruction implements AsyncDisposable {
     });
     try {
       await states.copyTo(targets);
-      await new Stream(runner, targets).pass(spec, denseWeights, { moves: true });
-      return targets;
+      const collected = await collectStatistics({
+        ...{ stream: new Stream(runner, targets), block: spec, weights: denseWeights, device, moves: true },
+        groups: spec.groups.filter((group) => isPruned(group, selected)),
+        needs: this.#trainings.some(({ name }) => name === "safe+") ? ["column-norms"] : [],
+      });
+      const norms = new Map<string, Float32Array>();
+      for (const [group, growing] of collected) {
+        using statistics = growing;
+        const { squareSums, tokenCount, sequenceCount } = await statistics.finish();
+        // Of an expert that no token reaches nothing is known: all its inputs count the same.
+        if (squareSums !== undefined && tokenCount > 0)
+          norms.set(
+            group,
+            squareSums.map((sum) => Math.sqrt(sum / sequenceCount)),
+          );
+      }
+      return { states: targets, norms, [Symbol.asyncDispose]: () => targets[Symbol.asyncDispose]() };
     } catch (error) {
       await targets[Symbol.asyncDispose]();
       throw error;
     }
   }
 
-  async #programs(spec: BlockAtWork["spec"]): Promise<BlockLoss> {
+  async #programs(spec: BlockSpec): Promise<BlockLoss> {
     if (this.#loss?.key === spec.shapeKey) return this.#loss.programs;
     await this.#loss?.programs[Symbol.asyncDispose]();
     this.#loss = undefined;
@@ -90,4 +133,39 @@ export class BlockReconstruction implements AsyncDisposable {
     this.#loss = { key: spec.shapeKey, programs };
     return programs;
   }
+}
+
+interface OwnTargets extends AsyncDisposable {
+  readonly states: HiddenStates;
+  /** By group: the root of Σ x² per sequence of every input. */
+  readonly norms: ReadonlyMap<string, Float32Array>;
+}
+
+/** The pruned linears of a block's tensors, by role. */
+function linearsOf(
+  { groups }: BlockSpec,
+  sparsities: ReadonlyMap<string, number>,
+  norms: ReadonlyMap<string, Float32Array> = new Map(),
+): Map<string, ProjectedLinear[]> {
+  const byRole = new Map<string, ProjectedLinear[]>();
+  for (const { name, linears } of groups)
+    for (const linear of linears) {
+      const sparsity = sparsities.get(linear.name);
+      if (sparsity === undefined) continue;
+      const projected = { linear, sparsity, scale: norms.get(name) };
+      byRole.set(linear.role, [...(byRole.get(linear.role) ?? []), projected]);
+    }
+  return byRole;
+}
+
+function withoutScale(
+  linears: ReadonlyMap<string, readonly ProjectedLinear[]>,
+): ReadonlyMap<string, readonly ProjectedLinear[]> {
+  return new Map(
+    [...linears].map(([role, some]) => [role, some.map(({ linear, sparsity }) => ({ linear, sparsity }))]),
+  );
+}
+
+function nothingToTrainWith({ name }: BlockSpec): InternalError {
+  return new InternalError("E_TRAINING", `${name}: nothing to train with`);
 }

@@ -6,10 +6,9 @@
 import { createHash } from "node:crypto";
 import { open, readFile, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
-import type { LayerReport, ModelTrainingReport } from "../contract.js";
+import type { BlockTrainingReport, LayerReport, ModelTrainingReport } from "../contract.js";
 import { CheckpointError, ConfigError } from "../errors.js";
 import { isRecord } from "../is-record.js";
-import type { ReconstructionReport } from "../training/reconstruct.js";
 
 export const JOURNAL_NAME = "journal.jsonl";
 
@@ -89,7 +88,7 @@ export interface StepEntries {
     readonly sha256: string;
     readonly layers: readonly LayerReport[];
     /** Where the block was trained. */
-    readonly training?: ReconstructionReport;
+    readonly training?: readonly BlockTrainingReport[];
   };
   /** The whole model, trained: its tensors lie in a file beside the journal. */
   readonly training: { readonly report: ModelTrainingReport };

@@ -5,7 +5,7 @@ import { openModel } from "../model/open-model.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import { tensorOf, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
-import { modelTrainingsOf, reconstructionOf, solverOf } from "./session.js";
+import { blockTrainingsOf, modelTrainingsOf, solverOf } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { elementsOf } from "../solvers/cost.js";
@@ -57,13 +57,13 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     ),
   );
   const prunedBytes = sumOf([...prunedTensors], (tensor) => model.checkpoint.info(tensor).byteLength);
-  const [training, trainings] = [reconstructionOf(config), modelTrainingsOf(config)];
+  const [blockTrainings, trainings] = [blockTrainingsOf(config), modelTrainingsOf(config)];
   const planned = {
     config,
     architecture: model.architecture,
     selected,
     solver,
-    training,
+    blockTrainings,
     trainings,
     checkpointBytes,
     prunedBytes,

@@ -4,12 +4,11 @@
  */
 import { CheckpointError } from "../errors.js";
 import { throwIfStopped } from "../context.js";
-import type { LayerReport, Propagation } from "../contract.js";
+import type { BlockTrainingReport, LayerReport, Propagation } from "../contract.js";
 import { copyBlockWeights, readBlockWeights } from "../forward/weights.js";
 import { lookUp } from "../look-up.js";
 import { tensorOf, type BlockSpec, type InputGroup, type LinearSpec } from "../model/architecture.js";
 import { countZeros } from "../model/logical-matrix.js";
-import type { ReconstructionReport } from "../training/reconstruct.js";
 import type { GradientSource } from "./gradient-source.js";
 import { GroupAtWork, type SolvedLinear } from "./group-at-work.js";
 import { hashOf, type Journal, type StepEntries } from "./journal.js";
@@ -42,7 +41,7 @@ export async function processBlock(
   memory: BlockMemory,
 ): Promise<{
   readonly layers: readonly LayerReport[];
-  readonly training: ReconstructionReport | undefined;
+  readonly training: readonly BlockTrainingReport[];
   readonly memory: BlockMemory;
 }> {
   const { context, model, output, clock, config } = run;
@@ -58,11 +57,12 @@ export async function processBlock(
   const solved: LayerReport[] = [];
   for (const groups of stagesOf(spec, config.propagation)) solved.push(...(await pruneStage(run, block, groups)));
   await moveDense(run, block);
-  const training = await run.reconstruction?.train(block);
-  if (training !== undefined) await writeTensors(run, block, new Set(spec.tensors.keys()));
-  const layers = training === undefined ? solved : recountBlock(block, solved);
+  const training = (await run.reconstruction?.train(block, run.sparsities)) ?? [];
+  const isTrained = training.length > 0;
+  if (isTrained) await writeTensors(run, block, new Set(spec.tensors.keys()));
+  const layers = isTrained ? recountBlock(block, solved) : solved;
   await output.flush();
-  const noted = training === undefined ? {} : { training };
+  const noted = isTrained ? { training } : {};
   await journal.append("block", spec.name, { sha256: await hashBlock(run, spec), layers, ...noted });
   if (config.propagation !== "dense") await onActivations(run, () => moveOn(run, run.stream, spec, weights));
 

@@ -56,12 +56,12 @@ export async function pruneModel(
     if (finished === undefined) {
       const processed = await processBlock(run, journal, block, memory);
       layers.push(...processed.layers);
-      if (processed.training !== undefined) training.push({ name: block.name, ...processed.training });
+      training.push(...processed.training);
       memory = processed.memory;
     } else {
       if (!isTrained) memory = await replayBlock(run, block, finished, memory);
       layers.push(...finished.layers);
-      if (finished.training !== undefined) training.push({ name: block.name, ...finished.training });
+      training.push(...(finished.training ?? []));
     }
     throwIfStopped(context, true);
   }

@@ -10,14 +10,13 @@ import { gramPanels } from "../forward/block-runner.js";
 import { TILE_ROWS } from "../forward/head.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
-import { inSequence, repeated, type SolveCost } from "../solvers/cost.js";
+import { inSequence, PASSES, repeated, type SolveCost } from "../solvers/cost.js";
 import { gradientsOf, ofModel } from "./gradient-source.js";
 import { isRouted } from "./run.js";
 import { STATES } from "../training/elsa.js";
 import { FULL_PRECISION } from "../training/parameter-store.js";
 import { STORE_SHARE } from "./model-training.js";
-import type { ModelTraining } from "./run.js";
-import type { ReconstructOptions } from "../training/reconstruct.js";
+import type { BlockTraining, ModelTraining } from "./run.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
 
 /** Everything a cost depends on, decided before any work. */
@@ -27,8 +26,8 @@ export interface PlannedRun {
   /** The linears that are pruned. */
   readonly selected: ReadonlySet<LinearSpec>;
   readonly solver: LayerSolver<undefined>;
-  /** Of every block, once its linears are solved. */
-  readonly training: ReconstructOptions | undefined;
+  /** Of every block, once its linears are solved, in order. */
+  readonly blockTrainings: readonly BlockTraining[];
   /** Of the whole model, after its last block. */
   readonly trainings: readonly ModelTraining[];
   /** Of the checkpoint's shards, and of the tensors that are written. */
@@ -125,10 +124,10 @@ function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const solving = linearsOf(block)
     .filter((linear) => selected.has(linear))
     .map((linear) => workOfSolve(linear, costOfLinear(solver, config, linear)));
-  const hasDense = isTwinned || planned.training !== undefined;
+  const hasDense = isTwinned || planned.blockTrainings.length > 0;
   const reading = { entries: (hasDense ? 2 : 1) * tensorElements(block) };
-  const isMoving = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
-  return addWork(reading, ...(isMoving ? [...collecting, moving] : []), ...solving, trainingWork(planned, block));
+  const isMoving = needs.length > 0 || isMeasuredApart || planned.blockTrainings.length > 0;
+  return addWork(reading, ...(isMoving ? [...collecting, moving] : []), ...solving, blockTrainingWork(planned, block));
 }
 
 /** A gradient runs the forward again and twice its products; one of four passes over the inputs of each. */
@@ -136,17 +135,28 @@ const FORWARDS_PER_GRADIENT = 3;
 /** What a step of Adam reads and writes of each entry, and what its gradient takes. */
 const PASSES_PER_STEP = 8;
 
-function trainingWork(planned: PlannedRun, block: BlockSpec): Partial<RunWork> {
-  const { training, config } = planned;
-  if (training === undefined) return {};
-  const { epochs, heldOut, batchSize } = training;
-  const measured = 2 + epochs * heldOut; // before, after, and what is held out after every epoch
-  const dense = 1;
-  const forwards = dense + measured + FORWARDS_PER_GRADIENT * epochs * (1 - heldOut);
-  const steps = epochs * Math.ceil(((1 - heldOut) * config.nsamples) / batchSize);
-  return addWork(scaled(forwards, forwardWork(planned, block, Infinity)), {
-    entries: PASSES_PER_STEP * steps * tensorElements(block),
+/** Before a step's second gradient and after it: the norm, a copy, a factor, a sum, and the copy back. */
+const PASSES_PER_ASCENT = 5;
+/** Scores, a selection and the dual step. */
+const PASSES_PER_PROJECTION = 2 + PASSES.selection;
+
+function blockTrainingWork(planned: PlannedRun, block: BlockSpec): RunWork {
+  const { blockTrainings, config } = planned;
+  const forward = forwardWork(planned, block, Infinity);
+  const own = blockTrainings.length === 0 ? {} : forward; // what the dense block gives
+  const works = blockTrainings.map(({ name, options }) => {
+    const { epochs, batchSize } = options;
+    const heldOut = name === "reconstruct" ? options.heldOut : 0;
+    const [isClimbing, projections] = name === "reconstruct" ? [false, 0] : [options.rho > 0, 1 / options.interval];
+    const measured = 2 + epochs * heldOut; // before, after, and what is held out after every epoch
+    const gradients = (isClimbing ? 2 : 1) * epochs * (1 - heldOut);
+    const steps = epochs * Math.ceil(((1 - heldOut) * config.nsamples) / batchSize);
+    const passes = PASSES_PER_STEP + (isClimbing ? PASSES_PER_ASCENT : 0) + PASSES_PER_PROJECTION * projections;
+    return addWork(scaled(measured + FORWARDS_PER_GRADIENT * gradients, forward), {
+      entries: passes * steps * tensorElements(block),
+    });
   });
+  return addWork(own, ...works);
 }
 
 /** Products with the vocabulary in a step: partition functions and logits of both models, and a gradient. */
@@ -333,9 +343,9 @@ function largestOf<Item>(items: readonly Item[], value: (item: Item) => number):
 }
 
 /** Whether tokens go through the model while it is pruned, or for its allocation. */
-export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "training">): boolean {
+export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "blockTrainings">): boolean {
   const { needs, isMeasuredApart } = statisticsOf(planned);
-  const isAsked = needs.length > 0 || isMeasuredApart || planned.training !== undefined;
+  const isAsked = needs.length > 0 || isMeasuredApart || planned.blockTrainings.length > 0;
   return isAsked || needsActivations(planned.config.allocation);
 }
 
@@ -345,7 +355,7 @@ export function memoryOf(planned: PlannedRun): number {
   const { needs, isMeasuredApart } = statisticsOf(planned);
   const { blocks, hiddenSize } = architecture;
   const isTwinned = needs.includes("inherited-errors");
-  const hasDense = isTwinned || planned.training !== undefined;
+  const hasDense = isTwinned || planned.blockTrainings.length > 0;
   const block = largestOf(blocks, (each) => 4 * (hasDense ? 2 : 1) * tensorElements(each) + summedBytes(planned, each));
   const states = 4 * tokensOf(config) * hiddenSize * (hasDense ? 2 : 1);
   const hidden = isForwarded(planned) ? Math.min(states, config.memoryBytes) : 0;
@@ -404,15 +414,17 @@ function modelTrainingBytes({ architecture, config }: PlannedRun, training: Mode
  */
 const WEIGHTS_AROUND_SOLVE = 4;
 
-/** Values, gradients, two moments and the best values so far of a block; the inputs and targets of a step. */
-const ARRAYS_OF_TRAINING = 5;
+/** Values, gradients, two moments, and of reconstruct the best values so far, of safe z, u and x before the ascent. */
+const ARRAYS_OF_TRAINING = { reconstruct: 5, safe: 7, "safe+": 7 } as const;
 /** What a gradient holds of a block's inputs and outputs, times the forward's. */
 const ACTIVATIONS_OF_GRADIENT = 2;
 
-function trainingBytes({ training, architecture }: PlannedRun, block: BlockSpec, tokens: number): number {
-  if (training === undefined) return 0;
+/** The inputs and targets of a step, and its gradient's activations, beside what is kept of every weight. */
+function trainingBytes({ blockTrainings, architecture }: PlannedRun, block: BlockSpec, tokens: number): number {
+  if (blockTrainings.length === 0) return 0;
+  const arrays = Math.max(...blockTrainings.map(({ name }) => ARRAYS_OF_TRAINING[name]));
   const activations = ACTIVATIONS_OF_GRADIENT * activationBytes(architecture, block, tokens, false);
-  return 4 * ARRAYS_OF_TRAINING * tensorElements(block) + 4 * 2 * tokens * architecture.hiddenSize + activations;
+  return 4 * arrays * tensorElements(block) + 4 * 2 * tokens * architecture.hiddenSize + activations;
 }
 
 /** The weight on its way, and what the method works with. */

@@ -13,6 +13,8 @@ import type { Model } from "../model/open-model.js";
 import type { ElsaOptions } from "../training/elsa.js";
 import type { FinetuneOptions } from "../training/finetune.js";
 import type { GradientSums } from "../training/gradient-statistics.js";
+import type { ReconstructOptions } from "../training/reconstruct.js";
+import type { SafeOptions } from "../training/safe.js";
 import type { BlockReconstruction } from "./block-reconstruction.js";
 import type { BoundSolver } from "./solve-linear.js";
 
@@ -37,6 +39,11 @@ export interface RunParts {
   readonly trainings: readonly ModelTraining[];
   readonly clock: Clock;
 }
+
+/** A step that trains every block, with its options. */
+export type BlockTraining =
+  | { readonly name: "reconstruct"; readonly options: ReconstructOptions }
+  | { readonly name: "safe" | "safe+"; readonly options: SafeOptions };
 
 /** A step that trains the whole model, with its options. */
 export type ModelTraining =

@@ -32,16 +32,26 @@ import { bytesOf } from "../options/fingerprint.js";
 import { VERSION } from "../version.js";
 import { elsa } from "../training/elsa.js";
 import { finetune } from "../training/finetune.js";
-import { reconstruct, type ReconstructOptions } from "../training/reconstruct.js";
+import { reconstruct } from "../training/reconstruct.js";
 import { TRAINERS } from "../training/registry.js";
+import { safe, safePlus } from "../training/safe.js";
 import { TRAINING_NAME } from "./model-training.js";
-import { BlockReconstruction, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
+import { BlockReconstruction, takesDenseStream, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
 import { openDevice } from "./devices.js";
 import { GRADIENT_STATES_NAME, GRADIENTS_NAME, gradientsOf, GradientSource } from "./gradient-source.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
 import type { Run } from "./prune-block.js";
-import { Clock, isRouted, moveOn, onActivations, type BlockAtWork, type ModelTraining, type RunParts } from "./run.js";
+import {
+  Clock,
+  isRouted,
+  moveOn,
+  onActivations,
+  type BlockAtWork,
+  type BlockTraining,
+  type ModelTraining,
+  type RunParts,
+} from "./run.js";
 import { compilePathPattern } from "./selection.js";
 import { KEEP, type BoundSolver } from "./solve-linear.js";
 import {
@@ -129,9 +139,9 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       ...(config.measureLoss ? [["gram"] as const] : []),
     ];
     const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
-    const training = reconstructionOf(config);
+    const blockTrainings = blockTrainingsOf(config);
     const trainings = modelTrainingsOf(config);
-    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || training !== undefined);
+    const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || blockTrainings.length > 0);
     const isAllocationForwarded = needsActivations(config.allocation);
     const calibration =
       isStored || isForwarded || isAllocationForwarded || gradients.length > 0
@@ -151,7 +161,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, { calibration, text }), resume),
     );
     const runner = resources.own(new BlockRunner(model.architecture));
-    const hasDense = config.reproduce === "model" || training?.targets === "dense";
+    const hasDense = config.reproduce === "model" || blockTrainings.some(takesDenseStream);
     const openStream = async (name: string): Promise<Stream | undefined> => {
       if (calibration === undefined) return undefined;
       const memoryBytes = hasDense ? config.memoryBytes / 2 : config.memoryBytes;
@@ -168,7 +178,8 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       ...{ config, context, model, solver, selected, device, output, runner, clock, denseStream },
       stream: isForwarded ? stream : undefined,
     };
-    const reconstruction = training && resources.own(new BlockReconstruction(opened, training));
+    const reconstruction =
+      blockTrainings.length === 0 ? undefined : resources.own(new BlockReconstruction(opened, blockTrainings));
     const parts: RunParts = { ...opened, reconstruction, trainings };
     const tokens = calibration?.sequences ?? [];
     const source = gradients.length > 0 ? resources.own(new GradientSource(parts, gradients, tokens)) : undefined;
@@ -272,10 +283,14 @@ export function methodOf(config: Pick<RunConfig, "method" | "methodOptions" | "t
   );
 }
 
-/** Options of the step that trains blocks; undefined where there is none. */
-export function reconstructionOf({ then }: Pick<RunConfig, "then">): ReconstructOptions | undefined {
-  const step = then.find(({ method }) => method === reconstruct.name);
-  return step && reconstruct.schema.parse(step.methodOptions);
+/** The steps that train every block, in order. */
+export function blockTrainingsOf(config: Pick<RunConfig, "method" | "methodOptions" | "then">): BlockTraining[] {
+  return [config, ...config.then].flatMap(({ method, methodOptions }): BlockTraining[] => {
+    if (method === reconstruct.name) return [{ name: "reconstruct", options: reconstruct.schema.parse(methodOptions) }];
+    if (method === safe.name) return [{ name: "safe", options: safe.schema.parse(methodOptions) }];
+    if (method === safePlus.name) return [{ name: "safe+", options: safePlus.schema.parse(methodOptions) }];
+    return [];
+  });
 }
 
 /** The steps that train the whole model, in order. */

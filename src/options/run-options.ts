@@ -257,7 +257,7 @@ export const RUN_OPTIONS = {
   }),
   /** Becomes the method; the one that trains is then its next step. */
   init: option(types.text, {
-    help: "elsa: begin with the weights and the mask of this method instead of the dense model",
+    help: "elsa, safe: begin with the weights and the mask of this method instead of the dense model",
     flag: { argument: "<method>", group: HOW },
     recipe: "method.init",
     field: false,
@@ -273,7 +273,7 @@ export const RUN_OPTIONS = {
     compare: "axis",
   }),
   batchSize: option(types.count(1), {
-    help: "elsa: sequences per step",
+    help: "elsa, safe: sequences per step",
     otherwise: "8",
     flag: { argument: "<count>", group: HOW },
     field: false,
@@ -281,7 +281,7 @@ export const RUN_OPTIONS = {
     compare: "axis",
   }),
   lr: option(types.number, {
-    help: "elsa: peak learning rate, which falls to 0",
+    help: "elsa, safe: peak learning rate, which falls to 0",
     otherwise: "0.0002",
     flag: { argument: "<rate>", group: HOW },
     field: false,
@@ -289,15 +289,15 @@ export const RUN_OPTIONS = {
     compare: "axis",
   }),
   lambda: option(types.number, {
-    help: "elsa: penalty that draws weights towards their sparse twins",
-    otherwise: "0.01",
+    help: "elsa, safe: penalty that draws weights towards their sparse twins",
+    otherwise: "0.01, of safe 0.001",
     flag: { argument: "<weight>", group: HOW },
     field: false,
     decides: "nothing",
     compare: "axis",
   }),
   interval: option(types.count(1), {
-    help: "elsa: steps between projections",
+    help: "elsa, safe: steps between projections",
     otherwise: "32",
     flag: { argument: "<steps>", group: HOW },
     field: false,

@@ -49,7 +49,9 @@ export function renderRun(report: RunReport): string {
     ]);
   }
   if (report.resumedBlocks > 0) facts.push(["resumed", `after ${report.resumedBlocks} blocks of an earlier run`]);
-  if (report.training !== undefined) facts.push(["reconstruction", renderTraining(report.training)]);
+  const trained = report.training ?? [];
+  for (const each of new Set(trained.map(({ step }) => step)))
+    facts.push([each, renderTraining(trained.filter(({ step }) => step === each))]);
   for (const { name, steps, first, last } of report.trained ?? [])
     facts.push([name, `${steps} steps, loss ${first.toPrecision(4)} to ${last.toPrecision(4)} (tenths of the steps)`]);
   facts.push(["time", formatDuration(report.seconds)], ["peak memory", formatBytes(report.peakRssBytes)]);

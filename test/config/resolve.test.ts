@@ -405,6 +405,48 @@ test("what elsa cannot do is said before any work", async () => {
   assert.equal(config.allocation.rule, "owl");
 });
 
+test("safe chooses its mask itself and may follow or precede other steps; what it cannot do is said before any work", async () => {
+  const plus: RunRequest = { ...BASE, method: "safe+", batchSize: "4", lr: "1e-3", lambda: "0.02", interval: "16" };
+  const { config } = await resolveRun({ ...plus, option: ["rho=0", "epochs=3"], then: ["reconstruct", "safe"] });
+  const { epochs, batchSize, lr, lambda, interval, rho, schedule } = config.methodOptions;
+  assert.deepEqual([epochs, batchSize, lr, lambda, interval, rho, schedule], [3, 4, 1e-3, 0.02, 16, 0, "constant"]);
+  assert.deepEqual(config.then[1]?.methodOptions, {
+    ...{
+      epochs: 30,
+      batchSize: 8,
+      lr: 2e-4,
+      warmup: 1 / 15,
+      rho: 2e-4,
+      lambda: 1e-3,
+      schedule: "constant",
+      interval: 32,
+    },
+  });
+  const initiated = await resolveRun({ ...BASE, method: "safe", init: "wanda", reproduce: "model" });
+  assert.deepEqual([initiated.config.method, initiated.config.then[0]?.method], ["wanda", "safe"]);
+  const safe: RunRequest = { ...BASE, method: "safe" };
+  const refused: readonly (readonly [RunRequest, RegExp])[] = [
+    [{ ...safe, option: ["epochs=0"] }, /epochs/],
+    [{ ...safe, option: ["rho=-1"] }, /rho/],
+    [{ ...safe, option: ["schedule=exponential"] }, /schedule/],
+    [{ ...safe, steps: "5" }, /--steps: the method safe has no such option/],
+    [{ ...safe, propagation: "dense" }, /safe: with --propagation dense blocks never see/],
+    [{ ...BASE, then: ["safe+"], propagation: "dense" }, /safe\+: with --propagation dense blocks never see/],
+    [{ ...safe, reproduce: "model" }, /--reproduce model: safe trains the block as a whole/],
+    [{ ...safe, then: ["admm-update"] }, /admm-update/],
+    [{ ...ELSA, then: ["safe"] }, /safe comes after a step that trains/],
+  ];
+  for (const [request, message] of refused) await assert.rejects(resolveRun(request), message, JSON.stringify(request));
+  writeFileSync(
+    join(folder, "safe.yaml"),
+    "version: 1\nmethod: wanda\nsparsity: 0.9\nthen: [{ name: safe, match: '*.up_proj' }]\n",
+  );
+  await assert.rejects(
+    resolveRun({ calibration: "ids.safetensors", model: "llama", recipe: "safe.yaml" }),
+    /safe trains whole blocks; it cannot match single linears/,
+  );
+});
+
 test("auto with a budget trains for so long", async () => {
   for (const [budget, minutes] of [
     ["10m", 10],

@@ -5,11 +5,12 @@ import { after, before, test } from "node:test";
 import { allocationSchema } from "../../src/allocation/registry.js";
 import type { RunConfig } from "../../src/contract.js";
 import { planRun, secondsOf } from "../../src/driver/plan.js";
-import { modelTrainingsOf, reconstructionOf, solverOf } from "../../src/driver/session.js";
+import { blockTrainingsOf, modelTrainingsOf, solverOf } from "../../src/driver/session.js";
 import { memoryOf, workOf, type RunWork } from "../../src/driver/run-cost.js";
 import { prunableLinears } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
+import { safe } from "../../src/training/safe.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
@@ -31,13 +32,13 @@ function planned(overrides: Partial<RunConfig>) {
   const config = demoRun("out", overrides);
   const { architecture } = model;
   const selected = new Set(prunableLinears(architecture));
-  const [training, trainings] = [reconstructionOf(config), modelTrainingsOf(config)];
+  const [blockTrainings, trainings] = [blockTrainingsOf(config), modelTrainingsOf(config)];
   return {
     config,
     architecture,
     selected,
     solver: solverOf(config),
-    training,
+    blockTrainings,
     trainings,
     checkpointBytes: 2e7,
     prunedBytes: 1e7,
@@ -55,9 +56,21 @@ test("training adds its steps to the work and what it holds to the memory", () =
   const then = (method: string, methodOptions: object): Partial<RunConfig> => ({
     ...{ ...plain, then: [{ method, methodOptions: { ...methodOptions } }] },
   });
+  const optionsOf = (method: string, given: object): Partial<RunConfig> => {
+    return { method, methodOptions: { ...safe.schema.parse(given) } };
+  };
   const perToken = 2 * (BEFORE_LAST + LAST) + 4 * plain.seqlen * HIDDEN;
   const [once, twice] = [4, 8].map((epochs) => products(then("reconstruct", { epochs, heldOut: 0 })));
   assert.equal((twice as number) - (once as number), 3 * 4 * tokens(plain) * BLOCKS * perToken);
+  const ofSafe = (options: object): number => products({ ...plain, ...optionsOf("safe", options) });
+  // A second gradient, and an epoch more of both.
+  assert.equal(ofSafe({ epochs: 4 }) - ofSafe({ epochs: 4, rho: 0 }), 3 * 4 * tokens(plain) * BLOCKS * perToken);
+  assert.equal(ofSafe({ epochs: 5 }) - ofSafe({ epochs: 4 }), 2 * 3 * tokens(plain) * BLOCKS * perToken);
+  const both = products({ ...then("reconstruct", { epochs: 4, heldOut: 0 }), ...optionsOf("safe", { epochs: 4 }) });
+  assert.ok(both > ofSafe({ epochs: 4 }) + 3 * 4 * tokens(plain) * BLOCKS * perToken);
+  assert.ok(memory({ ...plain, ...optionsOf("safe", {}) }) > memory(then("reconstruct", {})));
+  const [seldom, often] = [32, 1].map((interval) => work({ ...plain, ...optionsOf("safe+", { interval }) }).entries);
+  assert.ok((often as number) > (seldom as number));
   const [few, many] = [100, 300].map((steps) => products(then("finetune", { steps })));
   assert.ok((many as number) - (few as number) >= 200 * 8 * plain.seqlen * BLOCKS * 4 * perToken);
   assert.ok(memory(then("finetune", { steps: 1 })) - memory(plain) > 10 * BLOCKS * (BEFORE_LAST + LAST));

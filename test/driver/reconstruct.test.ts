@@ -102,7 +102,7 @@ test("the command says what was trained, takes options after a colon, and refuse
     [2, 2],
   );
   const text = await runPrune(command("--then", "reconstruct:epochs=1", "--force"));
-  assert.match(text.stdout, /reconstruction\s+2 blocks, loss 0\.\d+ to 0\.\d+/);
+  assert.match(text.stdout, /reconstruct\s+2 blocks, loss 0\.\d+ to 0\.\d+/);
   const refusals = [
     [["--then", "reconstruct:epochs=0"], /epochs/],
     [["--then", "reconstruct:epoch=3"], /epoch: the method reconstruct has no such option/],

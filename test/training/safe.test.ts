@@ -1,15 +1,25 @@
 /** SAFE on problems small enough to be done again in float64, on every device. */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { test } from "node:test";
+import { borrowed } from "../../src/array.js";
+import { MersenneTwister, shuffled } from "../../src/calibration/random.js";
 import { createCpuDevice } from "../../src/device/cpu/cpu-device.js";
 import type { Device } from "../../src/device/device.js";
+import { BlockRunner } from "../../src/forward/block-runner.js";
+import { HiddenStates } from "../../src/forward/hidden-states.js";
+import { readBlockWeights } from "../../src/forward/weights.js";
 import type { LinearSpec } from "../../src/model/architecture.js";
+import { openModel } from "../../src/model/open-model.js";
 import { UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";
+import { BlockLoss } from "../../src/training/block-loss.js";
 import { takeStep } from "../../src/training/optimiser.js";
-import { Parameters } from "../../src/training/parameters.js";
-import { minimiseFlatly, safeSchema, type SafeOptions } from "../../src/training/safe.js";
+import { blockParameters, Parameters } from "../../src/training/parameters.js";
+import { flattenBlock, minimiseFlatly, safeSchema, type SafeOptions } from "../../src/training/safe.js";
 import { linearRate } from "../../src/training/schedule.js";
 import { lambdaAt } from "../../src/training/splitting.js";
+import { fixturePath } from "../helpers/architectures.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { describeOnDevices } from "../helpers/devices.js";
 import { normals } from "../reference/random.js";
 
@@ -205,4 +215,58 @@ test("zeros are exact, unstructured and N:M, in tensors stored either way; score
         assert.equal(at(weighted, row, column) !== 0, column % 2 === 0, `row ${row}, column ${column}`);
       }
   }
+});
+
+test("a block's steps are Adam's on the mean over all elements, each epoch in another order, to the bit", async (t) => {
+  await using device = await createCpuDevice();
+  await using model = await openModel(fixturePath("llama"));
+  const { architecture } = model;
+  const block = architecture.blocks[0] ?? assert.fail();
+  await using runner = new BlockRunner(architecture);
+  const [sequences, tokens] = [5, 6];
+  const states = async (seed: number): Promise<HiddenStates> => {
+    const { hiddenSize } = architecture;
+    const place = { memoryBytes: 2 ** 20, scratchFile: join(temporaryDirectory(t), "states") };
+    const created = await HiddenStates.create({ sequences, tokens, hiddenSize, ...place });
+    const values = normals(sequences * created.sequenceLength, seed);
+    await created.write(0, borrowed("states", values, [sequences * tokens, hiddenSize]));
+    return created;
+  };
+  await using inputs = await states(1);
+  await using targets = await states(2);
+  await using loss = await BlockLoss.compile(runner, architecture, block, [...block.tensors.keys()]);
+  const weights = await readBlockWeights(model.checkpoint, block);
+  using plain = blockParameters(device, block, weights, new Set());
+  const all = [0, 1, 2, 3, 4];
+  const random = new MersenneTwister(7);
+  const orders = [shuffled(all, random), shuffled(all, random)];
+  assert.notDeepEqual(orders[0], orders[1]);
+  const batches = orders.flatMap((order) => [order.slice(0, 2), order.slice(2, 4), order.slice(4)]);
+  const [hidden, target] = [0, 1].map(() => new Float32Array(2 * inputs.sequenceLength)) as [
+    Float32Array,
+    Float32Array,
+  ];
+  for (const [index, some] of batches.entries()) {
+    const batch = {
+      ...{ hidden: await inputs.gather(some, hidden), target: await targets.gather(some, target) },
+      ...{ batch: some.length, tokens, weight: 1 / (some.length * inputs.sequenceLength) },
+    };
+    await loss.gradients(plain.feeds(), batch, plain.sinks());
+    plain.uploadGradients();
+    await takeStep(plain, { rate: linearRate(2e-4, index + 1, 6, 0), step: index + 1, gradientScale: 1 });
+  }
+  const pruned = block.groups.flatMap((group) => group.linears);
+  const linears = new Map(pruned.map((linear) => [linear.role, [{ linear, sparsity: 0 }]]));
+  const options = safeSchema.parse({ rho: 0, lambda: 0, epochs: 2, batchSize: 2, warmup: 0 });
+  const heard: number[] = [];
+  const report = await flattenBlock(
+    {
+      ...{ block, weights, inputs, targets, loss, device, seed: 7, pattern: UNSTRUCTURED, linears },
+      onStep: ({ done }) => heard.push(done),
+    },
+    options,
+  );
+  assert.deepEqual(heard, [1, 2, 3, 4, 5, 6]);
+  assert.ok(report.steps === 6 && report.after < report.before, JSON.stringify(report));
+  for (const { name, values } of plain) assert.deepEqual(weights.get(name), values.host, name);
 });

@@ -170,8 +170,10 @@ export async function resolveComparison(
   problems.add(...unreadable);
   const run = await resolveShared(shared, surroundings, problems);
   if (run !== undefined)
-    for (const { then, settings } of compared)
-      problems.add(checkTraining(then, settings?.propagation ?? run.config.propagation));
+    for (const { method, methodOptions, then, settings } of compared)
+      problems.add(
+        checkTraining([{ method, methodOptions }, ...then], settings?.propagation ?? run.config.propagation),
+      );
   problems.throwAny();
   if (run === undefined || source === undefined) throw new InternalError("E_COMPARISON", "a problem was not noted.");
   return {

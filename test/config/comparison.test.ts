@@ -140,7 +140,8 @@ test("steps that train take an option after a colon, follow what solves, and nee
     (await problemsOf(flags)).map(({ code }) => code);
   assert.deepEqual(await codes({ methods: "wanda+reconstruct:epoch=3" }), ["E_METHOD_OPTION"]);
   assert.deepEqual(await codes({ methods: "wanda+reconstruct+admm-update" }), ["E_STEPS"]);
-  assert.deepEqual(await codes({ methods: "wanda+finetune", propagation: "dense" }), ["E_TRAINING_PROPAGATION"]);
+  for (const label of ["wanda+reconstruct", "safe+", "safe++reconstruct"])
+    assert.deepEqual(await codes({ methods: label, propagation: "dense" }), ["E_TRAINING_PROPAGATION"], label);
 });
 
 test("what a run takes and no axis is, all cells share; channels change places in N:M cells alone", async () => {

@@ -81,7 +81,7 @@ test("only these decide nothing, or by what their files hold, or say where a run
 });
 
 test("a comparison shares whatever is no axis of it and not for one run only", () => {
-  const own = ["out", "force", "overrides", "measureLoss", "resume", "recipe"];
+  const own = ["out", "force", "overrides", "measureLoss", "resume", "recipe", "budget"];
   const axes = [
     "method",
     "methodOptions",
@@ -92,6 +92,14 @@ test("a comparison shares whatever is no axis of it and not for one run only", (
     "allocation",
     "damping",
     "blockSize",
+    "init",
+    "steps",
+    "batchSize",
+    "lr",
+    "lambda",
+    "interval",
+    "projection",
+    "state",
   ];
   const others = Object.keys(RUN_OPTIONS).filter((key) => !own.includes(key) && !axes.includes(key));
   assert.deepEqual(Object.keys(SHARED_OPTIONS), others);

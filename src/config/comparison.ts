@@ -24,6 +24,7 @@ import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } 
 import {
   checkSteps,
   checkTraining,
+  checkUnsolved,
   resolveAllocation,
   resolveMethodOptions,
   resolvePermutation,
@@ -170,10 +171,15 @@ export async function resolveComparison(
   problems.add(...unreadable);
   const run = await resolveShared(shared, surroundings, problems);
   if (run !== undefined)
-    for (const { method, methodOptions, then, settings } of compared)
-      problems.add(
-        checkTraining([{ method, methodOptions }, ...then], settings?.propagation ?? run.config.propagation),
-      );
+    for (const { method, methodOptions, then, settings } of compared) {
+      const { propagation, reproduce } = { ...run.config, ...settings };
+      problems.add(checkTraining([{ method, methodOptions }, ...then], propagation));
+      const own = settings?.allocation === undefined ? allocations : [settings.allocation];
+      for (const { allocation } of own)
+        problems.add(
+          checkUnsolved(method, { allocation, reproduce, permutation: settings?.permutation ?? permutation }),
+        );
+    }
   problems.throwAny();
   if (run === undefined || source === undefined) throw new InternalError("E_COMPARISON", "a problem was not noted.");
   return {

@@ -142,6 +142,9 @@ test("steps that train take an option after a colon, follow what solves, and nee
   assert.deepEqual(await codes({ methods: "wanda+reconstruct+admm-update" }), ["E_STEPS"]);
   for (const label of ["wanda+reconstruct", "safe+", "safe++reconstruct"])
     assert.deepEqual(await codes({ methods: label, propagation: "dense" }), ["E_TRAINING_PROPAGATION"], label);
+  await resolved({ methods: "wanda+finetune", propagation: "dense" }); // it looks at no run's states
+  for (const flags of [{ reproduce: "model" }, { allocation: ["uniform", "evolutionary:proxy=method"] }])
+    assert.deepEqual(await codes({ methods: "wanda,elsa", ...flags }), ["E_METHOD_TRAINS"], JSON.stringify(flags));
 });
 
 test("what a run takes and no axis is, all cells share; channels change places in N:M cells alone", async () => {

@@ -10,7 +10,7 @@
 import { createCpuDevice } from "../src/device/cpu/cpu-device.js";
 import type { Device, Matrix } from "../src/device/device.js";
 import { createWebGpuDevice } from "../src/device/webgpu/adapter.js";
-import { STATE_FORMATS } from "../src/training/formats.js";
+import { STATE_FORMATS } from "../src/training/formats/formats.js";
 import { machineLine, median, randomValues, secondsOf } from "./harness.js";
 
 const [ROWS, COLUMNS] = [2048, 5632];

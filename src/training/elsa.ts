@@ -11,7 +11,7 @@ import { z } from "zod";
 import type { Device } from "../device/device.js";
 import type { Pattern } from "../sparsity/pattern.js";
 import { descend, type Course, type Descent, type ProjectionReport } from "./descent.js";
-import { BF16, DYNAMIC8, DYNAMIC8_UNSIGNED, FP32, FP8_E4M3, FP8_E5M2 } from "./formats.js";
+import { BF16, DYNAMIC8, DYNAMIC8_UNSIGNED, FP32, FP8_E4M3, FP8_E5M2 } from "./formats/formats.js";
 import { TRAINED } from "./finetune.js";
 import { FULL_PRECISION, type FieldFormats } from "./parameter-store.js";
 import type { Parameters } from "./parameters.js";

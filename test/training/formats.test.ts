@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { NumericalError } from "../../src/errors.js";
-import { BLOCK, dynamicLevels } from "../../src/training/dynamic-code.js";
+import { BLOCK, dynamicLevels } from "../../src/training/formats/dynamic-code.js";
 import {
   BF16,
   DYNAMIC8,
@@ -13,8 +13,8 @@ import {
   FP8_E5M2,
   STATE_FORMATS,
   type StateFormat,
-} from "../../src/training/formats.js";
-import { fp8Encoder, fp8Values, type Fp8Kind } from "../../src/training/fp8.js";
+} from "../../src/training/formats/formats.js";
+import { fp8Encoder, fp8Values, type Fp8Kind } from "../../src/training/formats/fp8.js";
 import { assertSameBits } from "../helpers/compare.js";
 import { createRandom, normals } from "../reference/random.js";
 

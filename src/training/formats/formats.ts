@@ -5,7 +5,7 @@
  * A format is plain functions over arrays, so that a store can take any of them. All round to nearest; what ties go to,
  * and where the scale lies, each says itself. Zeros come back as +0 from every format but fp32, which keeps every bit.
  */
-import { narrow, widen } from "../checkpoint/dtype.js";
+import { narrow, widen } from "../../checkpoint/dtype.js";
 import { dynamicFormat } from "./dynamic-code.js";
 import { fp8Format } from "./fp8.js";
 import { largestOf, notFinite, requireLengths } from "./magnitude.js";

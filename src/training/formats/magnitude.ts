@@ -1,5 +1,5 @@
 /** What the formats of states share: the largest magnitude, which refuses what is not finite, and lengths. */
-import { NumericalError } from "../errors.js";
+import { NumericalError } from "../../errors.js";
 import type { StateFormat } from "./formats.js";
 
 const INFINITY_BITS = 0x7f800000;

@@ -15,7 +15,7 @@
  * Bytes: the scales as little-endian f32, one per block, the last one ragged; then one code per element, the index of
  * its level in ascending order.
  */
-import { NumericalError } from "../errors.js";
+import { NumericalError } from "../../errors.js";
 import type { StateFormat } from "./formats.js";
 import { largestMagnitude, requireLengths } from "./magnitude.js";
 

@@ -158,6 +158,7 @@ async function train(
     if (error instanceof InterruptedError && taken > 0) await state.keep(taken, log.course);
     throw error;
   }
+  log.warnAtEnd(context.logger);
   const passes = (steps * batchSize) / windows.count;
   const report = {
     ...{ name, steps, ...log.ends, windows: windows.count, passes },

@@ -10,6 +10,8 @@ const POINTS = 64;
 const PENALTY_RANGE = [0.05, 200] as const;
 /** Where more of the weights enter or leave the mask at each projection, duals outgrow what steps between projections can move. */
 const MOST_FLIPS = 0.1;
+/** Where x and z are further apart at the last projection, the last projection of all takes away what x relied on. */
+const LARGEST_RESIDUAL = 0.1;
 /** Shares of the steps between which the penalty is looked at: before, x and z have not parted yet. */
 const LOOKED_AT = [0.1, 0.3] as const;
 
@@ -20,6 +22,7 @@ export class TrainingCourseLog {
   readonly #curve: TrainingPoint[];
   /** Of projections that are looked at. */
   readonly #looked: ProjectionReport[] = [];
+  #last: Pick<ProjectionReport, "primal"> | undefined;
   #hasWarned: boolean;
 
   constructor(steps: number, earlier: TrainingCourse = { losses: [], gradientNorms: [], curve: [] }) {
@@ -27,6 +30,8 @@ export class TrainingCourseLog {
     this.#losses = [...earlier.losses];
     this.#gradientNorms = [...earlier.gradientNorms];
     this.#curve = [...earlier.curve];
+    const primal = earlier.curve.findLast((point) => point.primal !== undefined)?.primal;
+    this.#last = primal === undefined ? undefined : { primal };
     this.#hasWarned = earlier.losses.length > LOOKED_AT[1] * steps;
   }
 
@@ -53,6 +58,7 @@ export class TrainingCourseLog {
    */
   add({ step, steps, loss, gradientNorm, projected }: StepProgress, projectedLoss?: number): boolean {
     this.#losses.push(loss);
+    this.#last = projected ?? this.#last;
     this.#gradientNorms.push(gradientNorm);
     if (projected !== undefined && step >= LOOKED_AT[0] * steps) this.#looked.push(projected);
     if (!this.isPointDue({ step, steps, ...(projected && { projected }) })) return false;
@@ -75,6 +81,16 @@ export class TrainingCourseLog {
         ? ""
         : `, of its projection ${point.projectedLoss.toPrecision(4)}, residual ${(point.primal ?? 0).toFixed(3)}, flips ${(100 * (point.flips ?? 0)).toFixed(2)} %`;
     return `loss ${mean(this.#losses.slice(-16)).toPrecision(4)}${split}`;
+  }
+
+  /** At the end of a training, where splitting was not done. */
+  warnAtEnd(logger: Logger): void {
+    const residual = this.#last?.primal ?? 0;
+    if (residual <= LARGEST_RESIDUAL) return;
+    logger.warn(
+      `elsa: weights and their sparse twins were still ${(100 * residual).toFixed(0)} % apart at the last projection (10 % or less is good); try more --steps, a longer --interval or a larger --lambda`,
+      { residual },
+    );
   }
 
   /** Once, where λ or the interval are far off what splitting needs. */

@@ -81,6 +81,17 @@ test("a penalty far off its useful range is warned of once, with what was measur
     assert.equal(logger.lines.length, expected === undefined ? 0 : 1);
     if (expected !== undefined) assert.match(logger.lines[0]?.message ?? "", expected);
   }
+  for (const primal of [0.09, 0.45]) {
+    const apart = createMemoryLogger();
+    const log = courseOf(100, 5);
+    log.add({ step: 100, steps: 100, loss: 1, gradientNorm: 1, projected: { ...PROJECTED, primal } });
+    for (const each of [log, new TrainingCourseLog(100, log.course)]) each.warnAtEnd(apart);
+    assert.deepEqual(
+      apart.lines.map(({ message }) => /still 45 % apart/.test(message)),
+      primal < 0.1 ? [] : [true, true],
+      "also where the last projection was an earlier run's",
+    );
+  }
   const flipping = createMemoryLogger();
   courseOf(100, 5, 1, 100, 0.3).warn(flipping);
   assert.match(flipping.lines[0]?.message ?? "", /does not settle: 30 %.*longer --interval/);

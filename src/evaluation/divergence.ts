@@ -92,7 +92,7 @@ export async function measureDivergence(
   const partitions = candidate.logPartitions === undefined ? createLogSum(sequences * tokens) : undefined;
   const best = { p: createBest(sequences * tokens), q: createBest(sequences * tokens) };
   await using executor = new OnnxExecutor();
-  const program = await executor.compile(buildDivergenceGraph(p, q, partitions === undefined));
+  const program = await executor.compile(buildDivergenceGraph(p, q, partitions === undefined), { keepsMemory: true });
   for (const tile of vocabularyTiles(p.vocabularySize, options)) {
     const weights = [
       ...(await tileFeeds(reference.model, tile, "p.")),

@@ -49,18 +49,24 @@ const TEACHER_SHARE = 0.125;
 export async function trainModel(run: Run, journal: Journal, tokens: TrainingTokens): Promise<ModelTrainingReport[]> {
   const reports: ModelTrainingReport[] = [];
   for (const [index, training] of run.trainings.entries()) {
-    const finished = journal.finished("training", training.name)?.report;
-    reports.push(finished ?? (await train(run, journal, tokens, training)));
+    const step = stepName(training, index);
+    const finished = journal.finished("training", step)?.report;
+    reports.push(finished ?? (await train(run, journal, tokens, training, step)));
     const next = run.trainings[index + 1];
-    if (next === undefined || journal.finished("training-step", next.name) === undefined)
-      await writeTrained(run, training);
+    if (next === undefined || journal.finished("training-step", stepName(next, index + 1)) === undefined)
+      await writeTrained(run, step);
   }
   return reports;
 }
 
+/** A training in the journal and in OUT.partial: one run may have the same twice. */
+function stepName({ name }: ModelTraining, index: number): string {
+  return `${index + 1}-${name}`;
+}
+
 /** Whether an earlier run trained to an end: then the output's blocks may be half overwritten. */
 export function hasFinishedTraining({ trainings }: Pick<Run, "trainings">, journal: Journal): boolean {
-  return trainings.some(({ name }) => journal.finished("training", name) !== undefined);
+  return trainings.some((each, index) => journal.finished("training", stepName(each, index)) !== undefined);
 }
 
 async function train(
@@ -68,10 +74,11 @@ async function train(
   journal: Journal,
   tokens: TrainingTokens,
   training: ModelTraining,
+  name: string,
 ): Promise<ModelTrainingReport> {
   const { model, device, runner, output, config, context } = run;
   const { architecture } = model;
-  const { name, options } = training;
+  const { options } = training;
   const { batchSize, distillation } = options;
   const directory = join(output.partialDirectory, TRAINING_NAME, name);
   const windows = new TrainingWindows(tokens, config.seqlen, config.seed);
@@ -117,14 +124,14 @@ async function train(
     ...{ architecture, embedding, head, store, teacher, distillation },
     fixed: areEndsTrained ? undefined : await readEnds(output.checkpoint, architecture),
   });
-  const step = { architecture, runner, gradients, store, ends, sequences: batchSize, states, onBlock };
+  const step = { architecture, runner, gradients, store, ends, sequences: batchSize, states };
   const gradient = async (number: number): Promise<StepGradient> => {
     const sequences = windows.ofStep(number, batchSize);
     ends.choose(sequences);
     await teacher?.listen(sequences);
-    return accumulateGradients(step);
+    return accumulateGradients({ ...step, onBlock });
   };
-  const steps = await stepsOf(training, journal, gradient);
+  const steps = await stepsOf(training, journal, name, gradient);
   const state = new TrainingState({ store, journal, name, directory: join(directory, "kept") });
   const earlier = await state.restore();
   const log = new TrainingCourseLog(steps, earlier?.course);
@@ -133,13 +140,22 @@ async function train(
   const descent = {
     ...{ store, taken, gradient },
     async onStep(progress: StepProgress) {
+      // No stop is heeded in here: the step has changed the state, and only its end says so.
       const isMeasured = progress.projected !== undefined && log.isPointDue(progress);
       const isPoint = log.add(progress, isMeasured ? await lossUnderMasks(step) : undefined);
       taken = progress.step;
       log.warn(context.logger);
       const perStep = (performance.now() - started) / 1000 / (taken - (earlier?.step ?? 0));
       context.emit({
-        ...{ type: "training", name, step: taken, steps, loss: progress.loss, course: log.said, isPoint },
+        ...{
+          type: "training",
+          name: training.name,
+          step: taken,
+          steps,
+          loss: progress.loss,
+          course: log.said,
+          isPoint,
+        },
         etaSeconds: perStep * (steps - taken),
       });
       if (state.isDue) await state.keep(taken, log.course);
@@ -161,10 +177,10 @@ async function train(
   log.warnAtEnd(context.logger);
   const passes = (steps * batchSize) / windows.count;
   const report = {
-    ...{ name, steps, ...log.ends, windows: windows.count, passes },
+    ...{ name: training.name, steps, ...log.ends, windows: windows.count, passes },
     ...{ bytesPerParameter: bytes / elements, fileBytes, curve: log.course.curve },
   };
-  await keep(run, training, store);
+  await keep(run, name, store);
   await journal.append("training", name, { report });
   await rm(directory, { recursive: true, force: true }); // its copies; what was trained lies beside it
   return report;
@@ -175,8 +191,9 @@ const UPDATE_SHARE = 0.06;
 
 /** As many as asked for, or as fit into the time: found by the gradients of the first steps, and noted, so that a resumed run has as many. */
 async function stepsOf(
-  { name, options }: ModelTraining,
+  { options }: ModelTraining,
   journal: Journal,
+  name: string,
   gradient: (step: number) => Promise<StepGradient>,
 ): Promise<number> {
   if (!("minutes" in options) || options.minutes === undefined) return options.steps;
@@ -227,14 +244,14 @@ function linearsOf({ model, sparsities }: Run): (group: string, role: string) =>
   return (group, role) => byTensor.get(`${group} ${role}`) ?? [];
 }
 
-function trainedDirectory({ output }: Pick<Run, "output">, { name }: ModelTraining): string {
+function trainedDirectory({ output }: Pick<Run, "output">, name: string): string {
   return join(output.partialDirectory, TRAINING_NAME, `${name}-trained`);
 }
 
 /** Write what was trained to the output. */
-async function writeTrained(run: Run, training: ModelTraining): Promise<void> {
+async function writeTrained(run: Run, name: string): Promise<void> {
   const { model, output, context } = run;
-  await using trained = await openCheckpoint(trainedDirectory(run, training));
+  await using trained = await openCheckpoint(trainedDirectory(run, name));
   const blocks = model.architecture.blocks.length;
   for (const tensor of trained.tensors.keys()) {
     context.emit({ type: "stage", block: blocks - 1, blocks, stage: `write ${tensor}`, fraction: 1 });
@@ -249,9 +266,9 @@ async function writeTrained(run: Run, training: ModelTraining): Promise<void> {
 }
 
 /** All trained tensors in f32, under their names in the checkpoint, on the disk when this resolves. */
-async function keep(run: Run, training: ModelTraining, store: ParameterStore): Promise<void> {
+async function keep(run: Run, name: string, store: ParameterStore): Promise<void> {
   const { architecture } = run.model;
-  const directory = trainedDirectory(run, training);
+  const directory = trainedDirectory(run, name);
   await rm(directory, { recursive: true, force: true });
   await mkdir(directory, { recursive: true });
   const tensorOf = (group: string, role: string): string => {
@@ -278,8 +295,8 @@ async function keep(run: Run, training: ModelTraining, store: ParameterStore): P
   const file = await open(join(directory, SINGLE_FILE), "w");
   try {
     await file.writeFile(bytes);
-    for (const { name } of tensors) {
-      const [group, role] = lookUp(places, name);
+    for (const { name: tensor } of tensors) {
+      const [group, role] = lookUp(places, tensor);
       await store.use(group, { reads: ["values"] }, async (parameters) => {
         const { host } = lookUp(new Map([...parameters].map((each) => [each.name, each.values])), role);
         await file.writeFile(new Uint8Array(host.buffer, host.byteOffset, host.byteLength));

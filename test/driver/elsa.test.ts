@@ -87,10 +87,33 @@ test("where the state lies, and a stop at a step, change no byte", async (t) => 
       emit: ({ type }: { readonly type: string }) => void (steps += Number(type === "training")),
     };
     await assert.rejects(pruneModel(stopped, stopping), InterruptedError);
-    assert.deepEqual(readdirSync(join(`${stopped.out}.partial`, "training", "elsa", "kept")), [`step-${stopsAfter}`]);
+    assert.deepEqual(readdirSync(join(`${stopped.out}.partial`, "training", "1-elsa", "kept")), [`step-${stopsAfter}`]);
     const resumed = await pruneModel({ ...stopped, resume: true }, createTestContext());
     assert.equal(hashOf(stopped.out), hashOf(whole.out), `stopped after ${stopsAfter}`);
     assert.deepEqual(resumed.trained, expected.trained);
+  }
+});
+
+test("a stop at any place of a step, its measured projection too, changes no byte", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 1 });
+  const given = { steps: 3, batchSize: 1, interval: 1 };
+  const whole = run(join(directory, "whole"), given, { model });
+  await pruneModel(whole, createTestContext());
+  // A block forward, back, and forward again under the masks: asked after each of them at most.
+  for (const askings of [1, 2, 3]) {
+    const stopped = run(join(directory, `stopped-${askings}`), given, { model });
+    let [isTraining, asked] = [false, 0];
+    const stopping = {
+      ...createTestContext({
+        stop: { requested: () => (isTraining && ++asked >= askings ? "SIGINT" : undefined) },
+      }),
+      emit: ({ type }: { readonly type: string }) => void (isTraining ||= type === "training"),
+    };
+    await assert.rejects(pruneModel(stopped, stopping), InterruptedError);
+    await pruneModel({ ...stopped, resume: true }, createTestContext());
+    assert.equal(hashOf(stopped.out), hashOf(whole.out), `asked ${askings} times`);
   }
 });
 

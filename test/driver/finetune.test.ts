@@ -81,8 +81,8 @@ test("stopped in a step, or killed while tensors are overwritten, a run is resum
     },
   };
   await assert.rejects(pruneModel(torn, tearing), /torn/);
-  mkdirSync(join(`${torn.out}.partial`, "training", "finetune"), { recursive: true });
-  writeFileSync(join(`${torn.out}.partial`, "training", "finetune", "states.bin"), "left by a run that was killed");
+  mkdirSync(join(`${torn.out}.partial`, "training", "1-finetune"), { recursive: true });
+  writeFileSync(join(`${torn.out}.partial`, "training", "1-finetune", "states.bin"), "left by a run that was killed");
   const mended = await pruneModel({ ...torn, resume: true }, createTestContext());
   assert.equal(hashOf(torn.out), hashOf(whole.out));
   assert.deepEqual(readdirSync(torn.out).sort(), readdirSync(whole.out).sort());
@@ -108,4 +108,26 @@ test("a training that is given a time finds how many steps fit into it, and a re
   assert.equal(resumed.trained?.[0]?.steps, steps);
   const tiny = demoRun(join(directory, "tiny"), { ...training({ minutes: 1e-9, batchSize: 1 }), model });
   assert.equal((await pruneModel(tiny, createTestContext())).trained?.[0]?.steps, 1);
+});
+
+test("the same step twice trains twice, from where the first one ended, and is resumed in the second", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 1 });
+  const [step] = training({ steps: 3, batchSize: 1 }).then ?? [];
+  const twice = (out: string): RunConfig =>
+    demoRun(join(directory, out), { ...training(), model, then: [step, step] as RunConfig["then"] });
+  const once = demoRun(join(directory, "once"), { ...training(), model, then: [step] as RunConfig["then"] });
+  await pruneModel(once, createTestContext());
+  const { trained } = await pruneModel(twice("whole"), createTestContext());
+  assert.equal(trained?.length, 2);
+  assert.notEqual(hashOf(twice("whole").out), hashOf(once.out));
+  let steps = 0;
+  const stopping = {
+    ...createTestContext({ stop: { requested: () => (steps >= 5 ? "SIGINT" : undefined) } }),
+    emit: ({ type }: { readonly type: string }) => void (steps += Number(type === "training")),
+  };
+  await assert.rejects(pruneModel(twice("stopped"), stopping), InterruptedError);
+  await pruneModel({ ...twice("stopped"), resume: true }, createTestContext());
+  assert.equal(hashOf(twice("stopped").out), hashOf(twice("whole").out));
 });

@@ -25,6 +25,8 @@ export interface CalibrationOptions {
   readonly seqlen: number;
   readonly seed: number;
   readonly vocabSize: number;
+  /** Ids of texts by file, for a caller that reads the same text twice: what is there is taken, what is not is added. */
+  readonly encoded?: Map<string, Int32Array>;
 }
 
 export interface EvaluationOptions {
@@ -123,6 +125,7 @@ export async function loadTrainingTokens(
     seed,
     vocabSize,
     tokens,
+    encoded,
   }: Omit<CalibrationOptions, "nsamples"> & { readonly tokens: number },
 ): Promise<TrainingTokens> {
   const finished = (ids: Int32Array, description: string, isContinuous: boolean): TrainingTokens => {
@@ -138,7 +141,7 @@ export async function loadTrainingTokens(
     return finished(ids, `${nameOf(source, tensor)}: all ${tensor.rows.length} rows`, false);
   }
   const tokenizer = loadTokenizer(modelDirectory);
-  if (kind === "text") return finished(tokenizer.encode(readPlainText(source.file).text), source.file, true);
+  if (kind === "text") return finished(encodeText(source.file, tokenizer, encoded), source.file, true);
   const documents = await DocumentFile.open(source.file);
   try {
     const order = shuffled([...Array(documents.count).keys()], new MersenneTwister(seed));
@@ -188,13 +191,19 @@ async function readEvaluationStream(source: TokenSource, options: EvaluationOpti
   }
 }
 
+function encodeText(file: string, tokenizer: TextTokenizer, encoded: CalibrationOptions["encoded"]): Int32Array {
+  const ids = encoded?.get(file) ?? tokenizer.encode(readPlainText(file).text);
+  encoded?.set(file, ids);
+  return ids;
+}
+
 function sampleText(
   file: string,
   tokenizer: TextTokenizer,
   random: MersenneTwister,
-  { nsamples, seqlen }: CalibrationOptions,
+  { nsamples, seqlen, encoded }: CalibrationOptions,
 ): Int32Array[] {
-  const ids = tokenizer.encode(readPlainText(file).text);
+  const ids = encodeText(file, tokenizer, encoded);
   // randint(0, n - seqlen - 1) is empty for a text of exactly one window: the papers' code needs one token more.
   if (ids.length <= seqlen) throw tooShort(file, ids.length, seqlen, seqlen + 1);
   return Array.from({ length: nsamples }, () => randomWindow(ids, seqlen, random));

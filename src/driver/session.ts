@@ -143,11 +143,12 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const trainings = modelTrainingsOf(config);
     const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || blockTrainings.length > 0);
     const isAllocationForwarded = needsActivations(config.allocation);
+    const encoded = new Map<string, Int32Array>(); // trainings read the calibration's text as a whole
     const calibration =
       isStored || isForwarded || isAllocationForwarded || gradients.length > 0
-        ? (shared.calibration ?? (await loadCalibrationTokens(config, model)))
+        ? (shared.calibration ?? (await loadCalibrationTokens(config, model, encoded)))
         : undefined;
-    const text = trainings.length === 0 ? undefined : await loadTrainingText(config, model, trainings);
+    const text = trainings.length === 0 ? undefined : await loadTrainingText(config, model, trainings, encoded);
     if (text !== undefined) sayRepetitions(context.logger, config, text, trainings);
     throwIfStopped(context, false);
 
@@ -303,12 +304,16 @@ export function modelTrainingsOf(config: Pick<RunConfig, "method" | "methodOptio
 }
 
 /** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
-export async function loadCalibrationTokens(config: RunConfig, model: Model): Promise<TokenSequences> {
+export async function loadCalibrationTokens(
+  config: RunConfig,
+  model: Model,
+  encoded = new Map<string, Int32Array>(),
+): Promise<TokenSequences> {
   const source = calibrationOf(config);
   const { nsamples, seqlen, seed } = config;
   requirePositions(model.architecture, seqlen);
   const { vocabularySize: vocabSize } = model.architecture;
-  return loadCalibration(source, { modelDirectory: config.model, nsamples, seqlen, seed, vocabSize });
+  return loadCalibration(source, { modelDirectory: config.model, nsamples, seqlen, seed, vocabSize, encoded });
 }
 
 /** What steps that train the whole model see: all of the calibration's text, or as much as they need of many documents. */
@@ -316,13 +321,14 @@ async function loadTrainingText(
   config: RunConfig,
   model: Model,
   trainings: readonly ModelTraining[],
+  encoded: Map<string, Int32Array>,
 ): Promise<TrainingTokens> {
   const source = calibrationOf(config);
   const { seqlen, seed } = config;
   requirePositions(model.architecture, seqlen);
   const { vocabularySize: vocabSize } = model.architecture;
   const tokens = seqlen * Math.max(...trainings.map(({ options }) => mostSteps(options) * options.batchSize));
-  return loadTrainingTokens(source, { modelDirectory: config.model, seqlen, seed, vocabSize, tokens });
+  return loadTrainingTokens(source, { modelDirectory: config.model, seqlen, seed, vocabSize, tokens, encoded });
 }
 
 function calibrationOf({ calibration, method }: RunConfig): TokenSource {

@@ -5,7 +5,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { gzipSync } from "node:zlib";
-import { loadCalibration, loadEvaluation, type CalibrationOptions } from "../../src/calibration/corpus.js";
+import {
+  loadCalibration,
+  loadEvaluation,
+  loadTrainingTokens,
+  type CalibrationOptions,
+} from "../../src/calibration/corpus.js";
 import { tokenRowLength } from "../../src/calibration/token-tensor.js";
 import { MersenneTwister } from "../../src/calibration/random.js";
 import { loadTokenizer } from "../../src/calibration/tokenizer.js";
@@ -302,5 +307,53 @@ test("evaluation refuses a text shorter than one window, with both numbers", asy
   await assert.rejects(
     loadEvaluation({ file }, { modelDirectory: DEMO_MODEL, seqlen: 100, vocabSize: 4096 }),
     hasCode("E_TEXT_TOO_SHORT", /\d tokens; one window of 100 needs at least 100/),
+  );
+});
+
+test("a training takes a text as a whole, tokenised once for calibration and training", async () => {
+  const file = write("whole.txt", TEXT);
+  const encoded = new Map<string, Int32Array>();
+  const calibration = await loadCalibration({ file }, { ...OPTIONS, encoded });
+  const { ids, isContinuous } = await loadTrainingTokens({ file }, { ...OPTIONS, tokens: 10, encoded });
+  assert.equal(ids, encoded.get(file), "the very same array");
+  assert.deepEqual(ids, loadTokenizer(DEMO_MODEL).encode(TEXT));
+  assert.equal(isContinuous, true);
+  assert.deepEqual(calibration.sequences, (await loadCalibration({ file }, OPTIONS)).sequences);
+});
+
+test("a training takes documents in an order drawn from the seed, until there are tokens enough", async () => {
+  const texts = Array.from({ length: 30 }, (_, i) => `Document ${i} says that ${i} is ${i}.`);
+  const file = write("documents.jsonl", texts.map((text) => JSON.stringify({ text })).join("\n"));
+  const load = (seed: number, tokens: number) => loadTrainingTokens({ file }, { ...OPTIONS, seed, tokens });
+  const [few, more, all] = [await load(0, 40), await load(0, 100), await load(0, 1e6)];
+  assert.ok(few.ids.length >= 40 && few.ids.length < 80, `${few.ids.length}`);
+  assert.deepEqual(more.ids.subarray(0, few.ids.length), few.ids, "the same documents first");
+  assert.ok(all.ids.length > more.ids.length);
+  const tokenizer = loadTokenizer(DEMO_MODEL);
+  assert.equal(
+    all.ids.length,
+    texts.reduce((sum, text) => sum + tokenizer.encode(text).length, 0),
+    "each once",
+  );
+  assert.notDeepEqual((await load(1, 40)).ids, few.ids);
+  assert.notEqual(few.sha256, more.sha256);
+});
+
+test("a training takes all rows of stored ids, each cut; what is shorter than a window is refused", async () => {
+  const file = writeTensors("rows.safetensors", {
+    ids: { dtype: "I32", shape: [3, 5], bytes: int32([...Array(15).keys()]) },
+  });
+  const options = { ...OPTIONS, seqlen: 4, tokens: 4 };
+  const { ids, isContinuous } = await loadTrainingTokens({ file }, options);
+  assert.deepEqual([...ids], [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 13]);
+  assert.equal(isContinuous, false);
+  await assert.rejects(loadTrainingTokens({ file }, { ...options, seqlen: 6 }), /rows of 5 tokens/);
+  await assert.rejects(
+    loadTrainingTokens({ file: write("short.txt", "Too short.") }, { ...OPTIONS, seqlen: 64, tokens: 64 }),
+    (error: unknown) => error instanceof CalibrationError && error.code === "E_TEXT_TOO_SHORT",
+  );
+  await assert.rejects(
+    loadTrainingTokens({ file }, { ...options, vocabSize: 9 }),
+    /token id 10 .*outside the model's vocabulary of 9/,
   );
 });

@@ -9,7 +9,7 @@ import { PruneError, UsageError } from "../errors.js";
 import { EVALUATION_OPTIONS, type EvaluationRequest } from "../options/evaluation-options.js";
 import { flagOf } from "../options/option.js";
 import { readOptions } from "../options/read.js";
-import { RUN_OPTIONS, type AskedRun, type RunRequest } from "../options/run-options.js";
+import { METHOD_FLAGS, RUN_OPTIONS, type AskedRun, type RunRequest } from "../options/run-options.js";
 import { AUTOMATIC } from "../options/values.js";
 import { Problems } from "../problems.js";
 import { findMethod, isTrainer, needsTokens } from "../methods/registry.js";
@@ -268,10 +268,10 @@ function resolveMethods(
 /** Options of methods that have flags of their own, and those given as key=value. */
 function methodFlags({ damping, option, ...asked }: AskedRun): Record<string, unknown> {
   const [first, ...ladder] = damping ?? [];
-  const { blockSize, steps, batchSize, lr, lambda, interval, projection, state } = asked;
-  const plain = { damping: first, blockSize, steps, batchSize, lr, lambda, interval, projection, state };
+  const given = METHOD_FLAGS.flatMap((key) => (asked[key] === undefined ? [] : [[key, asked[key]] as const]));
   return {
-    ...Object.fromEntries(Object.entries(plain).filter(([, value]) => value !== undefined)),
+    ...(first === undefined ? {} : { damping: first }),
+    ...Object.fromEntries(given),
     ...(ladder.length === 0 ? {} : { dampingLadder: ladder }),
     ...option,
   };

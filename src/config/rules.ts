@@ -7,7 +7,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
 import { flagOf } from "../options/option.js";
-import type { RunConfig } from "../options/run-options.js";
+import { METHOD_FLAGS, type RunConfig } from "../options/run-options.js";
 import type { FurtherStep, Permutation, Propagation, Reproduced } from "../options/values.js";
 import { problemOf } from "../problems.js";
 import { expectFit } from "../solvers/problem.js";
@@ -47,12 +47,7 @@ export function resolveSparsity(pattern: Pattern, asked: number | undefined): nu
 const FLAG_OF_OPTION: Readonly<Record<string, string>> = {
   damping: flagOf("damping"),
   dampingLadder: flagOf("damping"),
-  ...Object.fromEntries(
-    ["blockSize", "steps", "batchSize", "lr", "lambda", "interval", "projection", "state"].map((key) => [
-      key,
-      flagOf(key),
-    ]),
-  ),
+  ...Object.fromEntries(METHOD_FLAGS.map((key) => [key, flagOf(key)])),
 };
 
 /**

@@ -33,6 +33,18 @@ const RUNNING = "Running";
 
 const isCalibrated = ({ calibration }: { readonly calibration?: unknown }): boolean => calibration !== undefined;
 
+/** An option of methods with a flag of its own: by itself it decides nothing, it becomes a part of `methodOptions`. */
+const methodOption = <Given, Asked, Field>(
+  type: OptionType<Given, Asked, Field>,
+  argument: string,
+  otherwise: string,
+  help: string,
+) =>
+  option(type, {
+    ...{ help, otherwise, flag: { argument, group: HOW } },
+    ...({ field: false, decides: "nothing", compare: "axis" } as const),
+  });
+
 export const RUN_OPTIONS = {
   /** Absolute path of the checkpoint directory. */
   model: option(types.text, {
@@ -230,22 +242,18 @@ export const RUN_OPTIONS = {
     compare: "shared",
   }),
   /** The first is tried first; further ones are the ladder the user allows when a Gram matrix is not definite. */
-  damping: option(types.positives, {
-    help: "fraction of the mean diagonal added to a Gram matrix's diagonal, for methods that have one; sparsegpt and thanos try further ones after commas in turn where it is not enough",
-    otherwise: "the method's",
-    flag: { argument: "<fractions>", group: HOW },
-    field: false,
-    decides: "nothing", // by itself: it becomes methodOptions
-    compare: "axis",
-  }),
-  blockSize: option(types.count(1), {
-    help: "sparsegpt, thanos: columns over which a mask is chosen at once",
-    otherwise: "128",
-    flag: { argument: "<columns>", group: HOW },
-    field: false,
-    decides: "nothing", // by itself: it becomes methodOptions
-    compare: "axis",
-  }),
+  damping: methodOption(
+    types.positives,
+    "<fractions>",
+    "the method's",
+    "fraction of the mean diagonal added to a Gram matrix's diagonal, for methods that have one; sparsegpt and thanos try further ones after commas in turn where it is not enough",
+  ),
+  blockSize: methodOption(
+    types.count(1),
+    "<columns>",
+    "128",
+    "sparsegpt, thanos: columns over which a mask is chosen at once",
+  ),
   /** Becomes the time of a training that follows what `auto` stands for. */
   budget: option(types.duration, {
     help: `${AUTOMATIC}: train what was pruned for so long on this machine, such as 10m or 1h`,
@@ -264,62 +272,28 @@ export const RUN_OPTIONS = {
     decides: "nothing",
     compare: "axis",
   }),
-  steps: option(types.count(1), {
-    help: "elsa: steps of the optimiser",
-    otherwise: "2048",
-    flag: { argument: "<count>", group: HOW },
-    field: false,
-    decides: "nothing", // by itself: it becomes methodOptions, as those that follow
-    compare: "axis",
-  }),
-  batchSize: option(types.count(1), {
-    help: "elsa, safe: sequences per step",
-    otherwise: "8",
-    flag: { argument: "<count>", group: HOW },
-    field: false,
-    decides: "nothing",
-    compare: "axis",
-  }),
-  lr: option(types.number, {
-    help: "elsa, safe: peak learning rate, which falls to 0",
-    otherwise: "0.0002",
-    flag: { argument: "<rate>", group: HOW },
-    field: false,
-    decides: "nothing",
-    compare: "axis",
-  }),
-  lambda: option(types.number, {
-    help: "elsa, safe: penalty that draws weights towards their sparse twins",
-    otherwise: "0.01, of safe 0.001",
-    flag: { argument: "<weight>", group: HOW },
-    field: false,
-    decides: "nothing",
-    compare: "axis",
-  }),
-  interval: option(types.count(1), {
-    help: "elsa, safe: steps between projections",
-    otherwise: "32",
-    flag: { argument: "<steps>", group: HOW },
-    field: false,
-    decides: "nothing",
-    compare: "axis",
-  }),
-  projection: option(types.text, {
-    help: "elsa: scores of the projection, identity (magnitudes) or fisher (weighted by Adam's second moment)",
-    otherwise: "identity",
-    flag: { argument: "<scores>", group: HOW },
-    field: false,
-    decides: "nothing",
-    compare: "axis",
-  }),
-  state: option(types.text, {
-    help: "elsa: how its state is kept, fp32, elsa-l (z in FP8, u in BF16, moments in 8 bits) or elsa-l-e5m2",
-    otherwise: "fp32",
-    flag: { argument: "<format>", group: HOW },
-    field: false,
-    decides: "nothing",
-    compare: "axis",
-  }),
+  steps: methodOption(types.count(1), "<count>", "2048", "elsa: steps of the optimiser"),
+  batchSize: methodOption(types.count(1), "<count>", "8", "elsa, safe: sequences per step"),
+  lr: methodOption(types.number, "<rate>", "0.0002", "elsa, safe: peak learning rate, which falls to 0"),
+  lambda: methodOption(
+    types.number,
+    "<weight>",
+    "0.01, of safe 0.001",
+    "elsa, safe: penalty that draws weights towards their sparse twins",
+  ),
+  interval: methodOption(types.count(1), "<steps>", "32", "elsa, safe: steps between projections"),
+  projection: methodOption(
+    types.text,
+    "<scores>",
+    "identity",
+    "elsa: scores of the projection, identity (magnitudes) or fisher (weighted by Adam's second moment)",
+  ),
+  state: methodOption(
+    types.text,
+    "<format>",
+    "fp32",
+    "elsa: how its state is kept, fp32, elsa-l (z in FP8, u in BF16, moments in 8 bits) or elsa-l-e5m2",
+  ),
   device: option(types.choice(DEVICE_CHOICES), {
     help: listed(DEVICE_CHOICES),
     default: "auto",
@@ -389,6 +363,12 @@ export type RunConfig = {
 } & {
   readonly [Key in OptionalKey as FieldName<Key>]?: FieldOf<Key> | undefined;
 };
+
+/** Flags that are options of a method under the very same name. */
+export const METHOD_FLAGS = [
+  ...(["blockSize", "steps", "batchSize", "lr"] as const),
+  ...(["lambda", "interval", "projection", "state"] as const),
+] satisfies RunOptionKey[];
 
 /** The entries of the table with their keys, in order. */
 export const RUN_OPTION_LIST: readonly (readonly [RunOptionKey, RunOptionEntry])[] = Object.entries(

@@ -1,6 +1,6 @@
-/** Bytes at positions, in memory or in a file: where a store puts what is not worked on. */
+/** Bytes at positions, in memory or in a file: where what is not worked on lies. */
 import { open, type FileHandle } from "node:fs/promises";
-import { InternalError } from "../errors.js";
+import { InternalError } from "./errors.js";
 
 export interface Shelf extends AsyncDisposable {
   /** Fill `bytes` with what was written at `position`. */

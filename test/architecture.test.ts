@@ -17,6 +17,7 @@ const EVERYWHERE = [
   "look-up",
   "nearest-name",
   "problems",
+  "shelf",
   "version",
 ];
 

@@ -11,7 +11,15 @@ import { BlockLoss } from "../training/block-loss.js";
 import type { ProjectedLinear } from "../training/projection.js";
 import { reconstructBlock, type BlockToTrain } from "../training/reconstruct.js";
 import { flattenBlock } from "../training/safe.js";
-import { isPruned, maskedRoles, stage, type BlockAtWork, type BlockTraining, type RunParts } from "./run.js";
+import {
+  isPruned,
+  maskedRoles,
+  projectedLinears,
+  stage,
+  type BlockAtWork,
+  type BlockTraining,
+  type RunParts,
+} from "./run.js";
 
 export const TARGETS_SCRATCH_NAME = "targets.bin";
 
@@ -43,7 +51,7 @@ export class BlockReconstruction implements AsyncDisposable {
    */
   async train(block: BlockAtWork, sparsities: ReadonlyMap<string, number>): Promise<BlockTrainingReport[]> {
     await using own = this.#trainings.every(takesDenseStream) ? undefined : await this.#ownTargets(block);
-    const linears = linearsOf(block.spec, sparsities, own?.norms);
+    const linears = projectedLinears(block.spec, sparsities, own?.norms);
     const reports: BlockTrainingReport[] = [];
     for (const training of this.#trainings) {
       // Where nothing becomes sparse there is no error, and rounding alone must not move weights.
@@ -139,23 +147,6 @@ interface OwnTargets extends AsyncDisposable {
   readonly states: HiddenStates;
   /** By group: the root of Σ x² per sequence of every input. */
   readonly norms: ReadonlyMap<string, Float32Array>;
-}
-
-/** The pruned linears of a block's tensors, by role. */
-function linearsOf(
-  { groups }: BlockSpec,
-  sparsities: ReadonlyMap<string, number>,
-  norms: ReadonlyMap<string, Float32Array> = new Map(),
-): Map<string, ProjectedLinear[]> {
-  const byRole = new Map<string, ProjectedLinear[]>();
-  for (const { name, linears } of groups)
-    for (const linear of linears) {
-      const sparsity = sparsities.get(linear.name);
-      if (sparsity === undefined) continue;
-      const projected = { linear, sparsity, scale: norms.get(name) };
-      byRole.set(linear.role, [...(byRole.get(linear.role) ?? []), projected]);
-    }
-  return byRole;
 }
 
 function withoutScale(

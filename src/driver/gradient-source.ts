@@ -4,10 +4,10 @@
  * journal says when the pass is whole; a run that is stopped before makes it again from the beginning. Those of a block by itself
  * are collected when its turn comes.
  */
-import { mkdir, open, rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { openCheckpoint, SINGLE_FILE } from "../checkpoint/checkpoint.js";
-import { encodeHeader } from "../checkpoint/header.js";
+import { writeTensors } from "../checkpoint/write-tensors.js";
 import { throwIfStopped } from "../context.js";
 import { InternalError } from "../errors.js";
 import { lookUp } from "../look-up.js";
@@ -158,17 +158,6 @@ async function writeSums(directory: string, block: BlockSpec, sums: GradientSums
   const layouts = [...values].map(([name, { role, sum }]) => {
     return { name, dtype: "F32", shape: lookUp(block.tensors, role).shape, byteLength: sum.byteLength };
   });
-  const { bytes, tensors } = encodeHeader(layouts);
   await mkdir(directory);
-  const file = await open(join(directory, SINGLE_FILE), "w");
-  try {
-    await file.writeFile(bytes);
-    for (const { name } of tensors) {
-      const { sum } = lookUp(values, name);
-      await file.writeFile(new Uint8Array(sum.buffer, sum.byteOffset, sum.byteLength));
-    }
-    await file.datasync();
-  } finally {
-    await file.close();
-  }
+  await writeTensors(join(directory, SINGLE_FILE), layouts, (name, write) => write(lookUp(values, name).sum));
 }

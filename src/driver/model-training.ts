@@ -2,12 +2,13 @@
  * Training of the whole model after its last block is pruned; how is the business of training/. What was trained lies in a
  * file of its own before any tensor of the output is overwritten, so that a run which is killed meanwhile goes on from there.
  */
-import { mkdir, open, rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { TrainingWindows } from "../calibration/training-windows.js";
 import type { TrainingTokens } from "../calibration/corpus.js";
 import { openCheckpoint, SINGLE_FILE } from "../checkpoint/checkpoint.js";
-import { encodeHeader } from "../checkpoint/header.js";
+import type { TensorLayout } from "../checkpoint/header.js";
+import { writeTensors } from "../checkpoint/write-tensors.js";
 import { throwIfStopped } from "../context.js";
 import type { ModelTrainingReport } from "../contract.js";
 import { InterruptedError } from "../errors.js";
@@ -28,12 +29,12 @@ import {
   stepStates,
 } from "../training/model-gradients.js";
 import { FULL_PRECISION, ParameterStore, type ParameterGroup } from "../training/parameter-store.js";
-import type { ParameterSpec } from "../training/parameters.js";
+import { blockSpecs, type ParameterSpec } from "../training/parameters.js";
 import type { ProjectedLinear } from "../training/projection.js";
-import { endGroups, readEnds, tensorOfEnd, TextEnds } from "../training/text-ends.js";
+import { endGroups, readEnds, tensorOfEnd, TextEnds, type EndTensors } from "../training/text-ends.js";
 import type { Journal } from "./journal.js";
 import type { Run } from "./prune-block.js";
-import { maskedRoles, type ModelTraining } from "./run.js";
+import { maskedRoles, projectedLinears, type ModelTraining } from "./run.js";
 import { TrainingCourseLog } from "./training-course.js";
 import { TrainingState } from "./training-state.js";
 
@@ -44,6 +45,8 @@ export const TRAINING_NAME = "training";
 export const STORE_SHARE = 0.5;
 const STATES_SHARE = 0.25;
 const TEACHER_SHARE = 0.125;
+/** What is trained and the blocks of the teacher together. */
+export const WEIGHTS_SHARE = STORE_SHARE + TEACHER_SHARE;
 
 /** Run the trainings that an earlier run has not finished, each from what the one before left in the output. */
 export async function trainModel(run: Run, journal: Journal, tokens: TrainingTokens): Promise<ModelTrainingReport[]> {
@@ -106,23 +109,19 @@ async function train(
     ...{ memoryBytes: TEACHER_SHARE * config.memoryBytes, scratchFile: join(directory, "taught.bin") },
   });
   const { bytes, fileBytes, elements } = store.size;
+  const denseEnds = distillation > 0 ? await readEnds(model.checkpoint, architecture) : undefined;
   const teacher =
-    distillation === 0
-      ? undefined
-      : new DenseTeacher({
-          ...{
-            model,
-            runner,
-            embedding,
-            states: taught,
-            onBlock,
-            ends: await readEnds(model.checkpoint, architecture),
-          },
-          isResident: fileBytes === 0 && 4 * elements < (1 - STORE_SHARE) * config.memoryBytes,
-        });
+    denseEnds &&
+    new DenseTeacher({
+      ...{ model, runner, embedding, states: taught, onBlock, ends: denseEnds },
+      memoryBytes: Math.max(0, WEIGHTS_SHARE * config.memoryBytes - (bytes - fileBytes)),
+    });
+  const areEndsDense = !run.trainings.some((each) => each.options.train === "all"); // then they need not be there twice
+  const fixedEnds = async (): Promise<EndTensors> =>
+    (areEndsDense ? denseEnds : undefined) ?? (await readEnds(output.checkpoint, architecture));
   const ends = new TextEnds({
     ...{ architecture, embedding, head, store, teacher, distillation },
-    fixed: areEndsTrained ? undefined : await readEnds(output.checkpoint, architecture),
+    fixed: areEndsTrained ? undefined : await fixedEnds(),
   });
   const step = { architecture, runner, gradients, store, ends, sequences: batchSize, states };
   const gradient = async (number: number): Promise<StepGradient> => {
@@ -216,32 +215,17 @@ function blockGroups({ model, output, selected }: Run, { name }: ModelTraining):
     async load(): Promise<readonly ParameterSpec[]> {
       const weights = await readBlockWeights(output.checkpoint, block);
       const pruned = maskedRoles(block, selected);
-      return [...block.tensors].map(([role, { shape }]) => {
-        const isPruned = pruned.has(role);
-        const values = lookUp(weights, role);
-        return {
-          name: role,
-          shape,
-          values,
-          isMasked: isPruned && name === "finetune",
-          isSplit: isPruned && name === "elsa",
-        };
-      });
+      return blockSpecs(block, weights, name === "finetune" ? { masked: pruned } : { split: pruned });
     },
   }));
 }
 
 /** The pruned linears of a tensor, with the sparsity that the allocation gave them. */
-function linearsOf({ model, sparsities }: Run): (group: string, role: string) => ProjectedLinear[] {
-  const byTensor = new Map<string, ProjectedLinear[]>();
-  for (const block of model.architecture.blocks)
-    for (const linear of block.groups.flatMap(({ linears }) => linears)) {
-      const sparsity = sparsities.get(linear.name);
-      if (sparsity === undefined) continue;
-      const key = `${groupOfBlock(block)} ${linear.role}`;
-      byTensor.set(key, [...(byTensor.get(key) ?? []), { linear, sparsity }]);
-    }
-  return (group, role) => byTensor.get(`${group} ${role}`) ?? [];
+function linearsOf({ model, sparsities }: Run): (group: string, role: string) => readonly ProjectedLinear[] {
+  const byGroup = new Map(
+    model.architecture.blocks.map((block) => [groupOfBlock(block), projectedLinears(block, sparsities)]),
+  );
+  return (group, role) => byGroup.get(group)?.get(role) ?? [];
 }
 
 function trainedDirectory({ output }: Pick<Run, "output">, name: string): string {
@@ -275,35 +259,21 @@ async function keep(run: Run, name: string, store: ParameterStore): Promise<void
     const block = architecture.blocks.find((each) => groupOfBlock(each) === group);
     return block?.tensors.get(role)?.tensor ?? tensorOfEnd(architecture, group, role) ?? role;
   };
-  const layouts: {
-    readonly name: string;
-    readonly dtype: "F32";
-    readonly shape: readonly number[];
-    readonly byteLength: number;
-  }[] = [];
+  const layouts: TensorLayout[] = [];
   const places = new Map<string, readonly [group: string, role: string]>();
   for (const group of store.names)
     await store.use(group, {}, (parameters) => {
-      for (const { name, shape, values } of parameters) {
-        const tensor = tensorOf(group, name);
+      for (const { name: role, shape, values } of parameters) {
+        const tensor = tensorOf(group, role);
         layouts.push({ name: tensor, dtype: "F32", shape, byteLength: values.host.byteLength });
-        places.set(tensor, [group, name]);
+        places.set(tensor, [group, role]);
       }
       return Promise.resolve();
     });
-  const { bytes, tensors } = encodeHeader(layouts);
-  const file = await open(join(directory, SINGLE_FILE), "w");
-  try {
-    await file.writeFile(bytes);
-    for (const { name: tensor } of tensors) {
-      const [group, role] = lookUp(places, tensor);
-      await store.use(group, { reads: ["values"] }, async (parameters) => {
-        const { host } = lookUp(new Map([...parameters].map((each) => [each.name, each.values])), role);
-        await file.writeFile(new Uint8Array(host.buffer, host.byteOffset, host.byteLength));
-      });
-    }
-    await file.datasync();
-  } finally {
-    await file.close();
-  }
+  await writeTensors(join(directory, SINGLE_FILE), layouts, async (tensor, write) => {
+    const [group, role] = lookUp(places, tensor);
+    await store.use(group, { reads: ["values"] }, (parameters) =>
+      write(lookUp(parameters.feeds(), role).values as Float32Array),
+    );
+  });
 }

@@ -15,7 +15,7 @@ import { gradientsOf, ofModel } from "./gradient-source.js";
 import { isRouted } from "./run.js";
 import { STATES } from "../training/elsa.js";
 import { FULL_PRECISION } from "../training/parameter-store.js";
-import { STORE_SHARE } from "./model-training.js";
+import { STORE_SHARE, WEIGHTS_SHARE } from "./model-training.js";
 import type { BlockTraining, ModelTraining } from "./run.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
 
@@ -399,7 +399,8 @@ function modelTrainingBytes({ architecture, config }: PlannedRun, training: Mode
   const largest = Math.max(largestOf(blocks, tensorElements), train === "all" ? table : 0);
   const onTheWay = isPacked ? 4 * fields.length * largest : 0;
   const ends = 4 * vocabularySize * (embeddingWidth + (embedding === head.projection ? 0 : head.width));
-  const kept = (train === "all" ? 0 : ends) + (distillation > 0 ? ends + 4 * elements : 0);
+  const dense = Math.min(4 * elements, WEIGHTS_SHARE * config.memoryBytes - inMemory);
+  const kept = (train === "all" && distillation === 0 ? 0 : ends) + (distillation > 0 ? dense : 0);
   const states = 4 * batchSize * config.seqlen * hiddenSize * (blocks.length + (distillation > 0 ? 2 : 1));
   const tokens = Math.min(sequencesPerRun(config.seqlen), batchSize) * config.seqlen;
   const activations = largestOf(blocks, (block) => activationBytes(architecture, block, tokens, false));

@@ -15,6 +15,7 @@ import type { FinetuneOptions } from "../training/finetune.js";
 import type { GradientSums } from "../training/gradient-statistics.js";
 import type { ReconstructOptions } from "../training/reconstruct.js";
 import type { SafeOptions } from "../training/safe.js";
+import type { ProjectedLinear } from "../training/projection.js";
 import type { BlockReconstruction } from "./block-reconstruction.js";
 import type { BoundSolver } from "./solve-linear.js";
 
@@ -128,6 +129,26 @@ export function isRouted({ groups }: Pick<BlockSpec, "groups">): boolean {
 export function maskedRoles({ groups }: Pick<BlockSpec, "groups">, selected: ReadonlySet<string>): Set<string> {
   const pruned = groups.filter((group) => isPruned(group, selected));
   return new Set(pruned.flatMap(({ linears }) => linears.map(({ role }) => role)));
+}
+
+/**
+ * The pruned linears of a block's tensors, by role.
+ * @param norms of the inputs of groups, as far as they are known, to scale scores by
+ */
+export function projectedLinears(
+  { groups }: Pick<BlockSpec, "groups">,
+  sparsities: ReadonlyMap<string, number>,
+  norms: ReadonlyMap<string, Float32Array> = new Map(),
+): Map<string, ProjectedLinear[]> {
+  const byRole = new Map<string, ProjectedLinear[]>();
+  for (const { name, linears } of groups)
+    for (const linear of linears) {
+      const sparsity = sparsities.get(linear.name);
+      if (sparsity === undefined) continue;
+      const projected = { linear, sparsity, scale: norms.get(name) };
+      byRole.set(linear.role, [...(byRole.get(linear.role) ?? []), projected]);
+    }
+  return byRole;
 }
 
 /** Whether anything that reads these inputs is pruned. */

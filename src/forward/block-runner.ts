@@ -3,7 +3,7 @@
  * the same shape and a pruned weight is fed without rebuilding anything. What a run returns (hidden states, the inputs
  * of linears, statistics of those inputs) decides which truncation of the graph is compiled.
  */
-import { borrowed, type NdArray } from "../array.js";
+import type { NdArray } from "../array.js";
 import type { GramPanel } from "../graph/composites.js";
 import { product } from "../graph/dimensions.js";
 import type { Executor, Program } from "../graph/executor.js";
@@ -15,6 +15,7 @@ import { OnnxExecutor } from "../onnx/executor.js";
 import { addBlockInputs } from "./block-inputs.js";
 import { PositionFeeds } from "./position-feeds.js";
 import { valuesOf } from "./values.js";
+import { weightArrays } from "./weights.js";
 
 export type { GramPanel } from "../graph/composites.js";
 
@@ -213,9 +214,7 @@ export class BlockRunner implements AsyncDisposable {
     request: BlockRequest,
   ): Promise<BlockResult> {
     const program = await this.#program(block, request);
-    const tensors = [...block.tensors].map(
-      ([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)] as const,
-    );
+    const tensors = weightArrays(block, weights);
     const results = await program.run(
       new Map<string, NdArray>([...this.positions.of(batch, tokens), ...tensors, ["hidden", hidden]]),
     );

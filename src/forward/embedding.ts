@@ -7,6 +7,7 @@ import { batchesOf } from "./stream.js";
 import { lookUp } from "../look-up.js";
 import type { HiddenStates } from "./hidden-states.js";
 import type { Model } from "../model/open-model.js";
+import { readArrays } from "./weights.js";
 
 const PIECE_BYTES = 64 * 2 ** 20;
 
@@ -82,9 +83,7 @@ async function runPrologue(
   const { architecture, checkpoint } = model;
   await using executor = new OnnxExecutor();
   const program = await executor.compile(buildPrologueGraph(architecture, prologue));
-  const tensors = new Map<string, NdArray>();
-  for (const [role, { tensor, shape }] of prologue.tensors)
-    tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
+  const tensors = await readArrays(checkpoint, prologue.tensors);
   const { tokens } = states;
   for (const { first, count } of batchesOf({ sequences, tokens })) {
     const rows = count * tokens;

@@ -13,6 +13,7 @@ import type { HiddenStates } from "./hidden-states.js";
 import { batchesOf } from "./stream.js";
 import type { Model } from "../model/open-model.js";
 import { valuesOf } from "./values.js";
+import { readArrays } from "./weights.js";
 
 /** Rows of the projection per tile: 2048 tokens of logits then take 64 MiB. */
 export const TILE_ROWS = 8192;
@@ -129,9 +130,7 @@ export async function applyFinalNorm(model: Model, states: HiddenStates, batch?:
   const { architecture, checkpoint } = model;
   await using executor = new OnnxExecutor();
   const program = await executor.compile(buildNormGraph(architecture));
-  const weights = new Map<string, NdArray>();
-  for (const [role, { tensor, shape }] of architecture.head.tensors)
-    weights.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
+  const weights = await readArrays(checkpoint, architecture.head.tensors);
   for (const { first, count } of batchesOf(states, { size: batch })) {
     using hidden = await states.read(first, count);
     using normed = lookUp(await program.run(new Map([...weights, ["hidden", hidden]])), "normed");

@@ -19,16 +19,42 @@ export function projectionBytes({ architecture: { vocabularySize, head } }: Mode
   return 4 * vocabularySize * (head.width + (head.bias === undefined ? 0 : 1));
 }
 
-export class HeldWeights {
-  readonly tiles: readonly VocabularyTile[];
-  /** Blocks that stay in memory: the first so many. */
-  readonly heldBlocks: number;
-  readonly #model: Model;
-  readonly #isHeadHeld: boolean;
-  readonly #blocks = new Map<number, BlockWeights>();
-  readonly #tiles = new Map<number, ReadonlyMap<string, NdArray>>();
+/** The first so many blocks, kept once they were read. */
+export class HeldBlocks {
+  /** How many stay in memory. */
+  readonly count: number;
+  readonly #model: Pick<Model, "checkpoint">;
+  readonly #held = new Map<number, BlockWeights>();
   /** Of the block that was read last, to be overwritten by the next. */
   #passing: ReadonlyMap<string, Float32Array> = new Map();
+
+  /** @param memoryBytes that they may take, besides one block */
+  constructor(model: Pick<Model, "checkpoint" | "architecture">, memoryBytes: number) {
+    const { blocks } = model.architecture;
+    let left = memoryBytes;
+    const full = blocks.findIndex((block) => (left -= blockBytes(block)) < 0);
+    this.count = full === -1 ? blocks.length : full;
+    this.#model = model;
+  }
+
+  /** A block's weights, valid until the next block's are asked for. */
+  async of(block: BlockSpec): Promise<BlockWeights> {
+    const known = this.#held.get(block.index);
+    if (known !== undefined) return known;
+    const isHeld = block.index < this.count;
+    const weights = await readBlockWeights(this.#model.checkpoint, block, isHeld ? new Map() : this.#passing);
+    if (isHeld) this.#held.set(block.index, weights);
+    else this.#passing = weights;
+    return weights;
+  }
+}
+
+export class HeldWeights {
+  readonly tiles: readonly VocabularyTile[];
+  readonly blocks: HeldBlocks;
+  readonly #model: Model;
+  readonly #isHeadHeld: boolean;
+  readonly #tiles = new Map<number, ReadonlyMap<string, NdArray>>();
 
   /** @param memoryBytes that weights may take, besides one block and one tile of the projection */
   constructor(model: Model, memoryBytes: number) {
@@ -36,21 +62,7 @@ export class HeldWeights {
     this.tiles = vocabularyTiles(model.architecture.vocabularySize);
     const ofHead = projectionBytes(model);
     this.#isHeadHeld = ofHead <= memoryBytes;
-    let left = this.#isHeadHeld ? memoryBytes - ofHead : memoryBytes;
-    const { blocks } = model.architecture;
-    const full = blocks.findIndex((block) => (left -= blockBytes(block)) < 0);
-    this.heldBlocks = full === -1 ? blocks.length : full;
-  }
-
-  /** A block's weights, valid until the next block's are asked for. */
-  async block(block: BlockSpec): Promise<BlockWeights> {
-    const known = this.#blocks.get(block.index);
-    if (known !== undefined) return known;
-    const isHeld = block.index < this.heldBlocks;
-    const weights = await readBlockWeights(this.#model.checkpoint, block, isHeld ? new Map() : this.#passing);
-    if (isHeld) this.#blocks.set(block.index, weights);
-    else this.#passing = weights;
-    return weights;
+    this.blocks = new HeldBlocks(model, this.#isHeadHeld ? memoryBytes - ofHead : memoryBytes);
   }
 
   /** What feeds a tile of the projection. */

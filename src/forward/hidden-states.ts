@@ -2,10 +2,11 @@
  * Hidden states of all sequences between two blocks: in memory up to a budget, the rest in a scratch file.
  * One slot per sequence, read and overwritten in place.
  */
-import { open, rm, type FileHandle } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { borrowed, type NdArray } from "../array.js";
 import { ArrayPool } from "../array-pool.js";
 import { InternalError } from "../errors.js";
+import { FileShelf } from "../shelf.js";
 import { valuesOf } from "./values.js";
 
 export interface HiddenStatesOptions {
@@ -25,13 +26,13 @@ export class HiddenStates implements AsyncDisposable {
   readonly sequenceLength: number;
   readonly #resident: Float32Array;
   readonly #residentSequences: number;
-  readonly #scratch: FileHandle | undefined;
+  readonly #scratch: FileShelf | undefined;
   readonly #scratchFile: string;
   readonly #hiddenSize: number;
   /** For what is read from the scratch file. */
   readonly #pool = new ArrayPool();
 
-  private constructor(options: HiddenStatesOptions, residentSequences: number, scratch: FileHandle | undefined) {
+  private constructor(options: HiddenStatesOptions, residentSequences: number, scratch: FileShelf | undefined) {
     this.sequences = options.sequences;
     this.tokens = options.tokens;
     this.sequenceLength = options.tokens * options.hiddenSize;
@@ -45,7 +46,7 @@ export class HiddenStates implements AsyncDisposable {
   static async create(options: HiddenStatesOptions): Promise<HiddenStates> {
     const bytesPerSequence = options.tokens * options.hiddenSize * 4;
     const residentSequences = Math.min(options.sequences, Math.floor(options.memoryBytes / bytesPerSequence));
-    const scratch = residentSequences < options.sequences ? await open(options.scratchFile, "w+") : undefined;
+    const scratch = residentSequences < options.sequences ? await FileShelf.open(options.scratchFile, "w+") : undefined;
     return new HiddenStates(options, residentSequences, scratch);
   }
 
@@ -111,7 +112,7 @@ export class HiddenStates implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#pool.clear();
     if (this.#scratch === undefined) return;
-    await this.#scratch.close();
+    await this.#scratch[Symbol.asyncDispose]();
     await rm(this.#scratchFile, { force: true });
   }
 
@@ -126,14 +127,6 @@ export class HiddenStates implements AsyncDisposable {
   async #transferBytes(kind: "read" | "write", values: Float32Array, position: number): Promise<void> {
     const scratch = this.#scratch;
     if (scratch === undefined) throw new InternalError("E_HIDDEN_STATES", "hidden states: sequence beyond the end");
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    for (let done = 0; done < bytes.length;) {
-      const result =
-        kind === "read"
-          ? (await scratch.read(bytes, done, bytes.length - done, position + done)).bytesRead
-          : (await scratch.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
-      if (result === 0) throw new InternalError("E_HIDDEN_STATES", `${this.#scratchFile}: scratch file ended early`);
-      done += result;
-    }
+    await scratch[kind](position, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
   }
 }

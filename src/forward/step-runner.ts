@@ -6,7 +6,6 @@ import { borrowed, type HostArray, type NdArray } from "../array.js";
 import type { Program } from "../graph/executor.js";
 import type { Graph } from "../graph/graph.js";
 import { lookUp } from "../look-up.js";
-import type { Architecture } from "../model/architecture.js";
 import { fillMaskRow } from "../model/mask.js";
 import type { Model } from "../model/open-model.js";
 import { OnnxExecutor } from "../onnx/executor.js";
@@ -17,6 +16,7 @@ import { cacheBytes, KeyValueCache, roomFor } from "./key-value-cache.js";
 import { rotaryFeeds } from "./position-feeds.js";
 import { buildStepGraph, cacheShapeOf, PLAIN_MASK } from "./step-graph.js";
 import { valuesOf } from "./values.js";
+import { readArrays, weightArrays } from "./weights.js";
 
 export interface StepRunnerOptions {
   /** The most sequences at a time. */
@@ -85,10 +85,8 @@ export class StepRunner implements AsyncDisposable {
     for (const block of architecture.blocks) {
       const { program } = lookUp(this.#programs.blocks, block.shapeKey);
       const cache = this.#caches[block.index] as KeyValueCache;
-      const weights = await this.weights.block(block);
-      const tensors = [...block.tensors].map(
-        ([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)] as const,
-      );
+      const weights = await this.weights.blocks.of(block);
+      const tensors = weightArrays(block, weights);
       const states = borrowed("hidden", hidden, [rows, architecture.hiddenSize]);
       const results = await program.run(
         new Map<string, NdArray>([...shared, ...tensors, ...cache.feeds(rows), ["hidden", states]]),
@@ -194,20 +192,10 @@ async function compilePrograms(model: Model, executor: OnnxExecutor): Promise<Pr
     blocks,
     prologue: prologue && {
       program: await executor.compile(buildPrologueGraph(architecture, prologue)),
-      tensors: await readTensors(model, prologue.tensors),
+      tensors: await readArrays(model.checkpoint, prologue.tensors),
     },
     norm: await executor.compile(buildNormGraph(architecture)),
     tile: await executor.compile(buildTileGraph(architecture, "logits")),
-    headTensors: await readTensors(model, head.tensors),
+    headTensors: await readArrays(model.checkpoint, head.tensors),
   };
-}
-
-async function readTensors(
-  { checkpoint }: Model,
-  tensors: Architecture["head"]["tensors"],
-): Promise<ReadonlyMap<string, NdArray>> {
-  const read = new Map<string, NdArray>();
-  for (const [role, { tensor, shape }] of tensors)
-    read.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
-  return read;
 }

@@ -1,6 +1,7 @@
 /** Reading one block's weights, copying them, and how many sequences a run of it takes. */
-import { elementsOf } from "../array.js";
+import { borrowed, elementsOf, type HostArray } from "../array.js";
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import { lookUp } from "../look-up.js";
 import type { BlockSpec } from "../model/architecture.js";
 
 /** Tokens per run of a block: enough to keep the products busy, few enough that activations stay small. */
@@ -27,6 +28,25 @@ export async function readBlockWeights(
     weights.set(role, await checkpoint.readTensor(tensor, isReusable ? known : undefined));
   }
   return weights;
+}
+
+/** A block's weights as inputs of its graph, by role; borrowed. */
+export function weightArrays(
+  { tensors }: BlockSpec,
+  weights: ReadonlyMap<string, Float32Array>,
+): Map<string, HostArray> {
+  return new Map([...tensors].map(([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)]));
+}
+
+/** Tensors of a checkpoint in f32 as inputs of a graph, by role. */
+export async function readArrays(
+  checkpoint: Checkpoint,
+  tensors: BlockSpec["tensors"],
+): Promise<Map<string, HostArray>> {
+  const arrays = new Map<string, HostArray>();
+  for (const [role, { tensor, shape }] of tensors)
+    arrays.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
+  return arrays;
 }
 
 /** A copy of a block's weights, in the arrays of `previous` where they fit. */

@@ -80,7 +80,7 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
     sampling: { seed, ...sampling, greedyTokens, endTokens },
     ended,
     batchSize: share.rows,
-    blocksInMemory: runner.weights.heldBlocks,
+    blocksInMemory: runner.weights.blocks.count,
     blocks: architecture.blocks.length,
     passes,
     generatedTokens: grown.generated,

@@ -5,6 +5,8 @@
  */
 import { borrowed, type NdArray } from "../array.js";
 import { buildPrologueGraph } from "../forward/embedding.js";
+import type { HiddenStates } from "../forward/hidden-states.js";
+import { batchesOf } from "../forward/stream.js";
 import { valuesOf } from "../forward/values.js";
 import type { Arrays, Executor, Program } from "../graph/executor.js";
 import { gradientName, gradientOf } from "../graph/gradient.js";
@@ -62,6 +64,14 @@ export class EmbeddingGradient implements AsyncDisposable {
     const feeds = this.#feeds(embedding, sequences);
     if (this.#prologue === undefined) return lookUp(feeds, SLOTS);
     return lookUp(await this.#prologue.forward.run(feeds), "hidden");
+  }
+
+  /** What enters the first block for sequences of one length, into the first slots. */
+  async fill(embedding: EmbeddingTensors, sequences: readonly Int32Array[], states: HiddenStates): Promise<void> {
+    for (const { first, count } of batchesOf({ sequences: sequences.length, tokens: states.tokens })) {
+      using entering = await this.embed(embedding, sequences.slice(first, first + count));
+      await states.write(first, entering);
+    }
   }
 
   /**

@@ -4,21 +4,21 @@
  * last block to the first, all sequences through one block before the next. So the sums of one block are in memory at a
  * time, although every sequence goes back through the whole model.
  */
-import { borrowed, elementsOf, type NdArray } from "../array.js";
+import { elementsOf, type NdArray } from "../array.js";
 import { NumericalError } from "../errors.js";
 import type { BlockRunner } from "../forward/block-runner.js";
 import { embedTokens } from "../forward/embedding.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
 import { batchesOf } from "../forward/stream.js";
 import { valuesOf } from "../forward/values.js";
-import { readBlockWeights } from "../forward/weights.js";
+import { readArrays, readBlockWeights } from "../forward/weights.js";
 import type { Arrays } from "../graph/executor.js";
 import { gradientName } from "../graph/gradient.js";
 import { lookUp } from "../look-up.js";
 import type { BlockSpec } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
 import type { GradientStatistic, ModelGradient } from "../solvers/solver.js";
-import { HeadGradient, readHead } from "./head-gradient.js";
+import { HeadGradient, nextTokens, readHead } from "./head-gradient.js";
 import { BlockGradients } from "./model-gradients.js";
 
 /** Name of a block graph's input that is not one of its tensors. */
@@ -153,8 +153,7 @@ async function goBackThroughHead(pass: GradientPass): Promise<number> {
   });
   let sum = 0;
   for (const { first, count } of batchesOf({ sequences: sequences.length, tokens }, { size: pass.sequencesPerRun })) {
-    const targets = new Int32Array(count * tokens).fill(-1);
-    sequences.slice(first, first + count).forEach((ids, i) => targets.set(ids.subarray(1), i * tokens));
+    const targets = nextTokens(sequences.slice(first, first + count));
     const slot = slotOf(pass, architecture.blocks.length, first);
     using hidden = await states.read(slot, count);
     // Rows do not meet in the head, so the gradient of a sum of losses is that of each sequence's own.
@@ -175,10 +174,7 @@ async function goBack(
 ): Promise<void> {
   const { model, states, sequences } = pass;
   const { tokens } = states;
-  const weights = await readBlockWeights(model.checkpoint, block);
-  const tensors = new Map(
-    [...block.tensors].map(([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)]),
-  );
+  const tensors = await readArrays(model.checkpoint, block.tensors);
   for (const sequence of sequences.keys()) {
     const behind = slotOf(pass, model.architecture.blocks.length, sequence);
     using hidden = await states.read(slotOf(pass, block.index, sequence), 1);

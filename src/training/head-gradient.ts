@@ -14,6 +14,7 @@ import {
   type VocabularyTile,
 } from "../forward/head.js";
 import { valuesOf } from "../forward/values.js";
+import { readArrays } from "../forward/weights.js";
 import type { Arrays, Executor, Program } from "../graph/executor.js";
 import { gradientName, gradientOf } from "../graph/gradient.js";
 import { GraphBuilder, type Graph, type NamedValue, type Value } from "../graph/graph.js";
@@ -36,11 +37,17 @@ export async function readHead({
   checkpoint,
   architecture: { head },
 }: Pick<Model, "checkpoint" | "architecture">): Promise<HeadTensors> {
-  const tensors = new Map<string, NdArray>();
-  for (const [role, { tensor, shape }] of head.tensors)
-    tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
+  const tensors = await readArrays(checkpoint, head.tensors);
   const projection = await checkpoint.readTensor(head.projection);
   return { tensors, projection, ...(head.bias === undefined ? {} : { bias: await checkpoint.readTensor(head.bias) }) };
+}
+
+/** The token that follows each one of some sequences of one length, -1 after their last. */
+export function nextTokens(sequences: readonly Int32Array[]): Int32Array {
+  const tokens = sequences[0]?.length ?? 0;
+  const targets = new Int32Array(sequences.length * tokens).fill(-1);
+  sequences.forEach((ids, i) => targets.set(ids.subarray(1), i * tokens));
+  return targets;
 }
 
 /** Where gradients are added to; absent ones are not computed. */
@@ -149,16 +156,14 @@ export interface TileGraphOptions extends HeadGradientOptions {
   readonly isWhole: boolean;
 }
 
+type HeadPrograms = Readonly<Record<"norm" | "normBack" | "tile", Program>> & { readonly partition?: Program };
+
 export class HeadGradient implements AsyncDisposable {
   readonly #architecture: Architecture;
   readonly #tiles: readonly VocabularyTile[];
-  readonly #programs: Readonly<Record<"norm" | "normBack" | "partition" | "tile", Program>>;
+  readonly #programs: HeadPrograms;
 
-  private constructor(
-    architecture: Architecture,
-    tiles: readonly VocabularyTile[],
-    programs: Readonly<Record<"norm" | "normBack" | "partition" | "tile", Program>>,
-  ) {
+  private constructor(architecture: Architecture, tiles: readonly VocabularyTile[], programs: HeadPrograms) {
     this.#architecture = architecture;
     this.#tiles = tiles;
     this.#programs = programs;
@@ -177,7 +182,10 @@ export class HeadGradient implements AsyncDisposable {
     return new HeadGradient(architecture, tiles, {
       norm: await executor.compile(norm),
       normBack: await executor.compile(gradientOf(norm, { of, through: ["normed"] })),
-      partition: await executor.compile(buildPartitionGraph(architecture), { keepsMemory: true }),
+      // A vocabulary of one tile needs no pass before.
+      ...(tiles.length > 1 && {
+        partition: await executor.compile(buildPartitionGraph(architecture), { keepsMemory: true }),
+      }),
       tile: await executor.compile(buildTileGradientGraph(architecture, { ...options, isWhole: tiles.length === 1 }), {
         keepsMemory: true,
       }),
@@ -190,10 +198,8 @@ export class HeadGradient implements AsyncDisposable {
     const rows = targets.length;
     using normed = await this.#normed(head, hidden);
     using teacherNormed = teacher && (await this.#normed(teacher.head, teacher.hidden));
-    const isWhole = this.#tiles.length === 1;
-    const partition = isWhole ? undefined : await this.#partition(head, normed);
-    const teacherPartition =
-      isWhole || !teacher || !teacherNormed ? undefined : await this.#partition(teacher.head, teacherNormed);
+    const partition = await this.#partition(head, normed);
+    const teacherPartition = teacher && teacherNormed && (await this.#partition(teacher.head, teacherNormed));
     const column = (name: string, values: Float32Array | BigInt64Array): [string, NdArray] => [
       name,
       borrowed(name, values, [rows, 1]),
@@ -269,10 +275,13 @@ export class HeadGradient implements AsyncDisposable {
     return lookUp(await this.#programs.norm.run(new Map([...tensors, ["hidden", hidden]])), "normed");
   }
 
-  async #partition(head: HeadTensors, normed: NdArray): Promise<Float64Array> {
+  /** Of every row; undefined where one tile says it itself. */
+  async #partition(head: HeadTensors, normed: NdArray): Promise<Float64Array | undefined> {
+    const { partition } = this.#programs;
+    if (partition === undefined) return undefined;
     const sum = createLogSum(normed.shape[0] as number);
     for (const tile of this.#tiles) {
-      const results = await this.#programs.partition.run(new Map(this.#tileFeeds(head, normed, tile, "")));
+      const results = await partition.run(new Map(this.#tileFeeds(head, normed, tile, "")));
       using found = lookUp(results, "logSumExp");
       sum.add(valuesOf(found), 0);
     }

@@ -8,9 +8,9 @@ import { join } from "node:path";
 import { elementsOf } from "../array.js";
 import { maskWordsPerRow, type Device } from "../device/device.js";
 import { InternalError } from "../errors.js";
+import { FileShelf, MemoryShelf, type Shelf } from "../shelf.js";
 import { FP32, type StateFormat } from "./formats/formats.js";
 import { PARAMETER_FIELDS, Parameters, type Parameter, type ParameterField, type ParameterSpec } from "./parameters.js";
-import { FileShelf, MemoryShelf, type Shelf } from "./shelf.js";
 
 /** What a field of numbers is stored as; masks are bits. */
 export type FieldFormats = Readonly<Record<Exclude<ParameterField, "mask">, StateFormat>>;

@@ -42,6 +42,20 @@ export interface AdamStep {
   readonly gradientScale: number;
 }
 
+const NONE: ReadonlySet<string> = new Set();
+
+/** All tensors of a block, by role: those of `masked` keep their zeros, those of `split` become sparse by splitting. */
+export function blockSpecs(
+  block: BlockSpec,
+  weights: ReadonlyMap<string, Float32Array>,
+  { masked = NONE, split = NONE }: { readonly masked?: ReadonlySet<string>; readonly split?: ReadonlySet<string> },
+): ParameterSpec[] {
+  return [...block.tensors].map(([role, { shape }]) => {
+    const values = lookUp(weights, role);
+    return { name: role, shape, values, isMasked: masked.has(role), isSplit: split.has(role) };
+  });
+}
+
 /**
  * All tensors of a block, by role.
  * @param masked roles of those whose zeros stay
@@ -52,12 +66,7 @@ export function blockParameters(
   weights: ReadonlyMap<string, Float32Array>,
   masked: ReadonlySet<string>,
 ): Parameters {
-  return new Parameters(
-    device,
-    [...block.tensors].map(([role, { shape }]) => {
-      return { name: role, shape, values: lookUp(weights, role), isMasked: masked.has(role) };
-    }),
-  );
+  return new Parameters(device, blockSpecs(block, weights, { masked }));
 }
 
 export class Parameters implements Disposable {

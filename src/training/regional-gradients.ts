@@ -6,6 +6,7 @@ import { borrowed, type NdArray } from "../array.js";
 import type { BlockRunner } from "../forward/block-runner.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
 import { valuesOf } from "../forward/values.js";
+import { weightArrays } from "../forward/weights.js";
 import { lookUp } from "../look-up.js";
 import type { BlockSpec } from "../model/architecture.js";
 import { GrowingSums, type TensorSums } from "./gradient-statistics.js";
@@ -28,9 +29,7 @@ export interface RegionalPass {
 /** @throws NumericalError E_NON_FINITE naming the tensor */
 export async function regionalGradients(pass: RegionalPass): Promise<TensorSums> {
   const { block, weights, states, runner, gradients, roles } = pass;
-  const tensors = new Map(
-    [...block.tensors].map(([role, { shape }]) => [role, borrowed(role, lookUp(weights, role), shape)]),
-  );
+  const tensors = weightArrays(block, weights);
   const size = { batch: 1, tokens: states.tokens };
   const growing = new GrowingSums(block, ["gradient-squares"], roles);
   for (let sequence = 0; sequence < states.sequences; sequence++) {

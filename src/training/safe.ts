@@ -11,12 +11,11 @@
 import { z } from "zod";
 import { MersenneTwister, shuffled } from "../calibration/random.js";
 import type { Device } from "../device/device.js";
-import { lookUp } from "../look-up.js";
 import type { Pattern } from "../sparsity/pattern.js";
 import { Ascent } from "./ascent.js";
 import { BlockObjective, expectFiniteLoss } from "./block-objective.js";
 import { takeStep } from "./optimiser.js";
-import { Parameters } from "./parameters.js";
+import { blockSpecs, Parameters } from "./parameters.js";
 import type { ProjectedLinear } from "./projection.js";
 import type { BlockToTrain, ReconstructionReport } from "./reconstruct.js";
 import { linearRate } from "./schedule.js";
@@ -114,12 +113,7 @@ export async function flattenBlock(work: BlockToFlatten, options: SafeOptions): 
   const batches = shuffledBatches(all, options, new MersenneTwister(work.seed));
   const objective = new BlockObjective(work);
   const energy = await objective.energy(all);
-  using parameters = new Parameters(
-    device,
-    [...block.tensors].map(([role, { shape }]) => {
-      return { name: role, shape, values: lookUp(weights, role), isMasked: false, isSplit: linears.has(role) };
-    }),
-  );
+  using parameters = new Parameters(device, blockSpecs(block, weights, { split: new Set(linears.keys()) }));
   const splitting = { device, pattern, parameters, linearsOf: (role: string) => linears.get(role) ?? [] };
   await settleAll(splitting);
   const before = expectFiniteLoss(block, 0, await objective.loss(parameters, all, energy));

@@ -2,13 +2,14 @@
  * Both ends of a model in training on text: the embedding and the head, trained or as the checkpoint has them, and what a
  * teacher says of the same tokens.
  */
-import { borrowed, type HostArray, type NdArray } from "../array.js";
+import type { HostArray, NdArray } from "../array.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
-import { batchesOf, type Batch } from "../forward/stream.js";
+import { readArrays } from "../forward/weights.js";
+import type { Batch } from "../forward/stream.js";
 import type { Architecture } from "../model/architecture.js";
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import type { EmbeddingGradient, EmbeddingSinks, EmbeddingTensors } from "./embedding-gradient.js";
-import { readHead, type HeadGradient, type HeadSinks, type HeadTensors } from "./head-gradient.js";
+import { nextTokens, readHead, type HeadGradient, type HeadSinks, type HeadTensors } from "./head-gradient.js";
 import type { HeadLoss, ModelEnds } from "./model-gradients.js";
 import type { Parameters, ParameterSpec } from "./parameters.js";
 import type { Access, ParameterGroup, ParameterStore } from "./parameter-store.js";
@@ -33,9 +34,7 @@ export async function readEnds(checkpoint: Checkpoint, architecture: Architectur
   const { embedding, prologue } = architecture;
   const head = await readHead({ checkpoint, architecture });
   const table = isTied(architecture) ? head.projection : await checkpoint.readTensor(embedding);
-  const tensors = new Map<string, NdArray>();
-  for (const [role, { tensor, shape }] of prologue?.tensors ?? [])
-    tensors.set(role, borrowed(role, await checkpoint.readTensor(tensor), shape));
+  const tensors = await readArrays(checkpoint, prologue?.tensors ?? new Map());
   return { embedding: { table, tensors }, head };
 }
 
@@ -115,12 +114,11 @@ export class TextEnds implements ModelEnds {
   }
 
   async embed(states: HiddenStates): Promise<void> {
-    await this.#withEmbedding(async (tensors) => {
-      for (const { first, count } of batchesOf({ sequences: this.#sequences.length, tokens: states.tokens })) {
-        using entering = await this.#options.embedding.embed(tensors, this.#sequences.slice(first, first + count));
-        await states.write(first, entering);
-      }
-    });
+    const { embedding, fixed, store } = this.#options;
+    if (fixed !== undefined) return embedding.fill(fixed.embedding, this.#sequences, states);
+    await store.use(EMBEDDING, { reads: ["values"] }, (own) =>
+      embedding.fill(embeddingOf(own), this.#sequences, states),
+    );
   }
 
   async atHead<Result>(isTraining: boolean, work: (loss: HeadLoss) => Promise<Result>): Promise<Result> {
@@ -154,12 +152,6 @@ export class TextEnds implements ModelEnds {
     return squares + (await store.use(HEAD, { reads: ["gradient"] }, finish));
   }
 
-  async #withEmbedding(work: (tensors: EmbeddingTensors) => Promise<void>): Promise<void> {
-    const { fixed, store } = this.#options;
-    if (fixed !== undefined) return work(fixed.embedding);
-    await store.use(EMBEDDING, { reads: ["values"] }, (own) => work(embeddingOf(own)));
-  }
-
   async #loss(
     tensors: HeadTensors,
     trained: readonly [own: Parameters, table: Parameters | undefined] | undefined,
@@ -169,8 +161,7 @@ export class TextEnds implements ModelEnds {
     const { head, teacher, distillation } = this.#options;
     const chosen = this.#sequences.slice(first, first + count);
     const tokens = chosen[0]?.length ?? 0;
-    const targets = new Int32Array(count * tokens).fill(-1);
-    for (const [i, sequence] of chosen.entries()) targets.set(sequence.subarray(1), i * tokens);
+    const targets = nextTokens(chosen);
     const weight = 1 / (this.#sequences.length * (tokens - 1));
     const batch = { hidden, targets, weight, distillation };
     const sinks = trained === undefined ? {} : sinksOf(...trained);

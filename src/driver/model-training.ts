@@ -31,6 +31,7 @@ import {
 import { FULL_PRECISION, ParameterStore, type ParameterGroup } from "../training/parameter-store.js";
 import { blockSpecs, type ParameterSpec } from "../training/parameters.js";
 import type { ProjectedLinear } from "../training/projection.js";
+import { SquareHead } from "../training/square-head.js";
 import { endGroups, readEnds, tensorOfEnd, TextEnds, type EndTensors } from "../training/text-ends.js";
 import type { Journal } from "./journal.js";
 import type { Run } from "./prune-block.js";
@@ -82,7 +83,8 @@ async function train(
   const { model, device, runner, output, config, context } = run;
   const { architecture } = model;
   const { options } = training;
-  const { batchSize, distillation } = options;
+  const { batchSize, distillation, squareHead: headWeight } = options;
+  const isTaught = distillation > 0 || headWeight > 0;
   const directory = join(output.partialDirectory, TRAINING_NAME, name);
   const windows = new TrainingWindows(tokens, config.seqlen, config.seed);
   const areEndsTrained = options.train === "all";
@@ -105,15 +107,21 @@ async function train(
     ...{ ...place, memoryBytes: STATES_SHARE * config.memoryBytes, scratchFile: join(directory, "states.bin") },
   });
   await using taught = await HiddenStates.create({
-    ...{ ...place, sequences: distillation > 0 ? batchSize : 0, hiddenSize: architecture.hiddenSize },
+    ...{ ...place, sequences: isTaught ? batchSize : 0, hiddenSize: architecture.hiddenSize },
     ...{ memoryBytes: TEACHER_SHARE * config.memoryBytes, scratchFile: join(directory, "taught.bin") },
   });
+  const ofEveryBlock = headWeight > 0 ? batchSize * architecture.blocks.length : 0;
+  await using blocksTaught = await HiddenStates.create({
+    ...{ ...place, sequences: ofEveryBlock, hiddenSize: architecture.hiddenSize },
+    ...{ memoryBytes: TEACHER_SHARE * config.memoryBytes, scratchFile: join(directory, "blocks-taught.bin") },
+  });
+  const squareHead = headWeight > 0 ? new SquareHead(headWeight, batchSize, blocksTaught) : undefined;
   const { bytes, fileBytes, elements } = store.size;
-  const denseEnds = distillation > 0 ? await readEnds(model.checkpoint, architecture) : undefined;
+  const denseEnds = isTaught ? await readEnds(model.checkpoint, architecture) : undefined;
   const teacher =
     denseEnds &&
     new DenseTeacher({
-      ...{ model, runner, embedding, states: taught, onBlock, ends: denseEnds },
+      ...{ model, runner, embedding, states: taught, onBlock, ends: denseEnds, squareHead },
       memoryBytes: Math.max(0, WEIGHTS_SHARE * config.memoryBytes - (bytes - fileBytes)),
     });
   const areEndsDense = !run.trainings.some((each) => each.options.train === "all"); // then they need not be there twice
@@ -123,7 +131,7 @@ async function train(
     ...{ architecture, embedding, head, store, teacher, distillation },
     fixed: areEndsTrained ? undefined : await fixedEnds(),
   });
-  const step = { architecture, runner, gradients, store, ends, sequences: batchSize, states };
+  const step = { architecture, runner, gradients, store, ends, term: squareHead, sequences: batchSize, states };
   const gradient = async (number: number): Promise<StepGradient> => {
     const sequences = windows.ofStep(number, batchSize);
     ends.choose(sequences);

@@ -6,6 +6,7 @@ import type { HiddenStates } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
 import type { Model } from "../model/open-model.js";
 import type { EmbeddingGradient } from "./embedding-gradient.js";
+import type { SquareHead } from "./square-head.js";
 import type { EndTensors, Teacher } from "./text-ends.js";
 
 export interface DenseTeacherOptions {
@@ -18,6 +19,8 @@ export interface DenseTeacherOptions {
   readonly states: HiddenStates;
   /** Blocks beyond what fits into so much memory are read again for every step. */
   readonly memoryBytes: number;
+  /** Told what leaves every block, where somebody asks. */
+  readonly squareHead?: SquareHead | undefined;
   /** Called after every block; throws to stop. */
   readonly onBlock?: () => void;
 }
@@ -37,11 +40,12 @@ export class DenseTeacher implements Teacher {
 
   /** @param sequences of the step that begins: token ids, one for each slot */
   async listen(sequences: readonly Int32Array[]): Promise<void> {
-    const { model, runner, ends, embedding, states, onBlock } = this.#options;
+    const { model, runner, ends, embedding, states, squareHead, onBlock } = this.#options;
     await embedding.fill(ends.embedding, sequences, states);
     const stream = new Stream(runner, states);
     for (const block of model.architecture.blocks) {
       await stream.pass(block, await this.#blocks.of(block), { moves: true });
+      await squareHead?.learn(block, states);
       onBlock?.();
     }
   }

@@ -69,6 +69,8 @@ export const elsaSchema = z.strictObject({
   frozen: z.number().min(0).max(0.9).default(0),
   /** Share of the divergence from the dense model in the loss; the rest is the cross-entropy of the text. The paper has none. */
   distillation: z.number().min(0).max(1).default(0),
+  /** Weight of how far each block's output is from the dense model's, see square-head.ts, added to the loss. The paper has none. */
+  squareHead: z.number().min(0).finite().default(0),
   /** What of the model is trained; the paper trains all of it. */
   train: z.enum(TRAINED).default("all"),
   /** How z, u and Adam's moments are kept between steps. */

@@ -26,6 +26,8 @@ const schema = z.strictObject({
   warmup: z.number().min(0).max(0.9).default(0.05),
   /** Share of the divergence from the dense model in the loss; the rest is the cross-entropy of the text. */
   distillation: z.number().min(0).max(1).default(1),
+  /** Weight of how far each block's output is from the dense model's, see square-head.ts, added to the loss. */
+  squareHead: z.number().min(0).finite().default(0),
   /** Largest norm of the gradient; 0 for no clipping. */
   clip: z.number().min(0).finite().default(1),
   train: z.enum(TRAINED).default("blocks"),

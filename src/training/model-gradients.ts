@@ -93,6 +93,16 @@ export interface ModelEnds {
   atEmbedding(work: (take: (batch: Batch, gradient: NdArray) => Promise<void>) => Promise<void>): Promise<number>;
 }
 
+/** A term of the loss for what leaves each block. */
+export interface BlockTerm {
+  /**
+   * @param hidden what leaves the block, [batch * tokens, hidden]
+   * @param gradient of the loss there; the term's own is added to it
+   * @returns the batch's share of the term
+   */
+  add(block: BlockSpec, batch: Batch, hidden: NdArray, gradient?: NdArray): Promise<number>;
+}
+
 /** The name of a block's group of parameters. */
 export function groupOfBlock({ index }: Pick<BlockSpec, "index">): string {
   return `block-${index}`;
@@ -105,6 +115,8 @@ export interface StepOptions {
   /** With a group for every block. */
   readonly store: ParameterStore;
   readonly ends: ModelEnds;
+  /** Of the loss, beside what the head says. */
+  readonly term?: BlockTerm | undefined;
   /** Sequences of the step. */
   readonly sequences: number;
   /** Slots for every sequence in front of every block and behind the last, see `stepStates`; overwritten. */
@@ -125,18 +137,26 @@ export function stepStates(
 
 /** Forward and back; the gradients are in the store when this resolves. */
 export async function accumulateGradients(options: StepOptions): Promise<StepGradient> {
-  const { architecture, gradients, store, ends, states, onBlock } = options;
+  const { architecture, gradients, store, ends, term, states, onBlock } = options;
   const { blocks } = architecture;
   const { tokens } = states;
   const { batches, slot } = await passForward(options, (parameters) => parameters.feeds());
   const last = blocks.length;
-  const loss = await ends.atHead(true, async (lossOf) => {
+  /** The term of what enters a block, or the head, added to the gradient there. */
+  const addTerm = async (
+    before: number,
+    ...at: [batch: Batch, hidden: NdArray, gradient: NdArray]
+  ): Promise<number> => {
+    const block = blocks[before - 1];
+    return term === undefined || block === undefined ? 0 : term.add(block, ...at);
+  };
+  let loss = await ends.atHead(true, async (lossOf) => {
     let total = 0;
     for (const batch of batches) {
       using hidden = await states.read(slot(last, batch.first), batch.count);
       const { loss: part, gradient } = await lossOf(batch, hidden);
       using own = gradient;
-      total += part;
+      total += part + (await addTerm(last, batch, hidden, own));
       await states.write(slot(last, batch.first), own); // from here on the slots of the last hold gradients
     }
     return total;
@@ -148,13 +168,16 @@ export async function accumulateGradients(options: StepOptions): Promise<StepGra
       groupOfBlock(block),
       { reads: ["values"], writes: ["gradient"] },
       async (own): Promise<number> => {
-        for (const [index, { first, count }] of batches.entries()) {
+        for (const [index, batch] of batches.entries()) {
+          const { first, count } = batch;
           using hidden = await states.read(slot(block.index, first), count);
           using gradient = await states.read(slot(last, first), count);
           const into = index === 0 ? own.sinks() : new Map<string, NdArray>();
           const results = await gradients.run(block, own.feeds(), { hidden, gradient }, { batch: count, tokens }, into);
           if (index > 0) own.accumulate(results);
-          await states.write(slot(last, first), lookUp(results, gradientName(HIDDEN)));
+          const entering = lookUp(results, gradientName(HIDDEN));
+          loss += await addTerm(block.index, batch, hidden, entering);
+          await states.write(slot(last, first), entering);
           for (const [name, array] of results) if (!into.has(name)) array[Symbol.dispose]();
         }
         own.uploadGradients();
@@ -185,8 +208,14 @@ async function firstNotFinite({ architecture, sequences, states }: StepOptions, 
 
 /** The loss of the sequences with every pruned tensor as its mask leaves it; nothing is changed. */
 export async function lossUnderMasks(options: StepOptions): Promise<number> {
-  const { architecture, ends, states } = options;
+  const { architecture, ends, term, states } = options;
   const { batches, slot } = await passForward(options, maskedFeeds, ["mask"]);
+  let ofBlocks = 0;
+  for (const block of term === undefined ? [] : architecture.blocks)
+    for (const batch of batches) {
+      using leaving = await states.read(slot(block.index + 1, batch.first), batch.count);
+      ofBlocks += (await term?.add(block, batch, leaving)) ?? 0;
+    }
   return ends.atHead(false, async (lossOf) => {
     let total = 0;
     for (const batch of batches) {
@@ -195,7 +224,7 @@ export async function lossUnderMasks(options: StepOptions): Promise<number> {
       gradient[Symbol.dispose]();
       total += loss;
     }
-    return total;
+    return ofBlocks + total;
   });
 }
 

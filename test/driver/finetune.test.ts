@@ -53,6 +53,27 @@ test("the loss falls, zeros stay where they are, and nothing but blocks is chang
   }
 });
 
+test("squareHead adds what is missing to the dense model's blocks: nothing while nothing is pruned", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 2 });
+  const firstLoss = async (sparsity: number, squareHead: number): Promise<number> => {
+    const options = { steps: 1, batchSize: 2, distillation: 0, squareHead };
+    const run = demoRun(join(directory, "out"), {
+      ...training(options),
+      method: "wanda",
+      sparsity,
+      model,
+      force: true,
+    });
+    return (await pruneModel(run, createTestContext())).trained?.[0]?.first ?? assert.fail();
+  };
+  assert.equal(await firstLoss(0, 1), await firstLoss(0, 0));
+  const [without, once, twice] = [await firstLoss(0.7, 0), await firstLoss(0.7, 1), await firstLoss(0.7, 2)];
+  assert.ok(once > without + 0.01, `${once}, ${without}`);
+  assert.ok(Math.abs(twice - without - 2 * (once - without)) < 1e-4, `${without}, ${once}, ${twice}`);
+});
+
 test("stopped in a step, or killed while tensors are overwritten, a run is resumed to the same bytes", async (t) => {
   const directory = temporaryDirectory(t);
   const model = join(directory, "model");

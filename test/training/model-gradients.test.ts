@@ -9,7 +9,10 @@ import { embedTokens } from "../../src/forward/embedding.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
 import { applyFinalNorm, nextTokenLosses } from "../../src/forward/head.js";
 import { Stream } from "../../src/forward/stream.js";
+import { valuesOf } from "../../src/forward/values.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
+import { lookUp } from "../../src/look-up.js";
+import type { Architecture } from "../../src/model/architecture.js";
 import { openModel } from "../../src/model/open-model.js";
 import { EmbeddingGradient } from "../../src/training/embedding-gradient.js";
 import { HeadGradient } from "../../src/training/head-gradient.js";
@@ -23,6 +26,7 @@ import {
 import { FULL_PRECISION, ParameterStore } from "../../src/training/parameter-store.js";
 import type { ParameterSpec } from "../../src/training/parameters.js";
 import { wordsOf } from "../../src/training/projection.js";
+import { SquareHead } from "../../src/training/square-head.js";
 import { endGroups, readEnds, TextEnds, type Teacher } from "../../src/training/text-ends.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { writeShortDemo } from "../helpers/demo-model.js";
@@ -61,17 +65,22 @@ test("the gradient along a direction is the loss's change along it, at either en
   await applyFinalNorm(model, final);
   const perToken = (await nextTokenLosses(model, final, sequences)).flatMap((losses) => [...losses]);
   const crossEntropy = perToken.reduce((sum, loss) => sum + loss, 0) / perToken.length;
-  const losses = new Map<number, number>();
+  const losses = new Map<string, number>();
+  const square = await squareHeadOf(architecture, { directory, sequences: SEQUENCES, weight: 0.4 });
+  await using _taught = square.taught;
 
   await using gradients = new BlockGradients(runner, architecture);
 
   await using embedding = await EmbeddingGradient.compile(runner.executor, architecture);
 
-  for (const { distillation, tileRows, sequencesPerRun, memoryBytes, areEndsTrained } of [
+  for (const { distillation, tileRows, sequencesPerRun, memoryBytes, areEndsTrained, term } of [
     { distillation: 0, tileRows: 8192, sequencesPerRun: undefined, memoryBytes: 2 ** 28, areEndsTrained: true },
     { distillation: 1, tileRows: 8192, sequencesPerRun: 2, memoryBytes: 2 ** 28, areEndsTrained: false },
     // States and all that is trained on the disk as well.
     { distillation: 0.3, tileRows: 1500, sequencesPerRun: 2, memoryBytes: 2 ** 15, areEndsTrained: true },
+    ...[
+      { distillation: 0, tileRows: 8192, sequencesPerRun: 2, memoryBytes: 2 ** 28, areEndsTrained: false, ...square },
+    ],
   ]) {
     await using head = await HeadGradient.compile(runner.executor, architecture, {
       ...{ isProjectionTrained: areEndsTrained, isDistilled: distillation > 0, tileRows },
@@ -104,7 +113,7 @@ test("the gradient along a direction is the loss's change along it, at either en
       const ends = new TextEnds({ architecture, embedding, head, fixed, store, teacher, distillation });
       ends.choose([2, 0, 1].map((index) => sequences[index] as Int32Array));
       const { loss, squares } = await accumulateGradients({
-        ...{ architecture, runner, gradients, store, ends, sequences: SEQUENCES, states, sequencesPerRun },
+        ...{ architecture, runner, gradients, store, ends, sequences: SEQUENCES, states, sequencesPerRun, term },
       });
       let [along, expectedSquares] = [0, 0];
       for (const group of store.names)
@@ -121,17 +130,51 @@ test("the gradient along a direction is the loss's change along it, at either en
     };
     const step = 2e-4;
     const { along, loss } = await lossAt(0);
-    losses.set(distillation, loss);
+    losses.set(`${distillation}${term === undefined ? "" : " and blocks"}`, loss);
     const expected = ((await lossAt(step)).loss - (await lossAt(-step)).loss) / (2 * step);
     // Float32 losses of about 8 differ by about 1e-3 here: their rounding is a thousandth of that.
     const off = Math.abs(along - expected);
     assert.ok(off < 0.01 * Math.abs(expected) + 0.01, `${distillation}: ${along}, differences say ${expected}`);
   }
-  const [text, taught, mixture] = [0, 1, 0.3].map((share) => losses.get(share) as number) as [number, number, number];
+  const [text, taught, mixture] = ["0", "1", "0.3"].map((share) => lookUp(losses, share)) as [number, number, number];
   assert.ok(Math.abs(text - crossEntropy) < 1e-4, `${text}, evaluated ${crossEntropy}`);
   assert.ok(Math.abs(taught - text) > 0.1, "the teacher says something else than the text");
   assert.ok(Math.abs(mixture - (0.7 * text + 0.3 * taught)) < 1e-4, `${mixture} of ${text} and ${taught}`);
+  await embedded.copyTo(final, [2, 0, 1]);
+  let apart = 0;
+  for (const block of architecture.blocks) {
+    await new Stream(runner, final).pass(block, await readBlockWeights(model.checkpoint, block), { moves: true });
+    let [missing, all] = [0, 0];
+    for (let sequence = 0; sequence < SEQUENCES; sequence++) {
+      const hidden = valuesOf(await final.read(sequence, 1));
+      const target = valuesOf(await square.taught.read(block.index * SEQUENCES + sequence, 1));
+      missing += hidden.reduce((sum, value, i) => sum + (value - target[i]) ** 2, 0);
+      all += target.reduce((sum, value) => sum + value ** 2, 0);
+    }
+    apart += missing / (all + 2 ** -7 * SEQUENCES * embedded.sequenceLength);
+  }
+  const squared = lookUp(losses, "0 and blocks") - text;
+  assert.ok(Math.abs(squared - 0.4 * apart) < 1e-4, `${squared}, computed ${0.4 * apart}`);
 });
+
+/** SquareHead with a teacher that says something else behind every block; the states are the caller's. */
+async function squareHeadOf(
+  { blocks, hiddenSize }: Architecture,
+  { directory, sequences, weight }: { readonly directory: string; readonly sequences: number; readonly weight: number },
+): Promise<{ readonly term: SquareHead; readonly taught: HiddenStates }> {
+  const place = { tokens: TOKENS, hiddenSize, memoryBytes: 2 ** 24 };
+  const taught = await HiddenStates.create({
+    ...{ ...place, sequences: sequences * blocks.length, scratchFile: join(directory, "taught") },
+  });
+  const term = new SquareHead(weight, sequences, taught);
+  await using said = await HiddenStates.create({ ...place, sequences, scratchFile: join(directory, "said") });
+  for (const block of blocks) {
+    const values = normals(sequences * said.sequenceLength, 50 + block.index).map((value) => value * (1 + block.index));
+    await said.write(0, borrowed("said", values, [sequences * TOKENS, hiddenSize]));
+    await term.learn(block, said);
+  }
+  return { term, taught };
+}
 
 test("the loss under masks is that of values which are zero where the masks say so, in memory and in files", async (t) => {
   const directory = temporaryDirectory(t);
@@ -148,6 +191,8 @@ test("the loss under masks is that of values which are zero where the masks say 
   await using states = await stepStates(architecture, {
     ...{ sequences: 2, tokens: TOKENS, memoryBytes: 2 ** 24, scratchFile: join(directory, "s") },
   });
+  const square = await squareHeadOf(architecture, { directory, sequences: 2, weight: 1 });
+  await using _taught = square.taught;
   const fixed = await readEnds(model.checkpoint, architecture);
   const isPruned = (name: string, i: number): boolean => name.includes("mlp") && (i * 7) % 3 === 0;
   const lossOf = async (isMasked: boolean, memoryBytes: number): Promise<readonly [plain: number, masked: number]> => {
@@ -182,7 +227,7 @@ test("the loss under masks is that of values which are zero where the masks say 
       ...{ architecture, embedding, head, fixed, store, teacher: undefined, distillation: 0 },
     });
     ends.choose([1, 2].map((s) => Int32Array.from({ length: TOKENS }, (_, i) => (s * 997 + i * 31) % 4096)));
-    const step = { architecture, runner, gradients, store, ends, sequences: 2, states };
+    const step = { architecture, runner, gradients, store, ends, term: square.term, sequences: 2, states };
     return [(await accumulateGradients(step)).loss, await lossUnderMasks(step)];
   };
   const [expected] = await lossOf(false, 2 ** 28);

@@ -12,6 +12,7 @@ import type { FurtherStep, Permutation, Propagation, Reproduced } from "../optio
 import { problemOf } from "../problems.js";
 import { expectFit } from "../solvers/problem.js";
 import { findMethod, isFollowing, isTrainer, METHODS, type Method } from "../methods/registry.js";
+import { SOLVERS } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
 import { TRAINERS } from "../training/registry.js";
@@ -155,10 +156,18 @@ export function checkSteps(names: readonly string[]): PruneError | undefined {
   );
 }
 
-/** What steps that train cannot do: look at the dense model's inputs alone, or leave linears out. */
+/** What steps that train cannot do: look at the dense model's inputs alone, leave linears out, or have their linears solved by others. */
 export function checkTraining(steps: readonly FurtherStep[], propagation: Propagation): PruneError | undefined {
   const training = steps.filter(({ method }) => TRAINERS.has(method));
-  const first = training.find(({ method }) => TRAINERS.get(method)?.unit === "block");
+  const again = steps.find(solvesAgain);
+  const first = again ?? training.find(({ method }) => TRAINERS.get(method)?.unit === "block");
+  const other = steps.find(({ method }) => method !== again?.method && !TRAINERS.has(method));
+  if (again !== undefined && other !== undefined)
+    return new UsageError(
+      "E_STEPS",
+      `steps ${steps.map(({ method }) => method).join(", ")}: ${again.method} solves linears again after it has trained their block, and ${other.method} would not.`,
+      { hint: `Let it only choose the mask: ${again.method} with rounds=0.`, details: { steps: [again, other] } },
+    );
   const matched = training.find(({ match }) => match !== undefined);
   if (matched !== undefined)
     return new UsageError(
@@ -174,6 +183,11 @@ export function checkTraining(steps: readonly FurtherStep[], propagation: Propag
     `${first.method}: with --propagation dense blocks never see the pruned model's inputs, which it trains on.`,
     { hint: "Leave --propagation out.", details: { step: first.method, propagation } },
   );
+}
+
+function solvesAgain({ method, methodOptions }: FurtherStep): boolean {
+  const solver = SOLVERS.get(method);
+  return solver?.solvesAgain?.(solver.schema.parse(methodOptions)) ?? false;
 }
 
 /** What a run whose first method trains cannot do: nothing is solved layer by layer. */

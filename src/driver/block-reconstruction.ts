@@ -1,4 +1,7 @@
-/** Blocks that are trained after their linears are solved; how is training/reconstruct.ts's and training/safe.ts's business. */
+/**
+ * Blocks that are trained after their linears are solved; how is the business of training/reconstruct.ts, safe.ts and
+ * regional-optimisation.ts.
+ */
 import { join } from "node:path";
 import { collectStatistics } from "../calibration/statistics.js";
 import { throwIfStopped } from "../context.js";
@@ -9,8 +12,10 @@ import { Stream } from "../forward/stream.js";
 import type { BlockSpec } from "../model/architecture.js";
 import { BlockLoss } from "../training/block-loss.js";
 import type { ProjectedLinear } from "../training/projection.js";
-import { reconstructBlock, type BlockToTrain } from "../training/reconstruct.js";
+import { reconstructBlock, type BlockToTrain, type ReconstructionReport } from "../training/reconstruct.js";
+import { optimiseRegion } from "../training/regional-optimisation.js";
 import { flattenBlock } from "../training/safe.js";
+import type { SolvedLinear } from "./group-at-work.js";
 import {
   isPruned,
   maskedRoles,
@@ -47,9 +52,17 @@ export class BlockReconstruction implements AsyncDisposable {
 
   /**
    * @param block its dense weights are those of the dense model, whose stream has gone past it already
+   * @param solved its linears, for what prunes them again
    * @param sparsities of linears, by name, for what chooses masks
    */
-  async train(block: BlockAtWork, sparsities: ReadonlyMap<string, number>): Promise<BlockTrainingReport[]> {
+  async train(
+    block: BlockAtWork,
+    solved: readonly Pick<SolvedLinear, "solveAgain">[],
+    sparsities: ReadonlyMap<string, number>,
+  ): Promise<BlockTrainingReport[]> {
+    const pruneAgain = async (): Promise<void> => {
+      for (const { solveAgain } of solved) await solveAgain();
+    };
     await using own = this.#trainings.every(takesDenseStream) ? undefined : await this.#ownTargets(block);
     const linears = projectedLinears(block.spec, sparsities, own?.norms);
     const reports: BlockTrainingReport[] = [];
@@ -58,7 +71,7 @@ export class BlockReconstruction implements AsyncDisposable {
       if (training.name !== "reconstruct" && linears.size === 0) continue;
       const targets = takesDenseStream(training) ? this.#run.denseStream?.states : own?.states;
       if (targets === undefined) throw nothingToTrainWith(block.spec);
-      reports.push(await this.#trainBy(training, block, targets, linears));
+      reports.push(await this.#trainBy(training, block, targets, { linears, pruneAgain }));
     }
     return reports;
   }
@@ -67,14 +80,14 @@ export class BlockReconstruction implements AsyncDisposable {
     await this.#loss?.programs[Symbol.asyncDispose]();
   }
 
-  /** @param linears by role, with the norms of their inputs as far as they are known */
   async #trainBy(
-    { name: step, options }: BlockTraining,
+    training: BlockTraining,
     { spec, weights }: BlockAtWork,
     targets: HiddenStates,
-    linears: ReadonlyMap<string, readonly ProjectedLinear[]>,
+    pruning: Pruning,
   ): Promise<BlockTrainingReport> {
-    const { config, device, selected, stream, context } = this.#run;
+    const { device, stream, context, config } = this.#run;
+    const step = training.name;
     if (stream === undefined) throw nothingToTrainWith(spec);
     const work: BlockToTrain = {
       ...{ block: spec, weights, inputs: stream.states, targets, device },
@@ -85,14 +98,28 @@ export class BlockReconstruction implements AsyncDisposable {
         throwIfStopped(context, true);
       },
     };
-    const report =
-      step === "reconstruct"
-        ? await reconstructBlock({ ...work, masked: maskedRoles(spec, selected) }, options)
-        : await flattenBlock(
-            { ...work, pattern: config.pattern, linears: step === "safe+" ? linears : withoutScale(linears) },
-            options,
-          );
-    return { name: spec.name, step, ...report };
+    return { name: spec.name, step, ...(await this.#trained(training, work, pruning)) };
+  }
+
+  #trained(
+    training: BlockTraining,
+    work: BlockToTrain,
+    { linears, pruneAgain }: Pruning,
+  ): Promise<ReconstructionReport> {
+    const { config, selected } = this.#run;
+    const { pattern } = config;
+    switch (training.name) {
+      case "reconstruct":
+        return reconstructBlock({ ...work, masked: maskedRoles(work.block, selected) }, training.options);
+      case "safe":
+        return flattenBlock({ ...work, pattern, linears: withoutScale(linears) }, training.options);
+      case "safe+":
+        return flattenBlock({ ...work, pattern, linears }, training.options);
+      case "wanda++":
+        return optimiseRegion({ ...work, pruneAgain }, training.options);
+      default:
+        return training satisfies never;
+    }
   }
 
   /** What the dense block makes of the inputs that the pruned one sees, and where somebody asks the norms of its linears' own inputs. */
@@ -141,6 +168,13 @@ export class BlockReconstruction implements AsyncDisposable {
     this.#loss = { key: spec.shapeKey, programs };
     return programs;
   }
+}
+
+/** What a training that prunes goes by. */
+interface Pruning {
+  /** By role, with the norms of their inputs as far as they are known. */
+  readonly linears: ReadonlyMap<string, readonly ProjectedLinear[]>;
+  readonly pruneAgain: () => Promise<void>;
 }
 
 interface OwnTargets extends AsyncDisposable {

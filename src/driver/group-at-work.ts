@@ -9,7 +9,7 @@ import type { InputGroup, LinearSpec } from "../model/architecture.js";
 import { putMatrix, takeMatrix } from "../model/logical-matrix.js";
 import type { LayerProblem, LayerStatistics, WeightGradients } from "../solvers/solver.js";
 import { stage, type BlockAtWork, type RunParts } from "./run.js";
-import { NO_STATISTICS, solveLinear, type BoundSolver } from "./solve-linear.js";
+import { NO_STATISTICS, solveLinear, type BoundSolver, type LinearProblem } from "./solve-linear.js";
 
 /** What a group's linears all report. */
 type GroupNote = Pick<LayerReport, "tokens" | "starved" | "permutation">;
@@ -17,6 +17,8 @@ type GroupNote = Pick<LayerReport, "tokens" | "starved" | "permutation">;
 export interface SolvedLinear {
   readonly linear: LinearSpec;
   readonly report: Pick<LayerReport, "loss" | "reconstruction" | "seconds"> & GroupNote;
+  /** Solve it as it is now in the block's weights, in place, by what the solver was told before; nothing for what stays dense. */
+  readonly solveAgain: () => Promise<void>;
 }
 
 /** Statistics in a new order of the channels; what they hold on the device is disposed of with them. */
@@ -126,24 +128,25 @@ export class GroupAtWork {
     for (const hook of hooks) hook.beforeLinear?.(this, linear, take());
     const started = performance.now();
     let [loss, seconds]: [number | null, number] = [null, 0];
-    if (this.#solver !== undefined) {
-      const solution = await solveLinear(device, this.#solver, {
-        ...{ linear, weight: take(), statistics: this.statistics, pattern: config.pattern },
-        gradients: this.gradientsOf(linear),
-        sparsity: lookUp(sparsities, linear.name),
-        retarget: async (problem) => {
-          for (const hook of hooks) await hook.retarget?.(problem);
-        },
-      });
+    const solver = this.#solver;
+    const told = { linear, statistics: this.statistics, pattern: config.pattern, gradients: this.gradientsOf(linear) };
+    const solve = async (retarget?: LinearProblem["retarget"]): Promise<void> => {
+      if (solver === undefined) return;
+      const sparsity = lookUp(sparsities, linear.name);
+      const solution = await solveLinear(device, solver, { ...told, weight: take(), sparsity, retarget });
       putMatrix(solution.weight, stored, shape, linear);
       this.change(linear.role);
       loss = solution.loss;
       seconds = (performance.now() - started) / 1000;
-    }
+    };
+    await solve(async (problem) => {
+      for (const hook of hooks) await hook.retarget?.(problem);
+    });
     let report = {};
     for (const hook of hooks)
       if (hook.afterLinear !== undefined) report = { ...report, ...(await hook.afterLinear(this, linear, take())) };
     const { permutation, ...share } = this.#note;
-    return { linear, report: { loss, ...report, seconds, ...(permutation && { permutation }), ...share } };
+    const solveAgain = (): Promise<void> => solve();
+    return { linear, report: { loss, ...report, seconds, ...(permutation && { permutation }), ...share }, solveAgain };
   }
 }

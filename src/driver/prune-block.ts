@@ -54,13 +54,13 @@ export async function processBlock(
   const gradients = await run.gradients?.of({ spec, weights });
   const block = { spec, weights, denseWeights, gradients };
 
-  const solved: LayerReport[] = [];
+  const solved: SolvedLinear[] = [];
   for (const groups of stagesOf(spec, config.propagation)) solved.push(...(await pruneStage(run, block, groups)));
   await moveDense(run, block);
-  const training = (await run.reconstruction?.train(block, run.sparsities)) ?? [];
+  const training = (await run.reconstruction?.train(block, solved, run.sparsities)) ?? [];
   const isTrained = training.length > 0;
   if (isTrained) await writeTensors(run, block, new Set(spec.tensors.keys()));
-  const layers = isTrained ? recountBlock(block, solved) : solved;
+  const layers = solved.map(({ linear, report }) => ({ name: linear.name, ...countsOf(block, linear), ...report }));
   await output.flush();
   const noted = isTrained ? { training } : {};
   await journal.append("block", spec.name, { sha256: await hashBlock(run, spec), layers, ...noted });
@@ -88,7 +88,7 @@ function stagesOf({ groups }: BlockSpec, propagation: Propagation): (readonly In
 }
 
 /** Collect the statistics of some groups, solve their linears in the order of the block, and write what changed. */
-async function pruneStage(run: Run, block: BlockAtWork, groups: readonly InputGroup[]): Promise<LayerReport[]> {
+async function pruneStage(run: Run, block: BlockAtWork, groups: readonly InputGroup[]): Promise<SolvedLinear[]> {
   const { transforms } = run;
   const solved: SolvedLinear[] = [];
   const changed = new Set<string>();
@@ -114,7 +114,7 @@ async function pruneStage(run: Run, block: BlockAtWork, groups: readonly InputGr
     for (const transform of transforms.toReversed()) transform.closeStage?.();
   }
   await writeTensors(run, block, changed);
-  return solved.map(({ linear, report }) => ({ name: linear.name, ...countsOf(block, linear), ...report }));
+  return solved;
 }
 
 /** The counts of layers as they are on the disk. */

@@ -123,7 +123,7 @@ function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const moving = isLast || !isMovedApart ? {} : scaled(isTwinned ? 2 : 1, forwardWork(planned, block, Infinity));
   const solving = linearsOf(block)
     .filter((linear) => selected.has(linear))
-    .map((linear) => workOfSolve(linear, costOfLinear(solver, config, linear)));
+    .map((linear) => workOfSolve(linear, repeated(solvesOf(planned), costOfLinear(solver, config, linear))));
   const hasDense = isTwinned || planned.blockTrainings.length > 0;
   const reading = { entries: (hasDense ? 2 : 1) * tensorElements(block) };
   const isMoving = needs.length > 0 || isMeasuredApart || planned.blockTrainings.length > 0;
@@ -144,14 +144,8 @@ function blockTrainingWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const { blockTrainings, config } = planned;
   const forward = forwardWork(planned, block, Infinity);
   const own = blockTrainings.length === 0 ? {} : forward; // what the dense block gives
-  const works = blockTrainings.map(({ name, options }) => {
-    const { epochs, batchSize } = options;
-    const heldOut = name === "reconstruct" ? options.heldOut : 0;
-    const [isClimbing, projections] = name === "reconstruct" ? [false, 0] : [options.rho > 0, 1 / options.interval];
-    const measured = 2 + epochs * heldOut; // before, after, and what is held out after every epoch
-    const gradients = (isClimbing ? 2 : 1) * epochs * (1 - heldOut);
-    const steps = epochs * Math.ceil(((1 - heldOut) * config.nsamples) / batchSize);
-    const passes = PASSES_PER_STEP + (isClimbing ? PASSES_PER_ASCENT : 0) + PASSES_PER_PROJECTION * projections;
+  const works = blockTrainings.map((training) => {
+    const { measured, gradients, steps, passes } = courseOf(training, config.nsamples);
     return addWork(scaled(measured + FORWARDS_PER_GRADIENT * gradients, forward), {
       entries: passes * steps * tensorElements(block),
     });
@@ -159,17 +153,51 @@ function blockTrainingWork(planned: PlannedRun, block: BlockSpec): RunWork {
   return addWork(own, ...works);
 }
 
+/** Of a block's training: passes of the calibration that measure and that go back, steps, and passes over entries in each. */
+interface BlockCourse {
+  readonly measured: number;
+  readonly gradients: number;
+  readonly steps: number;
+  readonly passes: number;
+}
+
+function courseOf({ name, options }: BlockTraining, nsamples: number): BlockCourse {
+  if (name === "wanda++") {
+    const steps = options.rounds * Math.min(options.samples, nsamples);
+    return { measured: 2, gradients: steps / nsamples, steps, passes: PASSES_PER_STEP };
+  }
+  const { epochs, batchSize } = options;
+  const heldOut = name === "reconstruct" ? options.heldOut : 0;
+  const [isClimbing, projections] = name === "reconstruct" ? [false, 0] : [options.rho > 0, 1 / options.interval];
+  return {
+    measured: 2 + epochs * heldOut, // before, after, and what is held out after every epoch
+    gradients: (isClimbing ? 2 : 1) * epochs * (1 - heldOut),
+    steps: epochs * Math.ceil(((1 - heldOut) * nsamples) / batchSize),
+    passes: PASSES_PER_STEP + (isClimbing ? PASSES_PER_ASCENT : 0) + PASSES_PER_PROJECTION * projections,
+  };
+}
+
+/** How often the linears of a block are solved. */
+function solvesOf({ blockTrainings }: PlannedRun): number {
+  return blockTrainings.reduce((sum, { name, options }) => sum + (name === "wanda++" ? options.rounds : 0), 1);
+}
+
 /** Products with the vocabulary in a step: partition functions and logits of both models, and a gradient. */
 const VOCABULARY_PRODUCTS = 5;
+
+/** Whether the dense model goes through every step as well. */
+function isTaught({ options }: ModelTraining): boolean {
+  return options.distillation > 0 || options.squareHead > 0;
+}
 
 function modelTrainingWork(planned: PlannedRun, training: ModelTraining): Partial<RunWork> {
   if ("minutes" in training.options && training.options.minutes !== undefined) return {}; // it takes what it was given
   const { config, architecture } = planned;
   const { blocks, head, vocabularySize } = architecture;
-  const { steps, batchSize, distillation } = training.options;
+  const { steps, batchSize } = training.options;
   const share = (steps * batchSize) / config.nsamples; // what forwardWork counts is a pass of the calibration's sequences
   const forward = addWork(...blocks.map((block) => forwardWork(planned, block, Infinity)));
-  const forwards = 1 + FORWARDS_PER_GRADIENT + (distillation > 0 ? 1 : 0);
+  const forwards = 1 + FORWARDS_PER_GRADIENT + (isTaught(training) ? 1 : 0);
   const logits = 2 * head.width * vocabularySize * steps * batchSize * config.seqlen;
   return addWork(scaled(share * forwards, forward), {
     products: VOCABULARY_PRODUCTS * logits,
@@ -387,7 +415,7 @@ export function memoryOf(planned: PlannedRun): number {
  */
 function modelTrainingBytes({ architecture, config }: PlannedRun, training: ModelTraining): number {
   const { blocks, hiddenSize, vocabularySize, embeddingWidth, head, embedding } = architecture;
-  const { batchSize, train, distillation } = training.options;
+  const { batchSize, train, squareHead } = training.options;
   const isSplit = training.name === "elsa";
   const formats = training.name === "elsa" ? STATES[training.options.state] : FULL_PRECISION;
   const fields = ["values", "gradient", "first", "second", ...(isSplit ? (["split", "dual"] as const) : [])] as const;
@@ -400,8 +428,9 @@ function modelTrainingBytes({ architecture, config }: PlannedRun, training: Mode
   const onTheWay = isPacked ? 4 * fields.length * largest : 0;
   const ends = 4 * vocabularySize * (embeddingWidth + (embedding === head.projection ? 0 : head.width));
   const dense = Math.min(4 * elements, WEIGHTS_SHARE * config.memoryBytes - inMemory);
-  const kept = (train === "all" && distillation === 0 ? 0 : ends) + (distillation > 0 ? dense : 0);
-  const states = 4 * batchSize * config.seqlen * hiddenSize * (blocks.length + (distillation > 0 ? 2 : 1));
+  const kept = (train === "all" && !isTaught(training) ? 0 : ends) + (isTaught(training) ? dense : 0);
+  const ofTeacher = (isTaught(training) ? 1 : 0) + (squareHead > 0 ? blocks.length : 0);
+  const states = 4 * batchSize * config.seqlen * hiddenSize * (blocks.length + 1 + ofTeacher);
   const tokens = Math.min(sequencesPerRun(config.seqlen), batchSize) * config.seqlen;
   const activations = largestOf(blocks, (block) => activationBytes(architecture, block, tokens, false));
   const logits = 4 * 4 * tokens * Math.min(vocabularySize, TILE_ROWS);
@@ -416,7 +445,7 @@ function modelTrainingBytes({ architecture, config }: PlannedRun, training: Mode
 const WEIGHTS_AROUND_SOLVE = 4;
 
 /** Values, gradients, two moments, and of reconstruct the best values so far, of safe z, u and x before the ascent. */
-const ARRAYS_OF_TRAINING = { reconstruct: 5, safe: 7, "safe+": 7 } as const;
+const ARRAYS_OF_TRAINING = { reconstruct: 5, safe: 7, "safe+": 7, "wanda++": 4 } as const;
 /** What a gradient holds of a block's inputs and outputs, times the forward's. */
 const ACTIVATIONS_OF_GRADIENT = 2;
 

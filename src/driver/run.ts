@@ -14,6 +14,7 @@ import type { ElsaOptions } from "../training/elsa.js";
 import type { FinetuneOptions } from "../training/finetune.js";
 import type { GradientSums } from "../training/gradient-statistics.js";
 import type { ReconstructOptions } from "../training/reconstruct.js";
+import type { RegionalOptions } from "../training/regional-optimisation.js";
 import type { SafeOptions } from "../training/safe.js";
 import type { ProjectedLinear } from "../training/projection.js";
 import type { BlockReconstruction } from "./block-reconstruction.js";
@@ -44,7 +45,8 @@ export interface RunParts {
 /** A step that trains every block, with its options. */
 export type BlockTraining =
   | { readonly name: "reconstruct"; readonly options: ReconstructOptions }
-  | { readonly name: "safe" | "safe+"; readonly options: SafeOptions };
+  | { readonly name: "safe" | "safe+"; readonly options: SafeOptions }
+  | { readonly name: "wanda++"; readonly options: RegionalOptions };
 
 /** A step that trains the whole model, with its options. */
 export type ModelTraining =

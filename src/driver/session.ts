@@ -26,6 +26,7 @@ import { findSolver } from "../solvers/registry.js";
 import { inSequence } from "../solvers/cost.js";
 import { REPRODUCE_MODEL } from "../solvers/reproduce-model.js";
 import type { StatisticName } from "../solvers/solver.js";
+import { wandaPlusPlus } from "../solvers/wanda-plus-plus.js";
 import { composeSteps, type Step } from "../solvers/steps.js";
 import { needsActivations } from "../allocation/registry.js";
 import { bytesOf } from "../options/fingerprint.js";
@@ -290,6 +291,10 @@ export function blockTrainingsOf(config: Pick<RunConfig, "method" | "methodOptio
     if (method === reconstruct.name) return [{ name: "reconstruct", options: reconstruct.schema.parse(methodOptions) }];
     if (method === safe.name) return [{ name: "safe", options: safe.schema.parse(methodOptions) }];
     if (method === safePlus.name) return [{ name: "safe+", options: safePlus.schema.parse(methodOptions) }];
+    if (method === wandaPlusPlus.name) {
+      const options = wandaPlusPlus.schema.parse(methodOptions);
+      return options.rounds === 0 ? [] : [{ name: "wanda++", options }];
+    }
     return [];
   });
 }

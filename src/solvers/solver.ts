@@ -98,6 +98,8 @@ export interface LayerSolver<Options> {
    * can only follow another step (steps.ts). Absent: it chooses the mask itself.
    */
   readonly startsFromMask?: true;
+  /** Whether blocks are trained once their linears are solved and the linears are solved again. Absent: they are not. */
+  solvesAgain?(options: Options): boolean;
   readonly schema: OptionsSchema<Options>;
   /** What these options cannot do with this pattern, without a full stop; undefined where they can. Asked before any work. */
   misfit?(options: Options, pattern: Pattern): string | undefined;

@@ -67,7 +67,7 @@ test("without flags the embedded model is compared on the texts it comes with, e
 
 test("allocations are repeatable and keep their options; steps are joined by plus; repeats count once", async () => {
   const config = await resolved({
-    methods: "wanda+admm-update, wanda ,wanda,wanda++,wanda+++admm-update",
+    methods: "wanda+admm-update, wanda ,wanda,wanda++,wanda++:rounds=0+admm-update",
     allocation: ["uniform", "owl:M=3,lambda=0.1", "uniform"],
   });
   assert.deepEqual(
@@ -76,7 +76,7 @@ test("allocations are repeatable and keep their options; steps are joined by plu
       ["wanda+admm-update", "wanda", ["admm-update"]],
       ["wanda", "wanda", []],
       ["wanda++", "wanda++", []],
-      ["wanda+++admm-update", "wanda++", ["admm-update"]],
+      ["wanda++:rounds=0+admm-update", "wanda++", ["admm-update"]],
     ],
   );
   assert.deepEqual(config.allocations, [
@@ -140,7 +140,8 @@ test("steps that train take an option after a colon, follow what solves, and nee
     (await problemsOf(flags)).map(({ code }) => code);
   assert.deepEqual(await codes({ methods: "wanda+reconstruct:epoch=3" }), ["E_METHOD_OPTION"]);
   assert.deepEqual(await codes({ methods: "wanda+reconstruct+admm-update" }), ["E_STEPS"]);
-  for (const label of ["wanda+reconstruct", "safe+", "safe++reconstruct"])
+  assert.deepEqual(await codes({ methods: "wanda+++admm-update" }), ["E_STEPS"]);
+  for (const label of ["wanda+reconstruct", "safe+", "safe++reconstruct", "wanda++", "wanda+++reconstruct"])
     assert.deepEqual(await codes({ methods: label, propagation: "dense" }), ["E_TRAINING_PROPAGATION"], label);
   await resolved({ methods: "wanda+finetune", propagation: "dense" }); // it looks at no run's states
   for (const flags of [{ reproduce: "model" }, { allocation: ["uniform", "evolutionary:proxy=method"] }])

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { allocationSchema, UNIFORM } from "../../src/allocation/registry.js";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
-import type { EngineEvent, RunConfig } from "../../src/contract.js";
+import type { EngineEvent, RunConfig, RunReport } from "../../src/contract.js";
 import { compareMethods } from "../../src/driver/compare.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { InterruptedError } from "../../src/errors.js";
@@ -24,6 +24,9 @@ before(() => writeShortDemo(MODEL, { blocks: 2 }));
 after(() => rmSync(MODEL, { recursive: true }));
 
 const NSAMPLES = 4;
+
+/** Without rounds of training, which need the pruned model's own states. */
+const SCORE_ALONE: Readonly<Record<string, Record<string, unknown>>> = { "wanda++": { rounds: 0 } };
 
 function shortRun(out: string, overrides: Partial<RunConfig>): RunConfig {
   return demoRun(out, { model: MODEL, nsamples: NSAMPLES, seqlen: 48, ...overrides });
@@ -121,7 +124,12 @@ test("cells of a sweep share statistics of inputs and each makes its own gradien
   const { rows } = await compareMethods(
     {
       ...{ run, text, seqlen: 48, maxWindows: 1, resume: false },
-      methods: ["wanda", "gblm", "wanda++"].map((method) => ({ label: method, method, methodOptions: {}, then: [] })),
+      methods: ["wanda", "gblm", "wanda++"].map((method) => ({
+        label: method,
+        method,
+        methodOptions: SCORE_ALONE[method] ?? {},
+        then: [],
+      })),
       targets: [{ pattern: UNSTRUCTURED, sparsity: 0.5 }],
       allocations: [{ label: "uniform", allocation: UNIFORM }],
       workDirectory: join(directory, "work"),
@@ -133,7 +141,7 @@ test("cells of a sweep share statistics of inputs and each makes its own gradien
   assert.ok(context.events.some(isOfPass));
   for (const [row, method] of ["gblm", "wanda++"].entries()) {
     const out = join(directory, method);
-    await pruneModel({ ...run, method, out }, createTestContext());
+    await pruneModel({ ...run, method, methodOptions: SCORE_ALONE[method] ?? {}, out }, createTestContext());
     const single = await evaluatePerplexity({ model: out, text, seqlen: 48, maxWindows: 1 }, createTestContext());
     assert.equal(rows[row + 1]?.perplexity, single.perplexity, method);
   }
@@ -147,8 +155,11 @@ test("regional gradients are of the dense block with what the pruned model feeds
     return tensorsOf(config.out);
   };
   const groups = { pattern: parsePattern("2:4") };
-  assert.deepEqual(await run("wanda++", { ...groups, methodOptions: { alpha: 0 } }), await run("wanda", groups));
-  const gradientsAlone = { sparsity: 0.6, methodOptions: { alpha: 1e30 } };
+  assert.deepEqual(
+    await run("wanda++", { ...groups, methodOptions: { alpha: 0, rounds: 0 } }),
+    await run("wanda", groups),
+  );
+  const gradientsAlone = { sparsity: 0.6, methodOptions: { alpha: 1e30, rounds: 0 } };
   const [block, group, dense] = [
     await run("wanda++", gradientsAlone),
     await run("wanda++", { ...gradientsAlone, propagation: "group" }),
@@ -160,4 +171,61 @@ test("regional gradients are of the dense block with what the pruned model feeds
     if (isSecond) assert.notDeepEqual(values, dense.get(name), name);
     else assert.deepEqual(values, dense.get(name), name);
   }
+});
+
+test("rounds of regional optimisation bring the block nearer to its dense outputs and leave exact zeros", async (t) => {
+  const directory = temporaryDirectory(t);
+  const run = async (options: object, overrides: Partial<RunConfig> = {}): Promise<RunReport> => {
+    const methodOptions = { alpha: 1, ...options };
+    const config = shortRun(join(directory, "out"), { method: "wanda++", methodOptions, force: true, ...overrides });
+    return pruneModel(config, createTestContext());
+  };
+  const tensors = (): Promise<Map<string, Float32Array>> => tensorsOf(join(directory, "out"));
+  const target = { sparsity: 0.7 };
+  assert.equal((await run({ rounds: 0 }, target)).training, undefined);
+  const scored = await tensors();
+  // Where nothing moves every round prunes what it pruned before.
+  await run({ rounds: 2, lr: 1e-30 }, target);
+  assert.deepEqual(await tensors(), scored);
+
+  const report = await run({ rounds: 2, samples: 3, lr: 3e-5 }, target);
+  assert.deepEqual(
+    report.training?.map(({ name, step, steps }) => [name, step, steps]),
+    [0, 1].map((block) => [`model.layers.${block}`, "wanda++", 6]),
+  );
+  const first = report.training?.[0] ?? assert.fail();
+  assert.ok(first.after < 0.97 * first.before, `${first.before} → ${first.after}`);
+  for (const { name, zeros, elements } of report.layers) {
+    const inFeatures = name.endsWith("down_proj") ? 704 : 256;
+    assert.equal(zeros, (elements / inFeatures) * Math.floor(0.7 * inFeatures), name);
+  }
+  const groups = await run(
+    { rounds: 1, samples: 2, lr: 3e-5 },
+    { pattern: parsePattern("2:4"), permutation: "channels" },
+  );
+  for (const { name, zeros, elements } of groups.layers) assert.equal(zeros, elements / 2, name);
+  const permuted = groups.training?.[0] ?? assert.fail();
+  assert.ok(permuted.after < permuted.before, `${permuted.before} → ${permuted.after}`);
+});
+
+test("a round steps by RMSprop, whose first step is ten rates long", async (t) => {
+  const out = join(temporaryDirectory(t), "out");
+  const run = async (rounds: number): Promise<Map<string, Float32Array>> => {
+    const methodOptions = { rounds, samples: 1, lr: 1e-2 };
+    await pruneModel(
+      shortRun(out, { method: "wanda++", methodOptions, sparsity: 0.5, force: true }),
+      createTestContext(),
+    );
+    return tensorsOf(out);
+  };
+  const [scored, stepped] = [await run(0), await run(1)];
+  const name = "model.layers.0.post_attention_layernorm.weight";
+  const [dense, trained] = [lookUp(scored, name), lookUp(stepped, name)];
+  // Where the gradient is not tiny: by 10 · lr to either side, within what the stored type rounds to.
+  const moved = dense.map((value, i) => Math.abs(trained[i] - value));
+  const expected = moved.filter((value) => Math.abs(value - 0.1) < 0.008).length;
+  assert.ok(expected > 0.9 * moved.length, `${expected} of ${moved.length}`);
+  const zerosOf = (tensors: ReadonlyMap<string, Float32Array>): Float32Array =>
+    lookUp(tensors, "model.layers.0.mlp.up_proj.weight").map((value) => Number(value === 0));
+  assert.notDeepEqual(zerosOf(stepped), zerosOf(scored), "pruned weights move too, and some come back");
 });

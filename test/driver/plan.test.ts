@@ -148,14 +148,22 @@ test("gradients cost a forward, the way back, the head and what is kept of them,
   assert.equal(small.diskBytes - gblm.diskBytes, 3 * 4 * tokens(calibration) * HIDDEN * (BLOCKS + 1));
   const both = { method: "gblm", then: [{ method: "dsnot", methodOptions: {} }], ...calibration };
   assert.equal(work(both).products - work({ ...both, method: "wanda" }).products, tokens(calibration) * (4 * forward + head)); // prettier-ignore
-  const regional = work({ method: "wanda++", ...calibration });
+  const scored = { method: "wanda++", methodOptions: { rounds: 0 }, ...calibration };
+  const regional = work(scored);
   assert.equal(
     regional.products - wanda.products,
     tokens(calibration) * 4 * forward,
     "no head, and the disk is not asked",
   );
   assert.equal(regional.diskBytes, wanda.diskBytes);
-  assert.ok(memory({ method: "wanda++", ...calibration }) > memory({ method: "wanda", ...calibration }));
+  assert.ok(memory(scored) > memory({ method: "wanda", ...calibration }));
+  const rounds = (count: number): RunWork => work({ ...scored, methodOptions: { rounds: count, samples: 8 } });
+  assert.equal(
+    rounds(4).products - rounds(2).products,
+    3 * tokens(calibration) * forward,
+    "gradients of twice 8 sequences, of 16",
+  );
+  assert.equal(rounds(4).hostEntries - rounds(2).hostEntries, 2 * regional.hostEntries, "the scores are taken again");
   const states = 4 * HIDDEN * (BLOCKS + 1) * 128;
   const of = (nsamples: number): number => memory({ method: "snip", nsamples, seqlen: 128 });
   assert.equal(of(96) - of(64), 32 * states);

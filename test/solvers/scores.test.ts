@@ -186,7 +186,6 @@ await describeOnDevices((device) => {
       assertSameMask(groups, referenceSelectGroups(scores, ROWS, COLUMNS, 2, 4), COLUMNS, `${alpha}, groups`);
       if (alpha === 0) assert.deepEqual(rows, await solve(device(), "wanda", { sparsity: 0.6 }));
     }
-    assert.throws(() => findSolver("wanda++").schema.parse({ rounds: 5 }), /not implemented/);
   });
 
   test("equal scores are pruned from the lower input, and a method without its gradients is told so", async () => {

@@ -88,23 +88,22 @@ test("foldGrid covers every count within the cap and wastes less than a row of t
 
 describe("webgpu device", { skip }, () => {
   let device: Device;
+  /** What every operation gives: seconds of work, which several tests compare with. */
+  let expected: (Float32Array | Uint32Array)[];
   before(async () => {
     device = await open();
+    expected = await everything(device);
   });
   after(async () => {
     await device[Symbol.asyncDispose]();
   });
 
-  test("gives the same bytes with the default limits, and with every grid folded", async () => {
-    const expected = await everything(device);
-    for (const options of [{ baseLimits: true }, { dispatchGridCap: 3 }]) {
-      await using other = await open(options);
-      assert.deepEqual(await everything(other), expected, JSON.stringify(options));
-    }
+  test("gives the same bytes with the default limits and every grid folded", async () => {
+    await using other = await open({ baseLimits: true, dispatchGridCap: 3 });
+    assert.deepEqual(await everything(other), expected);
   });
 
   test("gives the same bytes when matrices must be bound by row ranges", async () => {
-    const expected = await everything(device);
     // Rows are padded to 192 floats here: 128 of them fit, so every matrix of 140 or 150 rows is bound in parts.
     const dispatcher = new Dispatcher(await openGpuDevice(), { largestBinding: 128 * 192 * 4 });
     await using narrow = createDeviceOn(dispatcher, "narrow bindings");

@@ -56,20 +56,27 @@ const SHORT: Readonly<Partial<Record<(typeof METHODS)[number], Record<string, un
 };
 
 await describeOnDevices((device, name) => {
+  /** Then what is wide is left to one method, and a pattern of each kind is enough: methods compose the same operations everywhere. */
+  const isEmulated = name === "webgpu";
   /** All iterations on one device; on emulated shaders they would take minutes and show nothing more. */
   const optionsOf = (method: (typeof METHODS)[number]): Record<string, unknown> =>
     name === "cpu, 3 threads" ? {} : (SHORT[method] ?? {});
 
   test("every method makes exactly the asked number of zeros and stores them as +0", async () => {
+    const wide = [
+      [64, 300, 0.29],
+      [20, 257, 0],
+    ] as const;
     for (const method of METHODS) {
       for (const [rows, columns, sparsity] of [
-        [5, 7, 0.5],
-        [33, 130, 0.7],
-        [64, 300, 0.29],
-        [7, 128, 0.9],
-        [1, 1, 0.99],
-        [20, 257, 0],
-      ] as const) {
+        ...([
+          [5, 7, 0.5],
+          [33, 130, 0.7],
+          [7, 128, 0.9],
+          [1, 1, 0.99],
+        ] as const),
+        ...(isEmulated && method !== "sparsegpt" ? [] : wide),
+      ]) {
         const { weight, keep } = await solve(
           device(),
           method,
@@ -88,16 +95,21 @@ await describeOnDevices((device, name) => {
   });
 
   test("every method keeps exactly n of every m", async () => {
+    const others = [
+      ["4:8", 264],
+      ["5:6", 132],
+      ["8:16", 272],
+      ["16:32", 160],
+    ] as const;
     for (const method of METHODS) {
       for (const [text, columns] of [
-        ["2:4", 132],
-        ["4:8", 264],
-        ["1:3", 255],
-        ["5:6", 132],
-        ["8:16", 272],
-        ["16:32", 160],
-        ["33:64", 192],
-      ] as const) {
+        ...([
+          ["2:4", 132],
+          ["1:3", 255],
+          ["33:64", 192],
+        ] as const),
+        ...(isEmulated ? [] : others),
+      ]) {
         const pattern = parsePattern(text);
         assert.ok(pattern.kind === "n-of-m");
         const { keep, weight } = await solve(

@@ -138,24 +138,43 @@ async function minimiseIn(
 
 const supportOf = (x: Float32Array): number[] => [...x.keys()].filter((i) => x[i] !== 0);
 
-await describeOnDevices((device) => {
-  test("a quadratic converges: x is its projection, optimal on its support, and the support is stationary", async () => {
-    const { target, curvature } = quadratic();
-    const lambda = 8;
-    const { x, progress } = await minimise(device(), { steps: 2400, interval: 32, lambda });
-    const support = supportOf(x);
-    assert.equal(support.length, (ROWS * COLUMNS) / 2);
-    for (const i of support) assert.ok(Math.abs((x[i] as number) - (target[i] as number)) < 0.02, `entry ${i}`);
-    const last = progress.findLast((each) => each.projected !== undefined)?.projected;
-    assert.ok((last?.primal ?? 1) < 0.02, JSON.stringify(last));
-    // λ-stationary: no pruned entry of x - ∇f/λ is larger than the smallest that is kept.
-    const step = (i: number): number =>
-      Math.abs((x[i] as number) - ((curvature[i] as number) * ((x[i] as number) - (target[i] as number))) / lambda);
-    const kept = Math.min(...support.map(step));
-    const pruned = Math.max(...[...x.keys()].filter((i) => x[i] === 0).map(step));
-    assert.ok(pruned <= kept, `${pruned} of ${kept}`);
-    assert.equal(last?.flips, 0);
-  });
+await describeOnDevices((device, name) => {
+  if (name === "webgpu")
+    test("its steps are those of the cpu", async () => {
+      await using cpu = await createCpuDevice();
+      for (const given of [
+        { steps: 70, interval: 16, lambda: 8, frozen: 0.2 },
+        { steps: 40, interval: 8, lambda: 2, schedule: "cosine", projection: "fisher" },
+      ]) {
+        const [there, here] = [await minimise(device(), given), await minimise(cpu, given)];
+        assert.deepEqual(supportOf(there.x), supportOf(here.x));
+        there.x.forEach((value, i) => assert.ok(Math.abs(value - (here.x[i] as number)) < 1e-5, `entry ${i}`));
+      }
+    });
+
+  // Thousands of small steps, which emulated shaders take half a minute for.
+  const convergent = { skip: name === "webgpu" };
+  test(
+    "a quadratic converges: x is its projection, optimal on its support, and the support is stationary",
+    convergent,
+    async () => {
+      const { target, curvature } = quadratic();
+      const lambda = 8;
+      const { x, progress } = await minimise(device(), { steps: 2400, interval: 32, lambda });
+      const support = supportOf(x);
+      assert.equal(support.length, (ROWS * COLUMNS) / 2);
+      for (const i of support) assert.ok(Math.abs((x[i] as number) - (target[i] as number)) < 0.02, `entry ${i}`);
+      const last = progress.findLast((each) => each.projected !== undefined)?.projected;
+      assert.ok((last?.primal ?? 1) < 0.02, JSON.stringify(last));
+      // λ-stationary: no pruned entry of x - ∇f/λ is larger than the smallest that is kept.
+      const step = (i: number): number =>
+        Math.abs((x[i] as number) - ((curvature[i] as number) * ((x[i] as number) - (target[i] as number))) / lambda);
+      const kept = Math.min(...support.map(step));
+      const pruned = Math.max(...[...x.keys()].filter((i) => x[i] === 0).map(step));
+      assert.ok(pruned <= kept, `${pruned} of ${kept}`);
+      assert.equal(last?.flips, 0);
+    },
+  );
 
   test("2:4 keeps two of every four inputs, in either order of storage", async () => {
     for (const isTransposed of [false, true]) {

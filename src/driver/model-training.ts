@@ -168,14 +168,20 @@ async function train(
       if (state.isDue) await state.keep(taken, log.course);
     },
   };
+  const linearsAt = linearsOf(run);
   try {
     if (training.name === "finetune")
-      await finetuneModel(descent, { ...training.options, steps }, architecture.hiddenSize);
-    else
-      await minimiseSparsely(
-        { ...descent, device, pattern: config.pattern, linearsOf: linearsOf(run) },
-        training.options,
+      await finetuneModel(
+        {
+          ...descent,
+          device,
+          hiddenSize: architecture.hiddenSize,
+          linearsOf: (...at) => linearsAt(...at).map(({ linear }) => linear),
+        },
+        { ...training.options, steps },
       );
+    else
+      await minimiseSparsely({ ...descent, device, pattern: config.pattern, linearsOf: linearsAt }, training.options);
   } catch (error) {
     // The step that was cut off has changed nothing yet.
     if (error instanceof InterruptedError && taken > 0) await state.keep(taken, log.course);

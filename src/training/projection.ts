@@ -62,7 +62,8 @@ function select(
   else device.selectMatrix(scores, factors, pruneCount(rows * columns, sparsity), mask);
 }
 
-function flagsOf(words: Uint32Array, rows: number, columns: number): Float32Array {
+/** 1 where the keep bit is set, row-major. */
+export function flagsOf(words: Uint32Array, rows: number, columns: number): Float32Array {
   const perRow = maskWordsPerRow(columns);
   return Float32Array.from(
     { length: rows * columns },

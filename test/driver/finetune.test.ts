@@ -74,6 +74,34 @@ test("squareHead adds what is missing to the dense model's blocks: nothing while
   assert.ok(Math.abs(twice - without - 2 * (once - without)) < 1e-4, `${without}, ${once}, ${twice}`);
 });
 
+test("a mask that evolves keeps its counts, changes its places, and is resumed to the same bytes", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 2 });
+  const options = training({ steps: 5, batchSize: 2, evolve: 0.4, evolveEvery: 2 });
+  const [whole, fixed, stopped] = ["whole", "fixed", "stopped"].map((name) =>
+    demoRun(join(directory, name), { ...(name === "fixed" ? training({ steps: 5, batchSize: 2 }) : options), model }),
+  ) as [RunConfig, RunConfig, RunConfig];
+  const { layers } = await pruneModel(whole, createTestContext());
+  const countsOf = (some: typeof layers): unknown => some.map(({ name, zeros }) => [name, zeros]);
+  assert.deepEqual(countsOf(layers), countsOf((await pruneModel(fixed, createTestContext())).layers));
+  await using moved = await openCheckpoint(whole.out);
+  await using still = await openCheckpoint(fixed.out);
+  for (const tensor of [...moved.tensors.keys()].filter((name) => name.includes("proj"))) {
+    const [one, two] = [await moved.readTensor(tensor), await still.readTensor(tensor)];
+    const entered = one.filter((value, i) => value !== 0 && two[i] === 0).length / one.length;
+    assert.ok(entered > 0.02 && entered < 0.3 * 0.4 * 2, `${tensor}: ${entered}`);
+  }
+  let steps = 0;
+  const stopping = {
+    ...createTestContext({ stop: { requested: () => (steps >= 3 ? "SIGINT" : undefined) } }),
+    emit: ({ type }: { readonly type: string }) => void (steps += Number(type === "training")),
+  };
+  await assert.rejects(pruneModel(stopped, stopping), InterruptedError);
+  await pruneModel({ ...stopped, resume: true }, createTestContext());
+  assert.equal(hashOf(stopped.out), hashOf(whole.out));
+});
+
 test("stopped in a step, or killed while tensors are overwritten, a run is resumed to the same bytes", async (t) => {
   const directory = temporaryDirectory(t);
   const model = join(directory, "model");

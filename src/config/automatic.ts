@@ -9,9 +9,11 @@ import { parsePattern, UNSTRUCTURED, type Pattern } from "../sparsity/pattern.js
 
 type AutomaticRequest = RunRequest & { readonly method: string };
 
+const SOLVING: AutomaticRequest = { method: "alps", reproduce: "model", then: ["reconstruct"] };
+
 const REQUESTS: Readonly<Record<Pattern["kind"], AutomaticRequest>> = {
-  unstructured: { method: "alps", allocation: "evolutionary", reproduce: "model" },
-  "n-of-m": { method: "alps", permutation: "channels", reproduce: "model" },
+  unstructured: { ...SOLVING, allocation: "evolutionary" },
+  "n-of-m": { ...SOLVING, permutation: "channels" },
 };
 
 /** What is asked for, for a kind of pattern. */

@@ -15,7 +15,7 @@ import { readOptions } from "../options/read.js";
 import { RUN_OPTIONS, type RunRequest } from "../options/run-options.js";
 import { parseNamed } from "../options/types.js";
 import { parseSparsity } from "../options/units.js";
-import { AUTOMATIC, type Permutation } from "../options/values.js";
+import { AUTOMATIC, type FurtherStep, type Permutation } from "../options/values.js";
 import { Problems } from "../problems.js";
 import { findMethod } from "../methods/registry.js";
 import { parsePattern, patternSparsity, UNSTRUCTURED, type Pattern } from "../sparsity/pattern.js";
@@ -61,14 +61,17 @@ function parseList<Part, Value>(
 function automaticMethods(): ComparedMethod[] {
   return (["unstructured", "n-of-m"] as const).map((kind): ComparedMethod => {
     const { asked } = readOptions(RUN_OPTIONS, automaticRequest(kind));
-    const { method, allocation: rule, permutation, reproduce } = asked;
+    const { method, allocation: rule, permutation, reproduce, then: further = [] } = asked;
     const settings = {
       ...(rule === undefined ? {} : { allocation: { label: rule.rule, allocation: rule } }),
       ...(permutation === "none" ? {} : { permutation }),
       ...(reproduce === "layer" ? {} : { reproduce, propagation: resolvePropagation(undefined, reproduce) }),
     };
-    const methodOptions = findMethod(method).schema.parse({}) as Readonly<Record<string, unknown>>;
-    return { label: AUTOMATIC, method, methodOptions, then: [], kind, settings };
+    const stepOf = (name: string, options: Readonly<Record<string, unknown>> = {}): FurtherStep => {
+      return { method: name, methodOptions: findMethod(name).schema.parse(options) as FurtherStep["methodOptions"] };
+    };
+    const then = further.map(({ name, options }) => stepOf(name, options));
+    return { label: AUTOMATIC, ...stepOf(method), then, kind, settings };
   });
 }
 

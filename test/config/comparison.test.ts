@@ -10,6 +10,7 @@ import type { ComparisonRequest } from "../../src/options/comparison-options.js"
 import type { Surroundings } from "../../src/config/resolve.js";
 import type { ComparisonConfig } from "../../src/contract.js";
 import { PruneError, UsageError } from "../../src/errors.js";
+import { reconstruct } from "../../src/training/reconstruct.js";
 
 const folder = mkdtempSync(join(tmpdir(), "prune-comparison-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -176,6 +177,8 @@ test("what a run takes and no axis is, all cells share; channels change places i
 
 test("auto is what it stands for, for each kind of pattern", async () => {
   const { methods } = await resolved({ methods: "auto", reproduce: "layer" });
+  for (const { then } of methods)
+    assert.deepEqual(then, [{ method: "reconstruct", methodOptions: reconstruct.schema.parse({}) }]);
   assert.deepEqual(
     methods.map(({ label, method, kind, settings }) => [label, method, kind, settings]),
     [

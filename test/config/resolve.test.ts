@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { resolveEvaluationConfig, resolveRunConfig, type Surroundings } from "../../src/config/resolve.js";
 import type { RunRequest } from "../../src/options/run-options.js";
+import { reconstruct } from "../../src/training/reconstruct.js";
 import type { RunConfig } from "../../src/contract.js";
 import {
   CalibrationError,
@@ -307,8 +308,9 @@ test("auto stands for the best combination of its pattern, and what the user say
   assert.equal(config.method, "alps");
   assert.equal(config.allocation.rule, "evolutionary");
   assert.equal(config.permutation, "none");
+  assert.deepEqual(config.then, [{ method: "reconstruct", methodOptions: reconstruct.schema.parse({}) }]);
   assert.equal(config.out, join(folder, "llama-auto-0.5"));
-  assert.match(notes, /info: --method auto: alps, allocation evolutionary, reproducing the model/);
+  assert.match(notes, /info: --method auto: alps, then reconstruct, allocation evolutionary, reproducing the model/);
 
   const structured = await resolveRun({
     model: "llama",
@@ -320,7 +322,7 @@ test("auto stands for the best combination of its pattern, and what the user say
     [structured.config.method, structured.config.allocation.rule, structured.config.permutation],
     ["alps", "uniform", "channels"],
   );
-  assert.match(structured.notes, /auto: alps, permutation channels, reproducing the model/);
+  assert.match(structured.notes, /auto: alps, then reconstruct, permutation channels, reproducing the model/);
 
   const own = await resolveRun({
     ...BASE,

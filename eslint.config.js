@@ -1,5 +1,13 @@
 import tseslint from "typescript-eslint";
 
+const ONNX = { name: "onnxruntime-node", message: "Import src/onnx instead." };
+/** The only file that imports the system's file functions. */
+const DOOR = "src/files/door.ts";
+const FILE_SYSTEM = ["fs", "node:fs", "fs/promises", "node:fs/promises"].map((name) => ({
+  name,
+  message: "Import the door of what the file is for: src/files/*-files.ts.",
+}));
+
 export default tseslint.config(
   { ignores: ["dist/**", "node_modules/**", "src/device/cpu/assembly/**"] },
   {
@@ -22,12 +30,9 @@ export default tseslint.config(
   },
   {
     files: ["src/**/*.ts"],
-    ignores: ["src/onnx/**"],
-    rules: {
-      "no-restricted-imports": [
-        "error",
-        { paths: [{ name: "onnxruntime-node", message: "Import src/onnx instead." }] },
-      ],
-    },
+    ignores: ["src/onnx/**", DOOR],
+    rules: { "no-restricted-imports": ["error", { paths: [ONNX, ...FILE_SYSTEM] }] },
   },
+  { files: ["src/onnx/**/*.ts"], rules: { "no-restricted-imports": ["error", { paths: FILE_SYSTEM }] } },
+  { files: [DOOR], rules: { "no-restricted-imports": ["error", { paths: [ONNX] }] } },
 );

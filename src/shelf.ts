@@ -1,5 +1,6 @@
 /** Bytes at positions, in memory or in a file: where what is not worked on lies. */
-import { open, type FileHandle } from "node:fs/promises";
+import type { OpenFile } from "./files/door.js";
+import { open } from "./files/output-files.js";
 import { InternalError } from "./errors.js";
 
 export interface Shelf extends AsyncDisposable {
@@ -32,9 +33,9 @@ export class MemoryShelf implements Shelf {
 
 export class FileShelf implements Shelf {
   readonly #path: string;
-  readonly #file: FileHandle;
+  readonly #file: OpenFile;
 
-  private constructor(path: string, file: FileHandle) {
+  private constructor(path: string, file: OpenFile) {
     this.#path = path;
     this.#file = file;
   }

@@ -12,6 +12,7 @@ const EVERYWHERE = [
   "contract",
   "context",
   "errors",
+  "files",
   "is-record",
   "logging",
   "look-up",
@@ -115,6 +116,11 @@ test("each native addon is imported in one folder", () => {
     assert.ok(importers.length > 0, addon);
     for (const file of importers) assert.ok(file.startsWith(`${folder}/`), `${file} imports ${addon}`);
   }
+});
+
+test("node:fs is behind one door", () => {
+  const importers = sources().filter((file) => importsOf(file).some((name) => /^(node:)?fs(\/promises)?$/.test(name)));
+  assert.deepEqual(importers, ["src/files/door.ts"]);
 });
 
 test("every room of the source has a rule here and a row in docs/architecture.md", () => {

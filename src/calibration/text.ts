@@ -5,14 +5,15 @@
  * become "\n". Documents keep the line ends of their JSON strings.
  */
 import { createHash } from "node:crypto";
-import { once } from "node:events";
-import { createReadStream, createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
-import { open, type FileHandle } from "node:fs/promises";
-import { tmpdir } from "node:os";
+
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { createGunzip } from "node:zlib";
-import { CalibrationError } from "../errors.js";
+import { CalibrationError, PruneError } from "../errors.js";
+import type { OpenFile, Stats } from "../files/door.js";
+import { fileErrorCode } from "../files/file-errors.js";
+import * as temporary from "../files/temporary-files.js";
+import { open, readFileSync, readPieces, statSync } from "../files/text-files.js";
 
 /** Largest plain text: beyond it a file of documents or of token ids is the right form. */
 const LARGEST_TEXT_BYTES = 256 * 1024 * 1024;
@@ -52,11 +53,21 @@ export function readPlainText(file: string): PlainText {
 
 /** Size of an existing, non-empty, regular file. */
 export function sizeOfFile(file: string): number {
-  if (!existsSync(file)) throw new CalibrationError("E_TEXT_MISSING", `${file}: no such file.`, { details: { file } });
-  const status = statSync(file);
+  const status = statusOf(file);
+  if (status === undefined)
+    throw new CalibrationError("E_TEXT_MISSING", `${file}: no such file.`, { details: { file } });
   if (!status.isFile()) throw new CalibrationError("E_TEXT_MISSING", `${file}: is not a file.`, { details: { file } });
   if (status.size === 0) throw new CalibrationError("E_TEXT_EMPTY", `${file}: is empty.`, { details: { file } });
   return status.size;
+}
+
+function statusOf(file: string): Stats | undefined {
+  try {
+    return statSync(file);
+  } catch (error) {
+    if (fileErrorCode(error) === "ENOENT") return undefined;
+    throw error;
+  }
 }
 
 /** A .jsonl file whose lines were all checked; documents are read from disk when asked for. */
@@ -64,13 +75,13 @@ export class DocumentFile {
   readonly count: number;
   /** Of the file's bytes as given (compressed, if it is). */
   readonly sha256: string;
-  readonly #handle: FileHandle;
+  readonly #handle: OpenFile;
   /** Byte offset and length of every document's line. */
   readonly #starts: readonly number[];
   readonly #lengths: readonly number[];
   readonly #scratch: string | undefined;
 
-  private constructor(handle: FileHandle, index: LineIndex, sha256: string, scratch: string | undefined) {
+  private constructor(handle: OpenFile, index: LineIndex, sha256: string, scratch: string | undefined) {
     this.#handle = handle;
     this.#starts = index.starts;
     this.#lengths = index.lengths;
@@ -85,7 +96,8 @@ export class DocumentFile {
    */
   static async open(file: string): Promise<DocumentFile> {
     sizeOfFile(file);
-    const scratch = file.endsWith(".gz") ? mkdtempSync(join(tmpdir(), "prune-documents-")) : undefined;
+    const purpose = `the unpacked text of ${file}`;
+    const scratch = file.endsWith(".gz") ? await temporary.makeTemporaryDirectory("documents", purpose) : undefined;
     try {
       const plain = scratch === undefined ? file : join(scratch, "documents.jsonl");
       if (scratch !== undefined) await unpack(file, plain);
@@ -94,8 +106,9 @@ export class DocumentFile {
         throw new CalibrationError("E_TEXT_EMPTY", `${file}: holds no documents.`, { details: { file } });
       return new DocumentFile(await open(plain), index, await hashFile(file), scratch);
     } catch (error) {
-      if (scratch !== undefined) rmSync(scratch, { recursive: true, force: true });
-      throw error;
+      if (scratch === undefined) throw error;
+      await temporary.rm(scratch, { recursive: true, force: true });
+      throw temporary.inTemporaryDirectory(error, scratch, purpose);
     }
   }
 
@@ -108,16 +121,22 @@ export class DocumentFile {
 
   async close(): Promise<void> {
     await this.#handle.close();
-    if (this.#scratch !== undefined) rmSync(this.#scratch, { recursive: true, force: true });
+    if (this.#scratch !== undefined) await temporary.rm(this.#scratch, { recursive: true, force: true });
   }
 }
 
 async function unpack(file: string, target: string): Promise<void> {
+  const unpacked = await temporary.open(target, "w");
   try {
-    await pipeline(createReadStream(file), createGunzip(), createWriteStream(target));
+    await pipeline(readPieces(file), createGunzip(), async (pieces: AsyncIterable<Buffer>) => {
+      for await (const piece of pieces) await unpacked.writeFile(piece);
+    });
   } catch (cause) {
+    if (cause instanceof PruneError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new CalibrationError("E_TEXT_GZIP", `${file}: cannot be unpacked: ${reason}.`, { details: { file }, cause });
+  } finally {
+    await unpacked.close();
   }
 }
 
@@ -142,7 +161,7 @@ async function indexLines(plain: string, file: string): Promise<LineIndex> {
     offset += line.length + 1;
   };
   let rest: Buffer[] = [];
-  for await (const chunk of createReadStream(plain, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
+  for await (const chunk of readPieces(plain)) {
     let start = 0;
     for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, start)) {
       take(Buffer.concat([...rest, chunk.subarray(start, end)]));
@@ -176,8 +195,6 @@ function checkDocument(line: string, file: string, lineNumber: number): void {
 
 async function hashFile(file: string): Promise<string> {
   const hash = createHash("sha256");
-  const stream = createReadStream(file);
-  stream.on("data", (chunk) => hash.update(chunk));
-  await once(stream, "end");
+  for await (const piece of readPieces(file)) hash.update(piece);
   return hash.digest("hex");
 }

@@ -1,5 +1,6 @@
 /** Token ids stored as an integer tensor [sequences, tokens] of one .safetensors file. */
-import { open, type FileHandle } from "node:fs/promises";
+import type { OpenFile } from "../files/door.js";
+import { open } from "../files/text-files.js";
 import { bytesPerElement } from "../checkpoint/dtype.js";
 import { parseHeader, parseHeaderLength, type SafetensorsHeader, type TensorEntry } from "../checkpoint/header.js";
 import type { TokenSource } from "../contract.js";
@@ -54,12 +55,12 @@ export async function tokenRowLength(source: TokenSource): Promise<number> {
   }
 }
 
-async function readHeader(handle: FileHandle, file: string, sizeBytes: number): Promise<SafetensorsHeader> {
+async function readHeader(handle: OpenFile, file: string, sizeBytes: number): Promise<SafetensorsHeader> {
   const headerBytes = parseHeaderLength(await readBytes(handle, 0, Math.min(8, sizeBytes)), file, sizeBytes);
   return parseHeader(await readBytes(handle, 8, headerBytes), file, sizeBytes);
 }
 
-async function readBytes(handle: FileHandle, position: number, length: number): Promise<Uint8Array> {
+async function readBytes(handle: OpenFile, position: number, length: number): Promise<Uint8Array> {
   // A buffer of its own: small ones from the pool would not be aligned for the views of `toIds`.
   const bytes = new Uint8Array(length);
   let done = 0;

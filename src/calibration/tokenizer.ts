@@ -4,7 +4,7 @@
  * Special tokens are the tokenizer's own default: what its post-processor puts around a text (for Llama, one <s> in
  * front of the whole stream). Nothing here knows windows, samples or perplexity.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "../files/checkpoint-files.js";
 import { join } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { CalibrationError, CheckpointError } from "../errors.js";

@@ -6,11 +6,11 @@
  * whoever needs a tensor twice keeps it.
  */
 import { createHash } from "node:crypto";
-import { readdir, readFile, stat } from "node:fs/promises";
+import { readdir, readFile, stat } from "../files/checkpoint-files.js";
 import { join, resolve } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { isFloatDtype, widen, type FloatDtype } from "./dtype.js";
-import { asPruneError, fileErrorCode } from "./file-errors.js";
+import { fileErrorCode } from "../files/file-errors.js";
 import { nearestName } from "../nearest-name.js";
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
@@ -278,11 +278,7 @@ async function findShards(directory: string): Promise<ShardIndex | undefined> {
       details: { file: path, size, limit: INDEX_SIZE_CAP },
     });
   }
-  try {
-    return parseShardIndex(await readFile(path), path);
-  } catch (cause) {
-    throw asPruneError(cause, path);
-  }
+  return parseShardIndex(await readFile(path), path);
 }
 
 async function isDirectory(path: string): Promise<boolean> {
@@ -290,7 +286,7 @@ async function isDirectory(path: string): Promise<boolean> {
     return (await stat(path)).isDirectory();
   } catch (cause) {
     if (fileErrorCode(cause) === "ENOENT" || fileErrorCode(cause) === "ENOTDIR") return false;
-    throw asPruneError(cause, path);
+    throw cause;
   }
 }
 
@@ -301,7 +297,7 @@ async function sizeOf(path: string): Promise<number | undefined> {
     return found.isFile() ? found.size : undefined;
   } catch (cause) {
     if (fileErrorCode(cause) === "ENOENT") return undefined;
-    throw asPruneError(cause, path);
+    throw cause;
   }
 }
 

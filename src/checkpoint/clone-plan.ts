@@ -5,10 +5,9 @@
  * other files than the shards (they hold the dense model, and some loaders prefer them) and traces of tools.
  * Symbolic links are followed, because snapshots of the Hugging Face cache consist of them.
  */
-import { readdir, realpath, stat } from "node:fs/promises";
+import { readdir, realpath, stat } from "../files/checkpoint-files.js";
 import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
-import { asPruneError } from "./file-errors.js";
 
 export interface PlannedFile {
   /** Path relative to the checkpoint, with the separators of the system. */
@@ -83,9 +82,7 @@ export async function planClone(
       const path = join(folder, name);
       const isShard = isTop && wanted.has(name);
       if (!isShard && ((isTop && skipped.has(name)) || isExcluded(name, EXCLUDED_FILES))) continue;
-      const found = await stat(join(directory, path)).catch((cause: unknown) => {
-        throw asPruneError(cause, join(directory, path));
-      });
+      const found = await stat(join(directory, path));
       if (found.isFile()) {
         files.push({ path, realPath: await realpath(join(directory, path)), sizeBytes: found.size });
       } else if (found.isDirectory() && !isExcluded(name, EXCLUDED_DIRECTORIES)) {

@@ -4,11 +4,12 @@
  * Copies are reflinks where the file system can, so a clone costs no space and no time there. Each file appears under
  * its name only when it is whole.
  */
-import { chmod, constants, copyFile, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { constants } from "../files/door.js";
+import { chmod, copyFile, mkdir, open, readFile, rename, rm, stat } from "../files/output-files.js";
 import { join } from "node:path";
-import { PruneError, ResourceError } from "../errors.js";
+import { ResourceError } from "../errors.js";
 import type { ClonePlan, PlannedFile } from "./clone-plan.js";
-import { asPruneError, fileErrorCode } from "./file-errors.js";
+import { fileErrorCode } from "../files/file-errors.js";
 
 /** Says that the clone is complete and on the disk; without it a resume clones again. */
 export const CLONE_MARKER = "clone-complete";
@@ -35,14 +36,10 @@ export async function clone(plan: ClonePlan, target: string): Promise<void> {
 
 async function copyWhole(file: PlannedFile, target: string): Promise<void> {
   const unfinished = `${target}.cloning`;
-  try {
-    await copyFile(file.realPath, unfinished, constants.COPYFILE_FICLONE);
-    // Sources are often read-only (caches, shared storage) and copies inherit that.
-    await chmod(unfinished, (await stat(unfinished)).mode | 0o600);
-    await rename(unfinished, target);
-  } catch (cause) {
-    throw asPruneError(cause, target);
-  }
+  await copyFile(file.realPath, unfinished, constants.COPYFILE_FICLONE);
+  // Sources are often read-only (caches, shared storage) and copies inherit that.
+  await chmod(unfinished, (await stat(unfinished)).mode | 0o600);
+  await rename(unfinished, target);
 }
 
 /** What the marker records: which layout was cloned. */
@@ -67,18 +64,14 @@ export async function sealClone(
   for (const directory of ["", ...plan.directories]) await syncDirectory(join(target, directory));
   signal.throwIfAborted();
   const unfinished = join(target, `${CLONE_MARKER}.tmp`);
+  const file = await open(unfinished, "w");
   try {
-    const file = await open(unfinished, "w");
-    try {
-      await file.writeFile(`${JSON.stringify(marker)}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(unfinished, join(target, CLONE_MARKER));
-  } catch (cause) {
-    throw asPruneError(cause, unfinished);
+    await file.writeFile(`${JSON.stringify(marker)}\n`);
+    await file.sync();
+  } finally {
+    await file.close();
   }
+  await rename(unfinished, join(target, CLONE_MARKER));
   await syncDirectory(target);
 }
 
@@ -91,7 +84,7 @@ export async function readMarker(target: string): Promise<CloneMarker | undefine
     return typeof value.headersSha256 === "string" ? { headersSha256: value.headersSha256 } : undefined;
   } catch (cause) {
     if (cause instanceof SyntaxError || fileErrorCode(cause) === "ENOENT") return undefined;
-    throw asPruneError(cause, path);
+    throw cause;
   }
 }
 
@@ -100,7 +93,6 @@ export async function syncDirectory(path: string): Promise<void> {
   try {
     await syncPath(path, "r");
   } catch (cause) {
-    if (cause instanceof PruneError && process.platform !== "win32") throw cause;
     const code = fileErrorCode(cause);
     // Windows cannot open directories, and some file systems cannot sync them.
     if (process.platform !== "win32" && code !== "EINVAL" && code !== "ENOTSUP" && code !== "EISDIR") throw cause;
@@ -108,14 +100,10 @@ export async function syncDirectory(path: string): Promise<void> {
 }
 
 async function syncPath(path: string, flags: "r" | "r+"): Promise<void> {
+  const file = await open(path, flags);
   try {
-    const file = await open(path, flags);
-    try {
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-  } catch (cause) {
-    throw asPruneError(cause, path);
+    await file.sync();
+  } finally {
+    await file.close();
   }
 }

@@ -1,11 +1,12 @@
 /**
  * Where a run may write: checks of OUT and OUT.partial before anything is created, all on real paths.
  */
-import { access, constants, lstat, realpath, stat, statfs } from "node:fs/promises";
+import { constants } from "../files/door.js";
+import { access, lstat, realpath, stat, statfs } from "../files/place-files.js";
 import { homedir } from "node:os";
 import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { ConfigError, ResourceError, UsageError } from "../errors.js";
-import { asPruneError, fileErrorCode } from "./file-errors.js";
+import { fileErrorCode } from "../files/file-errors.js";
 
 export interface OutputPlace {
   /** OUT, absolute; its parent's links are resolved. */
@@ -93,7 +94,7 @@ async function kindOf(path: string): Promise<"directory" | "link" | "file" | und
     return found.isDirectory() ? "directory" : found.isSymbolicLink() ? "link" : "file";
   } catch (cause) {
     if (fileErrorCode(cause) === "ENOENT") return undefined;
-    throw asPruneError(cause, path);
+    throw cause;
   }
 }
 

@@ -8,7 +8,8 @@
  * that has nothing to lose: the clone's marker is missing and a resume clones again.
  */
 import { randomUUID } from "node:crypto";
-import { lstat, realpath, rename, rm } from "node:fs/promises";
+import { realpath } from "../files/checkpoint-files.js";
+import { lstat, rename, rm } from "../files/output-files.js";
 import { basename, join } from "node:path";
 import { ConfigError, InternalError, UsageError } from "../errors.js";
 import { elementsOf } from "../array.js";
@@ -17,7 +18,7 @@ import { OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./ch
 import { clone, CLONE_MARKER, readMarker, sealClone, syncDirectory } from "./clone.js";
 import { planClone } from "./clone-plan.js";
 import { narrow, type NarrowReport } from "./dtype.js";
-import { asPruneError, fileErrorCode } from "./file-errors.js";
+import { fileErrorCode } from "../files/file-errors.js";
 import { checkDisjoint, checkFreeSpace, checkPlace, type OutputPlace } from "./output-place.js";
 import type { ShardFile } from "./shard-file.js";
 import { INDEX_FILE } from "./sharded-index.js";
@@ -189,7 +190,7 @@ class PatchedClone implements OutputCheckpoint {
       await rename(partial, out);
     } catch (cause) {
       if (aside !== undefined) await rename(aside, out);
-      throw asPruneError(cause, out);
+      throw cause;
     }
     for (const name of [...options.remove, CLONE_MARKER]) await rm(join(out, name), { recursive: true, force: true });
     await syncDirectory(out);
@@ -216,7 +217,7 @@ class PatchedClone implements OutputCheckpoint {
       await lstat(out);
     } catch (cause) {
       if (fileErrorCode(cause) === "ENOENT") return undefined;
-      throw asPruneError(cause, out);
+      throw cause;
     }
     if (!this.#force) {
       throw new UsageError("E_OUTPUT_EXISTS", `--out: ${out} was created by something else during the run.`, {

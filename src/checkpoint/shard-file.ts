@@ -2,10 +2,11 @@
  * One open safetensors file: its checked header, and positional reads and writes that either finish or throw an error
  * which names the file. It knows byte ranges, not element types.
  */
-import { open, type FileHandle } from "node:fs/promises";
+import type { OpenFile } from "../files/door.js";
+import * as source from "../files/checkpoint-files.js";
+import * as output from "../files/output-files.js";
 import { join } from "node:path";
-import { CheckpointError, PruneError } from "../errors.js";
-import { asPruneError } from "./file-errors.js";
+import { CheckpointError } from "../errors.js";
 import { parseHeader, parseHeaderLength, type SafetensorsHeader } from "./header.js";
 
 /** Node refuses single reads of 2 GiB and more. */
@@ -20,11 +21,11 @@ export class ShardFile {
   /** The 8 bytes of length and the JSON, as stored. */
   readonly headerBytes: Uint8Array;
   bytesRead: number;
-  readonly #handle: FileHandle;
+  readonly #handle: OpenFile;
 
   private constructor(
     file: Pick<ShardFile, "name" | "path" | "sizeBytes" | "header" | "headerBytes" | "bytesRead">,
-    handle: FileHandle,
+    handle: OpenFile,
   ) {
     this.name = file.name;
     this.path = file.path;
@@ -41,12 +42,7 @@ export class ShardFile {
    */
   static async open(directory: string, name: string, flags: "r" | "r+"): Promise<ShardFile> {
     const path = join(directory, name);
-    let handle: FileHandle;
-    try {
-      handle = await open(path, flags);
-    } catch (cause) {
-      throw asPruneError(cause, path);
-    }
+    const handle = await (flags === "r" ? source : output).open(path, flags);
     try {
       const stat = await handle.stat();
       if (!stat.isFile()) {
@@ -75,28 +71,15 @@ export class ShardFile {
 
   /** Write all of `bytes` at `position`. */
   async write(bytes: Uint8Array, position: number): Promise<void> {
-    try {
-      for (let done = 0; done < bytes.byteLength;) {
-        const { bytesWritten } = await this.#handle.write(
-          bytes,
-          done,
-          Math.min(bytes.byteLength - done, READ_LIMIT),
-          position + done,
-        );
-        done += bytesWritten;
-      }
-    } catch (cause) {
-      throw asPruneError(cause, this.path);
+    for (let done = 0; done < bytes.byteLength;) {
+      const length = Math.min(bytes.byteLength - done, READ_LIMIT);
+      done += (await this.#handle.write(bytes, done, length, position + done)).bytesWritten;
     }
   }
 
   /** Force written data to the disk. */
   async sync(): Promise<void> {
-    try {
-      await this.#handle.sync();
-    } catch (cause) {
-      throw asPruneError(cause, this.path);
-    }
+    await this.#handle.sync();
   }
 
   async close(): Promise<void> {
@@ -104,24 +87,20 @@ export class ShardFile {
   }
 }
 
-async function readFully(handle: FileHandle, target: Uint8Array, position: number, path: string): Promise<void> {
-  try {
-    for (let done = 0; done < target.byteLength;) {
-      const length = Math.min(target.byteLength - done, READ_LIMIT);
-      const { bytesRead } = await handle.read(target, done, length, position + done);
-      if (bytesRead === 0) {
-        throw new CheckpointError(
-          "E_FILE_TRUNCATED",
-          `${path}: ends at byte ${position + done}; it was longer when it was opened.`,
-          {
-            hint: "Something else changed the file while it was read; leave it alone and run again.",
-            details: { file: path, position: position + done },
-          },
-        );
-      }
-      done += bytesRead;
+async function readFully(handle: OpenFile, target: Uint8Array, position: number, path: string): Promise<void> {
+  for (let done = 0; done < target.byteLength;) {
+    const length = Math.min(target.byteLength - done, READ_LIMIT);
+    const { bytesRead } = await handle.read(target, done, length, position + done);
+    if (bytesRead === 0) {
+      throw new CheckpointError(
+        "E_FILE_TRUNCATED",
+        `${path}: ends at byte ${position + done}; it was longer when it was opened.`,
+        {
+          hint: "Something else changed the file while it was read; leave it alone and run again.",
+          details: { file: path, position: position + done },
+        },
+      );
     }
-  } catch (cause) {
-    throw cause instanceof PruneError ? cause : asPruneError(cause, path);
+    done += bytesRead;
   }
 }

@@ -1,5 +1,5 @@
 /** A safetensors file of the program's own: tensors from memory, in the order of the format. */
-import { open } from "node:fs/promises";
+import { open } from "../files/output-files.js";
 import { encodeHeader, type TensorLayout } from "./header.js";
 
 /**

@@ -1,5 +1,5 @@
 /** A request to compare → a sweep with no defaults left to fill in. All problems are reported together. */
-import { existsSync } from "node:fs";
+import { existsSync } from "../files/request-files.js";
 import { basename, join, resolve } from "node:path";
 import type { ComparedAllocation, ComparedMethod, ComparisonConfig, RunConfig, TokenSource } from "../contract.js";
 import { InternalError, PruneError, UsageError } from "../errors.js";

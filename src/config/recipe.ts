@@ -2,7 +2,7 @@
  * Recipes: a run written down as YAML (JSON is YAML too). Unknown keys are refused with the nearest valid one, and
  * every problem is named with its place in the file. What the values mean together is rules.ts's business.
  */
-import { readFile } from "node:fs/promises";
+import { readFile } from "../files/request-files.js";
 import { isMap, LineCounter, parseDocument, type Document, type Node } from "yaml";
 import { z } from "zod";
 import { ConfigError, UsageError } from "../errors.js";

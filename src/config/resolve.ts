@@ -2,7 +2,7 @@
  * A request → a run with no defaults left to fill in. Looks at directories and at config.json's context length, because
  * some defaults depend on them; opens no weights.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "../files/request-files.js";
 import { basename, dirname, join, resolve } from "node:path";
 import type { EvaluationConfig, FurtherStep, RunConfig, TokenSource } from "../contract.js";
 import { PruneError, UsageError } from "../errors.js";

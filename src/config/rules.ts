@@ -3,7 +3,7 @@
  * throwing it, so that all problems of a command line are reported at once. Whether the output may be written is
  * checked where it is opened (checkpoint/output-place.ts).
  */
-import { existsSync, statSync } from "node:fs";
+import { existsSync, statSync } from "../files/request-files.js";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
 import { flagOf } from "../options/option.js";

@@ -3,7 +3,7 @@
  * and thrown away. The dense model is evaluated once, calibration tokens are made once and each allocation is worked out
  * once; finished cells are noted in a file, so an interrupted sweep goes on where it was.
  */
-import { appendFile, mkdir, readFile, rm, rmdir, writeFile } from "node:fs/promises";
+import { appendFile, mkdir, readFile, rm, rmdir, writeFile } from "../files/output-files.js";
 import { join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
 import { throwIfStopped, type EngineContext } from "../context.js";

@@ -4,7 +4,7 @@
  * journal says when the pass is whole; a run that is stopped before makes it again from the beginning. Those of a block by itself
  * are collected when its turn comes.
  */
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir, rm } from "../files/output-files.js";
 import { join } from "node:path";
 import { openCheckpoint, SINGLE_FILE } from "../checkpoint/checkpoint.js";
 import { writeTensors } from "../checkpoint/write-tensors.js";

@@ -4,10 +4,12 @@
  * with the hash of what was written for it. A step's line exists only after its bytes are on disk.
  */
 import { createHash } from "node:crypto";
-import { open, readFile, type FileHandle } from "node:fs/promises";
+import type { OpenFile } from "../files/door.js";
+import { open, readFile } from "../files/output-files.js";
 import { join } from "node:path";
 import type { BlockTrainingReport, LayerReport, ModelTrainingReport } from "../contract.js";
 import { CheckpointError, ConfigError } from "../errors.js";
+import { fileErrorCode } from "../files/file-errors.js";
 import { isRecord } from "../is-record.js";
 
 export const JOURNAL_NAME = "journal.jsonl";
@@ -27,10 +29,10 @@ export function hashOf(...parts: readonly (string | Uint8Array)[]): string {
 }
 
 export class Journal implements AsyncDisposable {
-  readonly #file: FileHandle;
+  readonly #file: OpenFile;
   readonly #steps: Map<string, unknown>;
 
-  private constructor(file: FileHandle, steps: Map<string, unknown>) {
+  private constructor(file: OpenFile, steps: Map<string, unknown>) {
     this.#file = file;
     this.#steps = steps;
   }
@@ -115,7 +117,7 @@ async function readExisting(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, "utf8");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined; // stopped while cloning
+    if (fileErrorCode(error) === "ENOENT") return undefined; // stopped while cloning
     throw error;
   }
 }

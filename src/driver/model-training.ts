@@ -2,7 +2,7 @@
  * Training of the whole model after its last block is pruned; how is the business of training/. What was trained lies in a
  * file of its own before any tensor of the output is overwritten, so that a run which is killed meanwhile goes on from there.
  */
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir, rm } from "../files/output-files.js";
 import { join } from "node:path";
 import { TrainingWindows } from "../calibration/training-windows.js";
 import type { TrainingTokens } from "../calibration/corpus.js";

@@ -1,5 +1,5 @@
 /** `--dry-run`: what a run would prune, read, write, need and take. Nothing is written and no block is loaded. */
-import { statSync } from "node:fs";
+import { statSync } from "../files/checkpoint-files.js";
 import { join } from "node:path";
 import { openModel } from "../model/open-model.js";
 import { sequencesPerRun } from "../forward/weights.js";

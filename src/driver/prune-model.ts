@@ -2,7 +2,7 @@
  * A run from its beginning to its end: the allocation, block after block, the report. What a run works with is opened in
  * session.ts, what happens to a block is in prune-block.ts; nothing here is numerical.
  */
-import { writeFile } from "node:fs/promises";
+import { writeFile } from "../files/output-files.js";
 import { join } from "node:path";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { BlockTrainingReport, LayerReport, ModelTrainingReport, RunConfig, RunReport } from "../contract.js";

@@ -2,7 +2,7 @@
  * Statistics of the dense model's activations, kept for the next run. With dense propagation they depend on the model and
  * the calibration alone, so a comparison collects each kind once; Gram matrices lie in files, 4·n² bytes for n inputs.
  */
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "../files/output-files.js";
 import { join } from "node:path";
 import type { GroupStatistics } from "../calibration/statistics.js";
 import type { Device, Matrix } from "../device/device.js";

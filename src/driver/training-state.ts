@@ -2,7 +2,7 @@
  * What of a training survives a stop: copies of its state in OUT.partial at steps that the journal names, each with the course
  * so far. A copy is whole before the journal names it, and the one before is kept until then.
  */
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "../files/output-files.js";
 import { join } from "node:path";
 import type { TrainingCourse } from "../contract.js";
 import type { ParameterStore } from "../training/parameter-store.js";

@@ -2,8 +2,7 @@
  * Perplexity by the field's protocol: the text tokenised once, cut into non-overlapping windows of `seqlen`, the mean
  * negative log likelihood of every token but a window's first, exponentiated. Streams block by block like the rest.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { inTemporaryDirectory, makeTemporaryDirectory, rm } from "../files/temporary-files.js";
 import { freemem } from "node:os";
 import { join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
@@ -22,6 +21,7 @@ import { estimateMean, exponential, measureDivergence, type EvaluatedModel } fro
 
 /** Share of the free memory that hidden states may take before they go to a scratch file. */
 const MEMORY_SHARE = 0.5;
+const SCRATCH_PURPOSE = "what of the hidden states does not fit in memory";
 
 /** Hidden states of all windows after the last block. */
 export async function forwardModel(
@@ -106,7 +106,7 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
     ...(config.maxWindows === undefined ? {} : { maxWindows: config.maxWindows }),
   });
   const { sequences } = corpus;
-  const scratch = await mkdtemp(join(tmpdir(), "prune-eval-"));
+  const scratch = await makeTemporaryDirectory("eval", SCRATCH_PURPOSE);
   try {
     await using evaluated = await evaluateWindows(model, sequences, join(scratch, "hidden-states.bin"), context);
     const reference =
@@ -128,6 +128,8 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
       seconds: (performance.now() - started) / 1000,
       ...(reference === undefined ? {} : { reference }),
     };
+  } catch (error) {
+    throw inTemporaryDirectory(error, scratch, SCRATCH_PURPOSE);
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }

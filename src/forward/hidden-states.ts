@@ -2,7 +2,7 @@
  * Hidden states of all sequences between two blocks: in memory up to a budget, the rest in a scratch file.
  * One slot per sequence, read and overwritten in place.
  */
-import { rm } from "node:fs/promises";
+import { rm } from "../files/output-files.js";
 import { borrowed, type NdArray } from "../array.js";
 import { ArrayPool } from "../array-pool.js";
 import { InternalError } from "../errors.js";

@@ -3,7 +3,7 @@
  * few tokens greedily, then sampled ones, as self-generated calibration data are made in Shin et al. 2024,
  * arXiv:2406.15524, appendix C, and in LLM-QAT, Liu et al. 2023, arXiv:2305.17888; languages are not told apart.
  */
-import { existsSync } from "node:fs";
+import { existsSync } from "../files/checkpoint-files.js";
 import { join } from "node:path";
 import { concatenateIds, hashIds } from "../calibration/ids.js";
 import { loadTokenizer } from "../calibration/tokenizer.js";

@@ -1,8 +1,7 @@
 /** Writing generated sequences: as token ids that `--calibration` reads, or as text. */
-import { existsSync, statSync } from "node:fs";
-import { rename, rm, writeFile } from "node:fs/promises";
+import { existsSync, statSync } from "../files/request-files.js";
+import { rename, rm, writeFile } from "../files/generated-files.js";
 import { dirname } from "node:path";
-import { asPruneError } from "../checkpoint/file-errors.js";
 import { encodeHeader } from "../checkpoint/header.js";
 import { UsageError } from "../errors.js";
 
@@ -60,6 +59,6 @@ export async function writeWhole(file: string, bytes: Uint8Array): Promise<void>
     await rename(partial, file);
   } catch (error) {
     await rm(partial, { force: true });
-    throw asPruneError(error, file);
+    throw error;
   }
 }

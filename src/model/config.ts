@@ -3,7 +3,7 @@
  * the key and what was found. Which keys mean what is the families' business.
  */
 import { isRecord } from "../is-record.js";
-import { readFile } from "node:fs/promises";
+import { readFile } from "../files/checkpoint-files.js";
 import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
 

@@ -1,5 +1,5 @@
 /** What a checkpoint says of how text is made with it: generation_config.json, and the tokens that end a text. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "../files/checkpoint-files.js";
 import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { isRecord } from "../is-record.js";

@@ -3,7 +3,7 @@
  * head. A group stays on the device where there is memory for it; else its fields lie packed on a shelf, in memory or in a
  * file, and one set of matrices serves all groups of the same shapes.
  */
-import { mkdir } from "node:fs/promises";
+import { mkdir } from "../files/output-files.js";
 import { join } from "node:path";
 import { elementsOf } from "../array.js";
 import { maskWordsPerRow, type Device } from "../device/device.js";

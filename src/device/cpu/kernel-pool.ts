@@ -9,7 +9,7 @@
  * it, so a worker that wakes late joins whatever is being dealt at that time or finds nothing to do; nobody waits for
  * sleeping workers. The next dispatch is only set up after all items of this one are finished.
  */
-import { readFile } from "node:fs/promises";
+import { readFile } from "../../files/program-files.js";
 import { Worker } from "node:worker_threads";
 import { InternalError, ResourceError } from "../../errors.js";
 

@@ -5,7 +5,7 @@
  * The source of a kernel is its files joined as they are: no templates and no preprocessor. Shapes and scalars are in a
  * uniform `Params` (group 1, binding 0, dynamic offset); what must be known to the compiler is an override constant.
  */
-import { readFileSync, existsSync } from "node:fs";
+import { readFileSync, existsSync } from "../../files/program-files.js";
 import { DeviceError, InternalError } from "../../errors.js";
 import { SHADER_STAGE_COMPUTE } from "./gpu-constants.js";
 

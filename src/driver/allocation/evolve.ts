@@ -4,7 +4,7 @@
  * given the dense model's statistics on the other calibration sequences, or by Wanda. All candidates of a round pass a block
  * together, so a round reads the model once. What the search itself does is src/allocation/evolution.ts.
  */
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir, rm } from "../../files/output-files.js";
 import { join } from "node:path";
 import { borrowed } from "../../array.js";
 import { MersenneTwister } from "../../calibration/random.js";

@@ -2,7 +2,7 @@
  * Linears of the dense model as a method prunes them, at whatever sparsities a search asks for. Statistics come from one pass
  * over the dense model; they and every solve of a method that works hard lie in files, since later candidates ask again.
  */
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "../../files/output-files.js";
 import { join } from "node:path";
 import type { Device } from "../../device/device.js";
 import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";

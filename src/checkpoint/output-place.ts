@@ -8,13 +8,17 @@ import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { ConfigError, ResourceError, UsageError } from "../errors.js";
 import { fileErrorCode } from "../files/file-errors.js";
 
-export interface OutputPlace {
+/** Names of an output, and while it is made. */
+export interface OutputNames {
   /** OUT, absolute; its parent's links are resolved. */
   readonly out: string;
   /** OUT.partial. */
   readonly partial: string;
   /** The directory of both. */
   readonly parent: string;
+}
+
+export interface OutputPlace extends OutputNames {
   readonly outExists: boolean;
   readonly partialExists: boolean;
 }
@@ -22,21 +26,38 @@ export interface OutputPlace {
 /** Room left beside the clone for the journal, the report and the file system's own blocks. */
 export const SPARE_BYTES = 4 << 20;
 
+/** Put behind the name of an OUT that is replaced, with eight more characters. */
+export const ASIDE = ".replaced-";
+
+/**
+ * The names that a run needs, all of which the file system takes.
+ * @throws UsageError `E_OUTPUT_PARENT`, `E_OUTPUT_NAME`
+ */
+export async function nameOutput(wanted: string): Promise<OutputNames> {
+  const parent = await realParent(dirname(resolve(wanted)));
+  const out = join(parent, basename(resolve(wanted)));
+  try {
+    await kindOf(`${out}${ASIDE}12345678`);
+  } catch (cause) {
+    if (fileErrorCode(cause) !== "ENAMETOOLONG") throw cause;
+    throw new UsageError("E_OUTPUT_NAME", `--out: the name of ${out} is too long.`, {
+      hint: `Choose one that the file system takes with "${ASIDE}12345678" behind it: ".partial" is there while the run is at work.`,
+      details: { out },
+      cause,
+    });
+  }
+  return { out, partial: `${out}.partial`, parent };
+}
+
 /**
  * Check that OUT can be taken.
  *
- * @throws UsageError `E_OUTPUT_PARENT`, `E_OUTPUT_EXISTS`, `E_PARTIAL_EXISTS`, `E_NOTHING_TO_RESUME`
+ * @throws UsageError `E_OUTPUT_EXISTS`, `E_PARTIAL_EXISTS`, `E_NOTHING_TO_RESUME`
  */
-export async function checkPlace(options: {
-  readonly out: string;
-  readonly force: boolean;
-  readonly resume: boolean;
-}): Promise<OutputPlace> {
-  const { force, resume } = options;
-  const wanted = resolve(options.out);
-  const parent = await realParent(dirname(wanted));
-  const out = join(parent, basename(wanted));
-  const partial = `${out}.partial`;
+export async function checkPlace(
+  { out, partial, parent }: OutputNames,
+  { force, resume }: { readonly force: boolean; readonly resume: boolean },
+): Promise<OutputPlace> {
   const [outKind, partialKind] = [await kindOf(out), await kindOf(partial)];
   if (outKind === "file") {
     throw new UsageError("E_OUTPUT_EXISTS", `--out: ${out} is a file; expected a directory that does not exist yet.`, {
@@ -46,14 +67,10 @@ export async function checkPlace(options: {
   }
   if (outKind !== undefined) await requireReplaceable(out, force);
   if (partialKind !== undefined && !resume && !force) {
-    throw new UsageError(
-      "E_PARTIAL_EXISTS",
-      `--out: ${partial} exists: an earlier run was interrupted or is still at work.`,
-      {
-        hint: "Go on with --resume, or start again with --force.",
-        details: { partial },
-      },
-    );
+    throw new UsageError("E_PARTIAL_EXISTS", `--out: ${partial} exists: an earlier run was interrupted.`, {
+      hint: "Go on with --resume, or start again with --force.",
+      details: { partial },
+    });
   }
   if (resume && partialKind !== "directory") {
     const found = partialKind === undefined ? "does not exist" : `is a ${partialKind}`;
@@ -84,6 +101,8 @@ async function realParent(path: string): Promise<string> {
     const code = fileErrorCode(cause);
     if (code === "ENOENT" || code === "ENOTDIR") throw refuse("does not exist");
     if (code === "EACCES" || code === "EPERM" || code === "EROFS") throw refuse("is not writable");
+    if (code === "ELOOP") throw refuse("is reached through symbolic links that lead in a loop");
+    if (code === "ENAMETOOLONG") throw refuse("has too long a name");
     throw cause;
   }
 }

@@ -19,7 +19,8 @@ import { clone, CLONE_MARKER, readMarker, sealClone, syncDirectory } from "./clo
 import { planClone } from "./clone-plan.js";
 import { narrow, type NarrowReport } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
-import { checkDisjoint, checkFreeSpace, checkPlace, type OutputPlace } from "./output-place.js";
+import { OutputLock } from "../files/lock.js";
+import { ASIDE, checkDisjoint, checkFreeSpace, checkPlace, nameOutput, type OutputPlace } from "./output-place.js";
 import type { ShardFile } from "./shard-file.js";
 import { INDEX_FILE } from "./sharded-index.js";
 
@@ -62,13 +63,24 @@ export interface OutputOptions {
  * Check the place, then clone the source or take over an interrupted clone. Nothing is written when a check fails, and
  * nothing is left behind when cloning fails.
  *
- * @throws UsageError `E_OUTPUT_PARENT`, `E_OUTPUT_EXISTS`, `E_PARTIAL_EXISTS`, `E_NOTHING_TO_RESUME`
+ * @throws UsageError `E_OUTPUT_PARENT`, `E_OUTPUT_NAME`, `E_OUTPUT_LOCKED` (another run is at work on it),
+ *   `E_OUTPUT_EXISTS`, `E_PARTIAL_EXISTS`, `E_NOTHING_TO_RESUME`
  * @throws ConfigError `E_OUTPUT_OVERLAPS`; `E_FINGERPRINT` when OUT.partial was cloned from another checkpoint
  * @throws ResourceError `E_DISK_FULL`
  */
 export async function createOutput(options: OutputOptions): Promise<OutputCheckpoint> {
-  const { source } = options;
-  const place = await checkPlace(options);
+  const names = await nameOutput(options.out);
+  const lock = await OutputLock.take(names.out);
+  try {
+    return await openOutput(options, await checkPlace(names, options), lock);
+  } catch (error) {
+    await lock[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+async function openOutput(options: OutputOptions, place: OutputPlace, lock: OutputLock): Promise<OutputCheckpoint> {
+  const { source, force } = options;
   const directory = await realpath(source.directory);
   const isSingle = source.shards.length === 1 && source.shards[0] === SINGLE_FILE;
   const weights = isSingle ? source.shards : [...source.shards, INDEX_FILE];
@@ -83,7 +95,8 @@ export async function createOutput(options: OutputOptions): Promise<OutputCheckp
   const { headersSha256 } = source;
   if (marker !== undefined) {
     if (marker.headersSha256 !== headersSha256) throw clonedFromAnother(place.partial, source);
-    return new PatchedClone(place, options.force, await OpenCheckpoint.open(place.partial, "r+"), undefined);
+    const checkpoint = await OpenCheckpoint.open(place.partial, "r+");
+    return new PatchedClone({ place, force, lock }, checkpoint, undefined);
   }
   if (place.partialExists) await rm(place.partial, { recursive: true, force: true });
   await checkFreeSpace(
@@ -91,7 +104,8 @@ export async function createOutput(options: OutputOptions): Promise<OutputCheckp
     plan.files.reduce((sum, file) => sum + file.sizeBytes, 0),
   );
   await clone(plan, place.partial);
-  return new PatchedClone(place, options.force, await OpenCheckpoint.open(place.partial, "r+"), (signal) =>
+  const checkpoint = await OpenCheckpoint.open(place.partial, "r+");
+  return new PatchedClone({ place, force, lock }, checkpoint, (signal) =>
     sealClone(plan, place.partial, { headersSha256 }, signal),
   );
 }
@@ -107,12 +121,19 @@ function clonedFromAnother(partial: string, source: Checkpoint): ConfigError {
   );
 }
 
+/** Where an output is made. */
+interface Site {
+  readonly place: OutputPlace;
+  /** Replace an existing OUT. */
+  readonly force: boolean;
+  readonly lock: OutputLock;
+}
+
 class PatchedClone implements OutputCheckpoint {
   readonly partialDirectory: string;
   readonly resumed: boolean;
   readonly checkpoint: OpenCheckpoint;
-  readonly #place: OutputPlace;
-  readonly #force: boolean;
+  readonly #site: Site;
   readonly #pool = new BufferPool();
   readonly #sealing = new AbortController();
   readonly #sealed: Promise<void>;
@@ -120,17 +141,11 @@ class PatchedClone implements OutputCheckpoint {
   readonly #dirty = new Set<ShardFile>();
   #isClosed = false;
 
-  constructor(
-    place: OutputPlace,
-    force: boolean,
-    checkpoint: OpenCheckpoint,
-    seal: ((signal: AbortSignal) => Promise<void>) | undefined,
-  ) {
-    this.partialDirectory = place.partial;
+  constructor(site: Site, checkpoint: OpenCheckpoint, seal: ((signal: AbortSignal) => Promise<void>) | undefined) {
+    this.partialDirectory = site.place.partial;
     this.resumed = seal === undefined;
     this.checkpoint = checkpoint;
-    this.#place = place;
-    this.#force = force;
+    this.#site = site;
     this.#sealed = seal === undefined ? Promise.resolve() : seal(this.#sealing.signal);
     this.#sealed.catch(() => undefined); // reported by the next flush, which awaits it
   }
@@ -176,7 +191,7 @@ class PatchedClone implements OutputCheckpoint {
   }
 
   async finish(options: { readonly remove: readonly string[] }): Promise<void> {
-    const { out, partial, parent } = this.#place;
+    const { out, partial, parent } = this.#site.place;
     for (const name of options.remove) {
       if (name === "" || name !== basename(name) || name === "..") {
         throw new InternalError("E_INTERNAL", `finish: "${name}" is not the name of a file in ${partial}.`);
@@ -196,13 +211,16 @@ class PatchedClone implements OutputCheckpoint {
     await syncDirectory(out);
     await syncDirectory(parent);
     if (aside !== undefined) await rm(aside, { recursive: true, force: true });
+    await this.#site.lock[Symbol.asyncDispose]();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#isClosed) return;
-    this.#sealing.abort();
-    await this.#sealed.catch(() => undefined);
-    await this.#close();
+    if (!this.#isClosed) {
+      this.#sealing.abort();
+      await this.#sealed.catch(() => undefined);
+      await this.#close();
+    }
+    await this.#site.lock[Symbol.asyncDispose]();
   }
 
   async #close(): Promise<void> {
@@ -212,20 +230,21 @@ class PatchedClone implements OutputCheckpoint {
 
   /** Move an existing OUT to a name beside it, or refuse when it must not be replaced. */
   async #moveAside(): Promise<string | undefined> {
-    const { out, partial } = this.#place;
+    const { place, force } = this.#site;
+    const { out, partial } = place;
     try {
       await lstat(out);
     } catch (cause) {
       if (fileErrorCode(cause) === "ENOENT") return undefined;
       throw cause;
     }
-    if (!this.#force) {
+    if (!force) {
       throw new UsageError("E_OUTPUT_EXISTS", `--out: ${out} was created by something else during the run.`, {
         hint: `The result is complete in ${partial}: move ${out} away and run the same command with --resume.`,
         details: { out, partial },
       });
     }
-    const aside = `${out}.replaced-${randomUUID().slice(0, 8)}`;
+    const aside = `${out}${ASIDE}${randomUUID().slice(0, 8)}`;
     await rename(out, aside);
     return aside;
   }

@@ -22,6 +22,7 @@ import { estimateMean } from "../evaluation/divergence.js";
 import { compareEvaluated, evaluateWindows, type EvaluatedWindows } from "../evaluation/perplexity.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { placeOf, sharedBytesOf } from "../options/fingerprint.js";
+import { OutputLock } from "../files/lock.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { UNIFORM } from "../allocation/registry.js";
 import { VERSION } from "../version.js";
@@ -83,6 +84,7 @@ function cellsOf({ methods, targets, allocations }: ComparisonConfig): Cell[] {
 /** Run the sweep. Rows come in the order of methods, then targets, then allocations. */
 export async function compareMethods(config: ComparisonConfig, context: EngineContext): Promise<ComparisonReport> {
   await mkdir(config.workDirectory, { recursive: true });
+  await using _lock = await OutputLock.take(config.workDirectory, "--work");
   await using model = await openModel(config.run.model, { family: config.run.family, logger: context.logger });
   const corpus = await loadEvaluation(config.text, {
     modelDirectory: config.run.model,

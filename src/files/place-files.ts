@@ -2,7 +2,7 @@
 import { UsageError } from "../errors.js";
 import { doorFor } from "./door.js";
 
-export const { access, lstat, readFile, readdir, readlink, realpath, stat, statfs } = doorFor({
+export const { access, lstat, realpath, stat, statfs } = doorFor({
   what: "the place of --out",
   Problem: UsageError,
   hint: "Choose another --out.",

@@ -1,7 +1,6 @@
 /** Writing generated sequences: as token ids that `--calibration` reads, or as text. */
 import { existsSync, statSync } from "../files/request-files.js";
 import { rename, rm, writeFile } from "../files/generated-files.js";
-import { dirname } from "node:path";
 import { encodeHeader } from "../checkpoint/header.js";
 import { UsageError } from "../errors.js";
 
@@ -9,17 +8,10 @@ import { UsageError } from "../errors.js";
 const TENSOR = "ids";
 
 /**
- * Whether a file may be written, asked before any work.
- * @throws UsageError E_OUTPUT_PARENT, E_OUTPUT_EXISTS
+ * Whether a file may be written, asked before any work. Its directory is there.
+ * @throws UsageError E_OUTPUT_EXISTS
  */
 export function checkOutputFile(file: string, force: boolean): void {
-  const parent = dirname(file);
-  if (!existsSync(parent) || !statSync(parent).isDirectory()) {
-    throw new UsageError("E_OUTPUT_PARENT", `--out: ${parent} is no directory.`, {
-      hint: "Create it, or choose another --out.",
-      details: { parent },
-    });
-  }
   if (!existsSync(file)) return;
   const isFile = statSync(file).isFile();
   if (isFile && force) return;

@@ -214,7 +214,7 @@ test("files are never overwritten unasked, and checked before any work", async (
   assert.equal(readFileSync(join(scratch, "there.txt"), "utf8"), "mine");
   const report = await generate({ out: "there.txt", force: true });
   assert.notEqual(readFileSync(report.out, "utf8"), "mine");
-  await assert.rejects(generate({ out: "none/a.txt" }), refusal("E_OUTPUT_PARENT", /is no directory/));
+  await assert.rejects(generate({ out: "none/a.txt" }), refusal("E_OUTPUT_PARENT", /does not exist/));
   await assert.rejects(generate({ out: "model", force: true }), refusal("E_OUTPUT_EXISTS", /is not a file/));
 });
 

@@ -1,6 +1,7 @@
 /** An error as the user sees it: two lines on stderr, and a document on stdout where `--json` asked for one. */
 import { nearestName } from "../nearest-name.js";
-import { PruneError, serializeError, UsageError } from "../errors.js";
+import { PruneError, ResourceError, serializeError, UsageError } from "../errors.js";
+import { CLOSED } from "./streams.js";
 
 /** `--json` of a failed command. */
 export interface ErrorDocument {
@@ -31,6 +32,17 @@ export function errorText(error: unknown, withStack: boolean): string {
       lines.push(`caused by: ${error.cause.stack ?? error.cause.message}`);
   }
   return `${lines.join("\n")}\n`;
+}
+
+/**
+ * A report that stdout did not take.
+ * @param where what there is of the result elsewhere
+ */
+export function reportLost(failure: string, where = ""): ResourceError {
+  const reason = { [CLOSED]: "its reader has closed it", ENOSPC: "no space is left on the device" }[failure] ?? failure;
+  return new ResourceError("E_REPORT", `the report could not be written to stdout: ${reason}${where}.`, {
+    details: { cause: failure },
+  });
 }
 
 /** What commander refuses, in this program's words. `operands` are arguments that no command takes. */

@@ -21,7 +21,7 @@ export async function createLogger({ level, format, file, write }: LoggerOptions
   const terminal = format === "json" ? sink : await prettyStream(write);
   // The file gets debug lines too: it is read when something went wrong.
   const streams: { level: LogLevel; stream: { write(text: string): void } }[] = [{ level, stream: terminal }];
-  if (file !== undefined) streams.push({ level: "debug", stream: openLogFile(file) });
+  if (file !== undefined) streams.push({ level: "debug", stream: openLogFile(file, (text) => terminal.write(text)) });
   const backend = pino(
     {
       level: file === undefined ? level : "debug",
@@ -50,9 +50,18 @@ async function prettyStream(write: (text: string) => void): Promise<{ write(text
   return { write: (line) => write(prettify(JSON.parse(line))) };
 }
 
-function openLogFile(file: string): { write(text: string): void } {
+/** @param say hears once that the file takes no more; the work goes on without it */
+function openLogFile(file: string, say: (line: string) => void): { write(text: string): void } {
   try {
-    return pino.destination({ dest: file, sync: true, append: true });
+    const destination = pino.destination({ dest: file, sync: true, append: true });
+    let isFailed = false;
+    destination.on("error", ({ message }: Error) => {
+      if (isFailed) return;
+      isFailed = true;
+      const time = new Date().toISOString();
+      say(`${JSON.stringify({ level: "warn", time, msg: `--log-file: ${file} ends here: ${message}` })}\n`);
+    });
+    return { write: (line) => void (isFailed || destination.write(line)) };
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new UsageError("E_LOG_FILE", `--log-file: ${file} cannot be opened: ${reason}.`, {

@@ -6,9 +6,9 @@ import { CommanderError, type Command } from "commander";
 import { EXIT_CODES, exitCodeOf } from "../errors.js";
 import { VERSION } from "../version.js";
 import { COMMANDS } from "./commands/index.js";
-import { errorDocument, errorText, usageErrorOf } from "./failure.js";
+import { errorDocument, errorText, reportLost, usageErrorOf } from "./failure.js";
 import { buildProgram, type Act } from "./program.js";
-import { exitQuietlyOnClosedPipe, writeFully } from "./streams.js";
+import { CLOSED, stderr, stdout } from "./streams.js";
 
 const act: Act = async (command, said, common) => {
   const { openSession } = await import("./session.js");
@@ -17,10 +17,18 @@ const act: Act = async (command, said, common) => {
 
 /** @param args the words after the program's name */
 export async function main(args: readonly string[]): Promise<never> {
-  exitQuietlyOnClosedPipe();
   const code = await execute(args);
-  await Promise.all([writeFully(process.stdout, ""), writeFully(process.stderr, "")]);
-  process.exit(code);
+  process.exit(code === EXIT_CODES.success ? await endSuccessfully() : code);
+}
+
+/** Unless what was said, help for instance, did not arrive; that somebody stopped reading it is their choice. */
+async function endSuccessfully(): Promise<number> {
+  const failure = await stdout.flush();
+  if (failure === undefined || failure === CLOSED) return EXIT_CODES.success;
+  const error = reportLost(failure);
+  stderr.write(errorText(error, false));
+  await stderr.flush();
+  return exitCodeOf(error);
 }
 
 async function execute(args: readonly string[]): Promise<number> {
@@ -32,14 +40,15 @@ async function execute(args: readonly string[]): Promise<number> {
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT_CODES.success; // --help, --version
     const error = thrown instanceof CommanderError ? explain(thrown, program) : thrown;
-    if (args.includes("--json")) await writeFully(process.stdout, `${JSON.stringify(errorDocument(error))}\n`);
-    await writeFully(process.stderr, errorText(error, args.includes("-v") || args.includes("--verbose")));
+    if (args.includes("--json")) stdout.write(`${JSON.stringify(errorDocument(error))}\n`);
+    stderr.write(errorText(error, args.includes("-v") || args.includes("--verbose")));
+    await Promise.all([stdout.flush(), stderr.flush()]);
     return exitCodeOf(error);
   }
 }
 
 function throwInsteadOfExiting(command: Command): void {
-  command.exitOverride().configureOutput({ writeErr: () => undefined });
+  command.exitOverride().configureOutput({ writeOut: (text) => stdout.write(text), writeErr: () => undefined });
 }
 
 function explain(error: CommanderError, program: Command): Error {

@@ -1,9 +1,12 @@
 /** What every command needs around its call: logger, progress, signals, and the result on stdout. */
+import { resolve } from "node:path";
 import type { Listening, Logger } from "../index.js";
+import { writeFile } from "../files/stream-files.js";
+import { reportLost } from "./failure.js";
 import { createLogger } from "./logger.js";
 import { createLineProgress, createLiveProgress, NO_PROGRESS, type Progress } from "./progress.js";
 import { stopOnSignals } from "./signals.js";
-import { writeFully } from "./streams.js";
+import { CLOSED, stderr, stdout } from "./streams.js";
 
 /** Options that every command has. */
 export interface CommonFlags {
@@ -18,14 +21,35 @@ export interface Session {
   readonly listening: { readonly logger: Logger; readonly onEvent: NonNullable<Listening["onEvent"]> };
   /** Work that the first Ctrl-C or SIGTERM asks to end between steps. */
   stoppable<Report>(work: (signal: AbortSignal) => Promise<Report>): Promise<Report>;
-  /** The one thing on stdout: the report as a JSON document, or as text for people. */
-  print<Report>(report: Report, render: (report: Report) => string): Promise<void>;
+  /**
+   * The one thing on stdout: the report as a JSON document, or as text for people.
+   * @param rest what there is besides, for a reader who is gone: nothing but text that is easily made again (the default), a
+   *   result on the disk under this name, or where the report can be kept
+   * @throws ResourceError E_REPORT where it could not be written and that matters
+   */
+  print<Report>(report: Report, render: (report: Report) => string, rest?: Rest): Promise<void>;
+}
+
+export type Rest =
+  /** A directory or file that holds the result whole. */
+  | { readonly result: string }
+  /** The report is all there is of long work. Kept in this file of the working directory where that can be done. */
+  | { readonly keepIn: string };
+
+/** Where the report is now: for the sentence that says it could not be written. */
+async function keep(report: unknown, file: string): Promise<string> {
+  try {
+    await writeFile(file, `${JSON.stringify(report)}\n`, { flag: "wx" });
+    return `; it is in ${resolve(file)}`;
+  } catch {
+    return "";
+  }
 }
 
 export async function openSession(flags: CommonFlags): Promise<Session> {
   const isTerminal = process.stderr.isTTY === true;
   let progress: Progress = NO_PROGRESS;
-  const writeError = (text: string): void => progress.around(() => process.stderr.write(text));
+  const writeError = (text: string): void => progress.around(() => stderr.write(text));
   const logger = await createLogger({
     level: flags.quiet === true ? "warn" : flags.verbose === true ? "debug" : "info",
     format:
@@ -34,7 +58,7 @@ export async function openSession(flags: CommonFlags): Promise<Session> {
     write: writeError,
   });
   const isLive = isTerminal && process.env["TERM"] !== "dumb";
-  if (flags.quiet !== true) progress = isLive ? createLiveProgress(process.stderr) : createLineProgress(logger);
+  if (flags.quiet !== true) progress = isLive ? createLiveProgress(stderr) : createLineProgress(logger);
 
   return {
     listening: { logger, onEvent: (event) => progress.handle(event) },
@@ -47,9 +71,18 @@ export async function openSession(flags: CommonFlags): Promise<Session> {
         removeHandlers();
       }
     },
-    async print(report, render) {
+    async print(report, render, rest) {
       const text = flags.json === true ? JSON.stringify(report) : render(report);
-      await writeFully(process.stdout, `${text}\n`);
+      stdout.write(`${text}\n`);
+      const failure = await stdout.flush();
+      if (failure === undefined) return;
+      if (rest !== undefined && "keepIn" in rest) throw reportLost(failure, await keep(report, rest.keepIn));
+      if (failure === CLOSED) {
+        // Nobody wants to read it, and a result on the disk is there.
+        if (rest !== undefined) logger.warn(`the report was not read: stdout is closed; ${rest.result} is complete`);
+        return;
+      }
+      throw reportLost(failure, rest === undefined ? "" : `; ${rest.result} is complete`);
     },
   };
 }

@@ -1,4 +1,9 @@
-/** Writing to stdout and stderr: whole texts, flushed, with closed pipes and colours handled in one place. */
+/**
+ * Writing to stdout and stderr. Either may be closed or full at any time, before the work, while it goes on or after it: that
+ * is noted and never decides what becomes of the work.
+ */
+import { fileErrorCode } from "../files/file-errors.js";
+import { isRegular, writeWholeSync } from "../files/stream-files.js";
 
 /** Whether text for `stream` may be coloured: NO_COLOR and FORCE_COLOR first, then whether a terminal shows it. */
 export function shouldColor(
@@ -11,18 +16,65 @@ export function shouldColor(
   return stream.isTTY === true && environment["TERM"] !== "dumb";
 }
 
-/** Write and wait until the text was handed to the system. */
-export function writeFully(stream: NodeJS.WriteStream, text: string): Promise<void> {
-  return new Promise((resolve) => stream.write(text, () => resolve()));
+/** The failure of a stream whose reader has closed it. */
+export const CLOSED = "EPIPE";
+
+/** A stream of the process: hands over whole texts, and keeps in mind what it could not. */
+export class Outlet {
+  readonly #stream: NodeJS.WriteStream;
+  readonly #descriptor: number;
+  readonly #isFile: boolean;
+  readonly #pending = new Set<Promise<void>>();
+  #failure: string | undefined;
+
+  constructor(stream: NodeJS.WriteStream, descriptor: number) {
+    this.#stream = stream;
+    this.#descriptor = descriptor;
+    this.#isFile = isRegular(descriptor);
+    stream.on("error", (error) => this.#note(error));
+  }
+
+  /** The system's code of the first failure (EPIPE: its reader has closed it), or undefined. */
+  get failure(): string | undefined {
+    return this.#failure;
+  }
+
+  /** Of a terminal; 0 where nobody says. */
+  get columns(): number {
+    return this.#stream.columns ?? 0;
+  }
+
+  /** Write a text; what becomes of it is known once `flush` resolves. */
+  write(text: string): void {
+    // Node's stream of a file takes no notice of what did not fit on the disk.
+    if (this.#isFile) {
+      try {
+        writeWholeSync(this.#descriptor, text);
+      } catch (error) {
+        this.#note(error);
+      }
+      return;
+    }
+    const written = new Promise<void>((resolve) => {
+      this.#stream.write(text, (error) => {
+        if (error) this.#note(error);
+        resolve();
+      });
+    });
+    this.#pending.add(written);
+    void written.then(() => this.#pending.delete(written));
+  }
+
+  /** Resolves once everything was handed to the system or refused by it, to the failure. */
+  async flush(): Promise<string | undefined> {
+    await Promise.all(this.#pending);
+    return this.#failure;
+  }
+
+  #note(error: unknown): void {
+    this.#failure ??= fileErrorCode(error) ?? (error instanceof Error && "code" in error ? String(error.code) : "EIO");
+  }
 }
 
-/** A reader that closed its end (`prune … | head`) ends the program quietly; lost messages on stderr are ignored. */
-export function exitQuietlyOnClosedPipe(): void {
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(0);
-    throw error;
-  });
-  process.stderr.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-  });
-}
+export const stdout = new Outlet(process.stdout, 1);
+export const stderr = new Outlet(process.stderr, 2);

@@ -2,7 +2,7 @@
  * The one door to the file system: Node's functions, under their names, for one purpose. Whatever they throw of the system's is a
  * PruneError that names the file and what it is for. Nothing else imports node:fs.
  */
-import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
+import { createReadStream, existsSync, fstatSync, readFileSync, statSync, writeSync } from "node:fs";
 import * as system from "node:fs/promises";
 import { fileError, type Purpose } from "./file-errors.js";
 
@@ -36,6 +36,10 @@ export interface Door {
   open(path: string, flags?: string): Promise<OpenFile>;
   /** A file's bytes, from the first to the last. */
   readPieces(path: string): AsyncGenerator<Buffer>;
+  /** Whether a descriptor is a regular file. */
+  isRegular(descriptor: number): boolean;
+  /** All of a text to a descriptor that is a file: a disk that has room for a part of it only is full. */
+  writeWholeSync(descriptor: number, text: string): void;
   readonly existsSync: typeof existsSync;
   readonly readFileSync: typeof readFileSync;
   readonly statSync: typeof statSync;
@@ -107,6 +111,22 @@ export function doorFor(purpose: Purpose): Door {
     async *readPieces(path) {
       try {
         for await (const piece of createReadStream(path, { highWaterMark: PIECE_BYTES })) yield piece as Buffer;
+      } catch (error) {
+        throw fileError(error, path, purpose);
+      }
+    },
+    isRegular: (descriptor) => {
+      try {
+        return fstatSync(descriptor).isFile();
+      } catch {
+        return false;
+      }
+    },
+    writeWholeSync: (descriptor, text) => {
+      const bytes = Buffer.from(text);
+      const path = `descriptor ${descriptor}`;
+      try {
+        for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done);
       } catch (error) {
         throw fileError(error, path, purpose);
       }

@@ -61,14 +61,14 @@ async function run(
   return { status, stdout, stderr };
 }
 
-/** Run until the journal holds `blocks` finished blocks, then kill without warning. */
+/** Run until the journal holds `blocks` finished blocks, then kill without warning, and listen no longer. */
 async function runAndKill(
   argv: readonly string[],
   journal: string,
   blocks: number,
   signal: NodeJS.Signals,
 ): Promise<number | null> {
-  const child = spawn(process.execPath, argv, { stdio: "ignore" });
+  const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"] });
   const closed = new Promise<number | null>((resolve) => child.on("close", resolve));
   for (;;) {
     const lines = existsSync(journal) ? readFileSync(journal, "utf8").split("\n").length - 1 : 0;
@@ -77,6 +77,8 @@ async function runAndKill(
     await sleep(5);
   }
   child.kill(signal);
+  child.stdout.destroy();
+  child.stderr.destroy();
   return closed;
 }
 

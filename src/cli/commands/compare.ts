@@ -15,6 +15,6 @@ export const compare: CommandSpec = {
     const api = await import("../../index.js");
     const { comparisonCsv, renderComparison } = await import("../../report/comparison.js");
     const report = await session.stoppable((signal) => api.compare({ ...request, ...session.listening, signal }));
-    return session.print(report, csv === true ? comparisonCsv : renderComparison);
+    return session.print(report, csv === true ? comparisonCsv : renderComparison, { keepIn: "compare-report.json" });
   },
 };

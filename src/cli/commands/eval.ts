@@ -15,6 +15,6 @@ export const evaluate: CommandSpec = {
     const api = await import("../../index.js");
     const { renderEvaluation } = await import("../../report/render.js");
     const report = await session.stoppable((signal) => api.evaluate({ ...request, ...session.listening, signal }));
-    return session.print(report, renderEvaluation);
+    return session.print(report, renderEvaluation, { keepIn: "eval-report.json" });
   },
 };

@@ -19,6 +19,6 @@ export const generateCalibration: CommandSpec = {
     const report = await session.stoppable((signal) =>
       api.generateCalibration({ ...request, ...session.listening, signal }),
     );
-    return session.print(report, renderGeneration);
+    return session.print(report, renderGeneration, { result: report.out });
   },
 };

@@ -25,6 +25,6 @@ export const run: CommandSpec = {
     const { renderPlan, renderRun } = await import("../../report/render.js");
     if (dryRun === true) return session.print(await plan({ ...request, ...session.listening }), renderPlan);
     const report = await session.stoppable((signal) => prune({ ...request, ...session.listening, signal }));
-    return session.print(report, renderRun);
+    return session.print(report, renderRun, { result: report.out });
   },
 };

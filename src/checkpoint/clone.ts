@@ -14,6 +14,9 @@ import { fileErrorCode } from "../files/file-errors.js";
 /** Says that the clone is complete and on the disk; without it a resume clones again. */
 export const CLONE_MARKER = "clone-complete";
 
+/** The file that is being copied. */
+export const CLONING = "cloning.tmp";
+
 /**
  * Copy the planned files into a new directory; what was copied is removed again when that fails.
  * @throws ResourceError `E_DISK_FULL`; CheckpointError when a file cannot be read
@@ -22,7 +25,7 @@ export async function clone(plan: ClonePlan, target: string): Promise<void> {
   await mkdir(target);
   try {
     for (const directory of plan.directories) await mkdir(join(target, directory));
-    for (const file of plan.files) await copyWhole(file, join(target, file.path));
+    for (const file of plan.files) await copyWhole(file, join(target, file.path), join(target, CLONING));
   } catch (error) {
     await rm(target, { recursive: true, force: true });
     if (!(error instanceof ResourceError)) throw error;
@@ -34,8 +37,8 @@ export async function clone(plan: ClonePlan, target: string): Promise<void> {
   }
 }
 
-async function copyWhole(file: PlannedFile, target: string): Promise<void> {
-  const unfinished = `${target}.cloning`;
+/** @param unfinished what the copy is called until it is whole: a name that every file system takes */
+async function copyWhole(file: PlannedFile, target: string, unfinished: string): Promise<void> {
   await copyFile(file.realPath, unfinished, constants.COPYFILE_FICLONE);
   // Sources are often read-only (caches, shared storage) and copies inherit that.
   await chmod(unfinished, (await stat(unfinished)).mode | 0o600);

@@ -15,8 +15,8 @@ import { ConfigError, InternalError, UsageError } from "../errors.js";
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
 import { OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
-import { clone, CLONE_MARKER, readMarker, sealClone, syncDirectory } from "./clone.js";
-import { planClone } from "./clone-plan.js";
+import { clone, CLONE_MARKER, CLONING, readMarker, sealClone, syncDirectory } from "./clone.js";
+import { planClone, type OwnNames } from "./clone-plan.js";
 import { narrow, type NarrowReport } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
 import { OutputLock } from "../files/lock.js";
@@ -55,8 +55,10 @@ export interface OutputOptions {
   readonly force: boolean;
   /** Go on in an existing OUT.partial. */
   readonly resume: boolean;
-  /** Top-level file names of the source that are not copied (working files of this program). */
-  readonly exclude?: readonly string[];
+  /** Top-level names that the output has for itself. */
+  readonly own?: OwnNames;
+  /** Hears what of the source is left out or renamed, where users may miss it. */
+  readonly warn?: (message: string) => void;
 }
 
 /**
@@ -84,7 +86,8 @@ async function openOutput(options: OutputOptions, place: OutputPlace, lock: Outp
   const directory = await realpath(source.directory);
   const isSingle = source.shards.length === 1 && source.shards[0] === SINGLE_FILE;
   const weights = isSingle ? source.shards : [...source.shards, INDEX_FILE];
-  const plan = await planClone(directory, weights, [...(options.exclude ?? []), CLONE_MARKER]);
+  const { working = [], written = [] } = options.own ?? {};
+  const plan = await planClone(directory, weights, { working: [...working, CLONE_MARKER, CLONING], written });
   await checkDisjoint(
     place,
     directory,
@@ -98,6 +101,7 @@ async function openOutput(options: OutputOptions, place: OutputPlace, lock: Outp
     const checkpoint = await OpenCheckpoint.open(place.partial, "r+");
     return new PatchedClone({ place, force, lock }, checkpoint, undefined);
   }
+  for (const note of plan.notes) options.warn?.(note);
   if (place.partialExists) await rm(place.partial, { recursive: true, force: true });
   await checkFreeSpace(
     place.parent,

@@ -1,6 +1,6 @@
 /** A request to compare → a sweep with no defaults left to fill in. All problems are reported together. */
 import { existsSync } from "../files/request-files.js";
-import { basename, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import type { ComparedAllocation, ComparedMethod, ComparisonConfig, RunConfig, TokenSource } from "../contract.js";
 import { InternalError, PruneError, UsageError } from "../errors.js";
 import {
@@ -20,6 +20,7 @@ import { Problems } from "../problems.js";
 import { findMethod } from "../methods/registry.js";
 import { parsePattern, patternSparsity, UNSTRUCTURED, type Pattern } from "../sparsity/pattern.js";
 import { automaticRequest } from "./automatic.js";
+import { placeOfModel } from "./default-names.js";
 import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
 import {
   checkSteps,
@@ -195,7 +196,7 @@ export async function resolveComparison(
       text: source,
       seqlen: run.config.seqlen,
       maxWindows: asked.maxWindows,
-      workDirectory: resolve(workingDirectory, asked.work ?? `${basename(model)}-compare`),
+      workDirectory: resolve(workingDirectory, asked.work ?? `${(await placeOfModel(model)).name}-compare`),
       resume: asked.resume,
     },
   };

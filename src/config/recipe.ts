@@ -2,14 +2,18 @@
  * Recipes: a run written down as YAML (JSON is YAML too). Unknown keys are refused with the nearest valid one, and
  * every problem is named with its place in the file. What the values mean together is rules.ts's business.
  */
-import { readFile } from "../files/request-files.js";
-import { isMap, LineCounter, parseDocument, type Document, type Node } from "yaml";
+import { fileErrorCode } from "../files/file-errors.js";
+import { readFile, statSync } from "../files/request-files.js";
+import { isMap, LineCounter, parseDocument, visit, type Document, type Node } from "yaml";
 import { z } from "zod";
 import { ConfigError, UsageError } from "../errors.js";
 import { isRecord } from "../is-record.js";
 import { nearestName } from "../nearest-name.js";
 import { optionsOfRecipeKey, recipeSchema, requestOfRecipe } from "../options/recipe.js";
 import type { RunRequest } from "../options/run-options.js";
+
+/** A written-down run has a few hundred. */
+const LARGEST_BYTES = 2 ** 20;
 
 /** A recipe as far as it can be taken. */
 export interface ExaminedRecipe {
@@ -28,8 +32,14 @@ export interface ExaminedRecipe {
 export async function loadRecipe(file: string): Promise<ExaminedRecipe> {
   let text: string;
   try {
+    const status = statSync(file);
+    if (!(status.isFile() || status.isFIFO()) || status.size > LARGEST_BYTES)
+      throw new UsageError("E_RECIPE", `--recipe: ${file} is no file of at most ${LARGEST_BYTES} bytes.`, {
+        details: { file },
+      });
     text = await readFile(file, "utf8");
   } catch (cause) {
+    if (fileErrorCode(cause) === undefined) throw cause;
     throw new UsageError("E_RECIPE_MISSING", `--recipe: ${file} cannot be read.`, { details: { file }, cause });
   }
   return examineRecipe(text, file);
@@ -49,15 +59,17 @@ export function parseRecipe(text: string, file: string): RunRequest {
 /** @throws ConfigError E_RECIPE for a text that is no YAML */
 export function examineRecipe(text: string, file: string): ExaminedRecipe {
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
-  if (document.errors.length > 0) {
-    const [first] = document.errors;
-    const { line, col } = lines.linePos(first.pos[0]);
-    throw new ConfigError("E_RECIPE", `${file}:${line}:${col} ${first.message}.`, {
+  const refuse = (position: number, problem: string, cause?: unknown): ConfigError => {
+    const { line, col } = lines.linePos(position);
+    return new ConfigError("E_RECIPE", `${file}:${line}:${col} ${problem}.`, {
       details: { file, line, column: col },
+      cause,
     });
-  }
-  const content: unknown = document.toJS();
+  };
+  const document = parse(text, lines, refuse);
+  const [first] = document.errors;
+  if (first !== undefined) throw refuse(first.pos[0], first.message);
+  const content = valuesOf(document, refuse);
   const parsed = recipeSchema.safeParse(content);
   if (parsed.success) return { request: requestOfRecipe(parsed.data), problems: [], unread: new Set() };
   const issues = parsed.error.issues.flatMap(plainIssues);
@@ -73,6 +85,43 @@ export function examineRecipe(text: string, file: string): ExaminedRecipe {
     unread: new Set([...wrong].flatMap(optionsOfRecipeKey)),
   };
 }
+
+type Refuse = (position: number, problem: string, cause?: unknown) => ConfigError;
+
+function parse(text: string, lineCounter: LineCounter, refuse: Refuse): Document.Parsed {
+  try {
+    return parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: true });
+  } catch (cause) {
+    if (cause instanceof RangeError) throw refuse(0, TOO_DEEP, cause);
+    throw cause;
+  }
+}
+
+/** What a document says, as plain values: aliases that lead into themselves, or to far more than was written, are refused. */
+function valuesOf(document: Document.Parsed, refuse: Refuse): unknown {
+  try {
+    const content: unknown = document.toJS({ maxAliasCount: MOST_ALIASED });
+    JSON.stringify(content);
+    return content;
+  } catch (cause) {
+    if (cause instanceof RangeError) throw refuse(0, TOO_DEEP, cause);
+    let alias = 0;
+    visit(document, {
+      Alias(_key, { range }) {
+        alias = range?.[0] ?? 0;
+        return visit.BREAK;
+      },
+    });
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    // What leads into itself is read, but has no end when it is written.
+    const problem = cause instanceof TypeError ? "lead into themselves" : `cannot be followed: ${reason}`;
+    throw refuse(alias, `aliases (*name) ${problem}`, cause);
+  }
+}
+
+const TOO_DEEP = "lists and mappings lie too deep in each other";
+/** The library counts what aliases stand for, and gives up beyond this. */
+const MOST_ALIASED = 100;
 
 interface PlainIssue {
   readonly path: readonly (string | number)[];

@@ -3,7 +3,7 @@
  * some defaults depend on them; opens no weights.
  */
 import { existsSync, readFileSync } from "../files/request-files.js";
-import { basename, dirname, join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import type { EvaluationConfig, FurtherStep, RunConfig, TokenSource } from "../contract.js";
 import { PruneError, UsageError } from "../errors.js";
 import { EVALUATION_OPTIONS, type EvaluationRequest } from "../options/evaluation-options.js";
@@ -16,6 +16,7 @@ import { findMethod, isTrainer, needsTokens } from "../methods/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic, trainingFor } from "./automatic.js";
+import { isInCache, placeOfModel } from "./default-names.js";
 import { loadRecipe } from "./recipe.js";
 import {
   calibrationProblem,
@@ -99,9 +100,14 @@ export async function resolveRunConfig(
   const modelProblem = checkModelDirectory(model);
   problems.add(modelProblem);
 
-  const beside = isDemo ? workingDirectory : dirname(model);
-  const name = isAutomatic ? AUTOMATIC : asked.method;
-  const out = resolve(workingDirectory, asked.out ?? defaultOut(beside, model, name, asked, sparsity));
+  const { name, cache } = await placeOfModel(model);
+  const beside = isDemo || cache !== undefined ? workingDirectory : dirname(model);
+  if (asked.out === undefined && cache !== undefined && (await isInCache(workingDirectory, cache)))
+    problems.add(
+      missing("out", `the working directory is inside ${cache}, where the Hub keeps revisions of the model`),
+    );
+  const step = isAutomatic ? AUTOMATIC : asked.method;
+  const out = resolve(workingDirectory, asked.out ?? defaultOut(beside, name, step, asked, sparsity));
   if (isDryRun && existsSync(out) && !asked.force) {
     notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });
   }
@@ -300,7 +306,7 @@ function defaultOut(
   sparsity: number,
 ): string {
   const amount = pattern.kind === "unstructured" ? String(sparsity) : formatPattern(pattern).replace(":", "of");
-  return join(directory, `${basename(model)}-${method}-${amount}`);
+  return join(directory, `${model}-${method}-${amount}`);
 }
 
 function resolveCalibration(

@@ -14,10 +14,17 @@ import { allocateSparsity } from "./allocation/allocate.js";
 import { hasFinishedTraining, trainModel } from "./model-training.js";
 import { NO_MEMORY, processBlock, recount, replayBlock, type BlockMemory, type Run } from "./prune-block.js";
 import { stage } from "./run.js";
-import { methodOf, openSession, SEARCH_NAME, WORKING_FILES, type Session, type SharedWork } from "./session.js";
+import {
+  methodOf,
+  openSession,
+  RECIPE_NAME,
+  SEARCH_NAME,
+  WORKING_FILES,
+  type Session,
+  type SharedWork,
+} from "./session.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
 
-const RECIPE_NAME = "recipe.yaml";
 const ALLOCATION = "sparsities";
 
 const NOTHING_SHARED: SharedWork = {};

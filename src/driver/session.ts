@@ -72,6 +72,7 @@ import type { BlockTransform } from "./transforms/transform.js";
 const SCRATCH_NAME = "hidden-states.bin";
 const DENSE_SCRATCH_NAME = "dense-states.bin";
 export const SEARCH_NAME = "search";
+export const RECIPE_NAME = "recipe.yaml";
 /** What a run leaves in OUT.partial while it works, and only then. */
 export const WORKING_FILES = [
   JOURNAL_NAME,
@@ -157,7 +158,11 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     context.logger.info("device", { device: device.kind, description: device.description });
     const { out, force, resume } = config;
     const output = resources.own(
-      await createOutput({ source: model.checkpoint, out, force, resume, exclude: WORKING_FILES }),
+      await createOutput({
+        ...{ source: model.checkpoint, out, force, resume },
+        own: { working: WORKING_FILES, written: [RECIPE_NAME] },
+        warn: (message) => context.logger.warn(message),
+      }),
     );
     const journal = resources.own(
       await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, { calibration, text }), resume),

@@ -2,7 +2,7 @@
 import { CheckpointError } from "../errors.js";
 import { doorFor } from "./door.js";
 
-export const { existsSync, open, readdir, readFile, readFileSync, realpath, stat, statSync } = doorFor({
+export const { access, existsSync, open, readdir, readFile, readFileSync, realpath, stat, statSync } = doorFor({
   what: "the checkpoint",
   Problem: CheckpointError,
   hint: "The checkpoint is incomplete or this user may not read it: download or copy it again, or give the right to read it.",

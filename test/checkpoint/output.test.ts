@@ -111,6 +111,8 @@ describe("clone", () => {
       ".git/HEAD",
       ".cache/huggingface/x.lock",
       "shard.incomplete",
+      "adapter_config.json",
+      "speech-lora/adapter_config.json",
       CLONE_MARKER,
       "mine.log",
     ];
@@ -124,7 +126,7 @@ describe("clone", () => {
       "vocab.txt",
     ];
     const setup = await setUp(t, 2, Object.fromEntries([...dropped, ...kept].map((path) => [path, path])));
-    await using output = await create(setup, { exclude: ["mine.log"] });
+    await using output = await create(setup, { own: { working: ["mine.log"], written: [] } });
     await output.finish({ remove: [] });
     const found = Object.keys(await contents(setup.out)).sort();
     const shards = [
@@ -134,6 +136,57 @@ describe("clone", () => {
       "model.safetensors.index.json",
     ];
     assert.deepEqual(found, [...kept, ...shards].sort());
+  });
+
+  test("what the output has for itself is left out or kept under another name, and said", async (t) => {
+    const long = "n".repeat(250);
+    const files = {
+      "recipe.yaml": "theirs",
+      "source-recipe.yaml": "older",
+      "search/a": "a",
+      "adapter_config.json": "{}",
+    };
+    const setup = await setUp(t, 1, { ...files, [long]: "a name that leaves no room" });
+    const said: string[] = [];
+    const own = { working: ["search"], written: ["recipe.yaml"] };
+    await using output = await create(setup, { own, warn: (message) => said.push(message) });
+    await writeFile(join(output.partialDirectory, "recipe.yaml"), "ours");
+    await output.finish({ remove: ["search"] });
+    const found = await contents(setup.out);
+    const names = [
+      long,
+      "config.json",
+      "model.safetensors",
+      "recipe.yaml",
+      "source-2-recipe.yaml",
+      "source-recipe.yaml",
+    ];
+    assert.deepEqual(Object.keys(found).sort(), names.sort());
+    assert.equal(found["source-2-recipe.yaml"]?.toString(), "theirs");
+    assert.deepEqual(
+      said.map((message) =>
+        /(\S+) is (kept as source-2-recipe\.yaml|not copied)/.exec(message)?.slice(1, 2)[0]?.split("/").at(-1),
+      ),
+      ["search", "recipe.yaml", "adapter_config.json"],
+    );
+  });
+
+  test("an output has one owner, whatever --force says", async (t) => {
+    const setup = await setUp(t);
+    await using output = await create(setup);
+    const others = [create(setup, { force: true }), create(setup, { resume: true })];
+    for (const other of others) await assert.rejects(other, isError(UsageError, "E_OUTPUT_LOCKED", /is being written/));
+    await output.finish({ remove: [] });
+    await using _next = await create(setup, { force: true });
+  });
+
+  test("a name that leaves no room for .partial is refused, and a loop of links too", async (t) => {
+    const setup = await setUp(t);
+    const long = join(setup.base, "d".repeat(250));
+    await assert.rejects(create(setup, { out: long }), isError(UsageError, "E_OUTPUT_NAME", /too long/, /\.partial/));
+    await symlink("loop", join(setup.base, "loop"));
+    const looped = join(setup.base, "loop", "out");
+    await assert.rejects(create(setup, { out: looped }), isError(UsageError, "E_OUTPUT_PARENT", /lead in a loop/));
   });
 
   test("an index beside a single model.safetensors is not copied, because its shards are not", async (t) => {
@@ -441,7 +494,7 @@ describe("force and resume", () => {
     const setup = await setUp(t);
     const partial = `${setup.out}.partial`;
     await mkdir(partial);
-    await writeFile(join(partial, "model-00001-of-00002.safetensors.cloning"), "half");
+    await writeFile(join(partial, "cloning.tmp"), "half");
     await writeFile(join(partial, "config.json"), "another");
     await using output = await create(setup, { resume: true });
     assert.equal(output.resumed, false);

@@ -15,6 +15,22 @@ function refusal(text: string): ConfigError {
   return assert.fail("the recipe was taken");
 }
 
+test("aliases and depths that are meant to hurt are refused with their place", () => {
+  const levels = "abcdefgh".split("");
+  const bomb = levels.map((name, i) => `${name}: &${name} [${Array(9).fill(i === 0 ? "lol" : `*${levels[i - 1]}`)}]`);
+  const cases: readonly (readonly [string, RegExp])[] = [
+    [["version: 1", ...bomb].join("\n"), /^recipe\.yaml:3:8 aliases .*[Ee]xcessive/],
+    [
+      "version: 1\nmethod: { name: wanda, options: &o { a: *o } }",
+      /^recipe\.yaml:2:41 aliases .* lead into themselves/,
+    ],
+    ["version: 1\nmethod: *nowhere", /^recipe\.yaml:2:9 aliases .*nowhere/],
+    [`version: 1\nx: ${"[".repeat(1e4)}${"]".repeat(1e4)}`, /^recipe\.yaml:\d+:\d+ /],
+  ];
+  for (const [text, message] of cases) assert.match(refusal(text).message, message);
+  assert.equal(parseRecipe("version: 1\nmodel: &m here\nout: *m", "recipe.yaml").out, "here");
+});
+
 test("a whole recipe is read", () => {
   const recipe = parseRecipe(
     `

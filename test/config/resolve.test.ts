@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -34,6 +34,23 @@ const SURROUNDINGS: Surroundings = {
   tokenRowLength: () => Promise.resolve(4096),
 };
 const TOKENS = { file: join(folder, "ids.safetensors") };
+
+test("what lies in the Hub's cache is named after its repository, and its output goes to the working directory", async () => {
+  const cache = join(folder, "hub", "models--org--tiny");
+  const snapshot = join(cache, "snapshots", "0123abc");
+  mkdirSync(snapshot, { recursive: true });
+  writeFileSync(join(snapshot, "config.json"), "{}");
+  symlinkSync(join(cache, "snapshots"), join(folder, "linked"));
+  for (const asked of [snapshot, join(folder, "linked", "0123abc")]) {
+    const { config } = await resolveRun({ model: asked, method: "magnitude", sparsity: 0.5 });
+    assert.equal(config.out, join(folder, "tiny-magnitude-0.5"));
+  }
+  const inside = { ...SURROUNDINGS, workingDirectory: snapshot };
+  await assert.rejects(
+    resolveRunConfig({ model: ".", method: "magnitude", sparsity: 0.5 }, false, inside),
+    (error: unknown) => error instanceof UsageError && /^--out: missing/.test(error.message),
+  );
+});
 
 async function resolveRun(flags: RunRequest, isDryRun = false): Promise<{ config: RunConfig; notes: string }> {
   const { config, notes } = await resolveRunConfig(flags, isDryRun, SURROUNDINGS);

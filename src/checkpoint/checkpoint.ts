@@ -14,7 +14,7 @@ import { fileErrorCode } from "../files/file-errors.js";
 import { nearestName } from "../nearest-name.js";
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
-import { ShardFile } from "./shard-file.js";
+import { ShardFile, type ShardStamp } from "./shard-file.js";
 import { checkShardIndex, INDEX_FILE, INDEX_SIZE_CAP, parseShardIndex, type ShardIndex } from "./sharded-index.js";
 import { quoteName } from "./strict-json.js";
 
@@ -55,6 +55,18 @@ export interface Checkpoint extends AsyncDisposable {
   readRows(name: string, firstRow: number, rows: number, out?: Float32Array): Promise<Float32Array>;
   /** Stored bytes [begin, end) of a tensor of any dtype; the whole tensor by default. */
   readBytes(name: string, begin?: number, end?: number, out?: Uint8Array): Promise<Uint8Array>;
+  /** The hash of the stored bytes that `work` reads, in the order in which it reads them; nothing else may read meanwhile. */
+  hashed<Result>(work: () => Promise<Result>): Promise<{ readonly result: Result; readonly sha256: string }>;
+  /** Of the files as they are now. */
+  stamps(): Promise<ShardStamp[]>;
+  /** Names of shards that something has written into since they were opened. */
+  rewritten(): Promise<string[]>;
+}
+
+/** Names of shards that may not hold what they held. */
+export function changedShards(then: readonly ShardStamp[], now: readonly ShardStamp[]): string[] {
+  const before = new Map(then.map((stamp) => [stamp.name, JSON.stringify(stamp)]));
+  return now.flatMap((stamp) => (before.get(stamp.name) === JSON.stringify(stamp) ? [] : [stamp.name]));
 }
 
 /**
@@ -173,6 +185,27 @@ export class OpenCheckpoint implements Checkpoint {
       throw new RangeError(`${name}: out holds ${bytes.byteLength} bytes, not ${last - first}.`);
     await this.fileOf(info).read(bytes, info.offset + first);
     return bytes;
+  }
+
+  async hashed<Result>(work: () => Promise<Result>): Promise<{ readonly result: Result; readonly sha256: string }> {
+    const hash = createHash("sha256");
+    for (const file of this.files.values()) file.heard = (bytes) => void hash.update(bytes);
+    try {
+      const result = await work();
+      return { result, sha256: hash.digest("hex") };
+    } finally {
+      for (const file of this.files.values()) file.heard = undefined;
+    }
+  }
+
+  stamps(): Promise<ShardStamp[]> {
+    return Promise.all([...this.files.values()].map((file) => file.stamp()));
+  }
+
+  async rewritten(): Promise<string[]> {
+    const names: string[] = [];
+    for (const file of this.files.values()) if (await file.isRewritten()) names.push(file.name);
+    return names;
   }
 
   /** The open file that holds a tensor. */

@@ -9,6 +9,7 @@ import { chmod, copyFile, mkdir, open, readFile, rename, rm, stat } from "../fil
 import { join } from "node:path";
 import { ResourceError } from "../errors.js";
 import type { ClonePlan, PlannedFile } from "./clone-plan.js";
+import type { ShardStamp } from "./shard-file.js";
 import { fileErrorCode } from "../files/file-errors.js";
 
 /** Says that the clone is complete and on the disk; without it a resume clones again. */
@@ -48,6 +49,8 @@ async function copyWhole(file: PlannedFile, target: string, unfinished: string):
 /** What the marker records: which layout was cloned. */
 export interface CloneMarker {
   readonly headersSha256: string;
+  /** Of the source's shards before they were copied. */
+  readonly shards: readonly ShardStamp[];
 }
 
 /**
@@ -84,7 +87,9 @@ export async function readMarker(target: string): Promise<CloneMarker | undefine
   try {
     const value: unknown = JSON.parse(await readFile(path, "utf8"));
     if (typeof value !== "object" || value === null || !("headersSha256" in value)) return undefined;
-    return typeof value.headersSha256 === "string" ? { headersSha256: value.headersSha256 } : undefined;
+    const { headersSha256 } = value;
+    const shards = "shards" in value && Array.isArray(value.shards) ? (value.shards as ShardStamp[]) : [];
+    return typeof headersSha256 === "string" ? { headersSha256, shards } : undefined;
   } catch (cause) {
     if (cause instanceof SyntaxError || fileErrorCode(cause) === "ENOENT") return undefined;
     throw cause;

@@ -21,7 +21,7 @@ import { narrow, type NarrowReport } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
 import { OutputLock } from "../files/lock.js";
 import { ASIDE, checkDisjoint, checkFreeSpace, checkPlace, nameOutput, type OutputPlace } from "./output-place.js";
-import type { ShardFile } from "./shard-file.js";
+import type { ShardFile, ShardStamp } from "./shard-file.js";
 import { INDEX_FILE } from "./sharded-index.js";
 
 export interface OutputCheckpoint extends AsyncDisposable {
@@ -29,6 +29,8 @@ export interface OutputCheckpoint extends AsyncDisposable {
   readonly partialDirectory: string;
   /** Whether an interrupted run's clone was taken over; false when everything was cloned anew (also by a resume). */
   readonly resumed: boolean;
+  /** The source's files when they were cloned. */
+  readonly clonedFrom: readonly ShardStamp[];
   /** The clone, with everything written so far. */
   readonly checkpoint: Checkpoint;
   /**
@@ -99,7 +101,7 @@ async function openOutput(options: OutputOptions, place: OutputPlace, lock: Outp
   if (marker !== undefined) {
     if (marker.headersSha256 !== headersSha256) throw clonedFromAnother(place.partial, source);
     const checkpoint = await OpenCheckpoint.open(place.partial, "r+");
-    return new PatchedClone({ place, force, lock }, checkpoint, undefined);
+    return new PatchedClone({ place, force, lock, clonedFrom: marker.shards }, checkpoint, undefined);
   }
   for (const note of plan.notes) options.warn?.(note);
   if (place.partialExists) await rm(place.partial, { recursive: true, force: true });
@@ -107,10 +109,11 @@ async function openOutput(options: OutputOptions, place: OutputPlace, lock: Outp
     place.parent,
     plan.files.reduce((sum, file) => sum + file.sizeBytes, 0),
   );
+  const shards = await source.stamps();
   await clone(plan, place.partial);
   const checkpoint = await OpenCheckpoint.open(place.partial, "r+");
-  return new PatchedClone({ place, force, lock }, checkpoint, (signal) =>
-    sealClone(plan, place.partial, { headersSha256 }, signal),
+  return new PatchedClone({ place, force, lock, clonedFrom: shards }, checkpoint, (signal) =>
+    sealClone(plan, place.partial, { headersSha256, shards }, signal),
   );
 }
 
@@ -131,11 +134,13 @@ interface Site {
   /** Replace an existing OUT. */
   readonly force: boolean;
   readonly lock: OutputLock;
+  readonly clonedFrom: readonly ShardStamp[];
 }
 
 class PatchedClone implements OutputCheckpoint {
   readonly partialDirectory: string;
   readonly resumed: boolean;
+  readonly clonedFrom: readonly ShardStamp[];
   readonly checkpoint: OpenCheckpoint;
   readonly #site: Site;
   readonly #pool = new BufferPool();
@@ -147,6 +152,7 @@ class PatchedClone implements OutputCheckpoint {
 
   constructor(site: Site, checkpoint: OpenCheckpoint, seal: ((signal: AbortSignal) => Promise<void>) | undefined) {
     this.partialDirectory = site.place.partial;
+    this.clonedFrom = site.clonedFrom;
     this.resumed = seal === undefined;
     this.checkpoint = checkpoint;
     this.#site = site;

@@ -2,7 +2,7 @@
  * One open safetensors file: its checked header, and positional reads and writes that either finish or throw an error
  * which names the file. It knows byte ranges, not element types.
  */
-import type { OpenFile } from "../files/door.js";
+import type { BigIntStats, OpenFile } from "../files/door.js";
 import * as source from "../files/checkpoint-files.js";
 import * as output from "../files/output-files.js";
 import { join } from "node:path";
@@ -11,6 +11,22 @@ import { parseHeader, parseHeaderLength, type SafetensorsHeader } from "./header
 
 /** Node refuses single reads of 2 GiB and more. */
 const READ_LIMIT = 2 ** 30;
+
+/** What tells a file that was changed or replaced from one that was not, without a look at its bytes. Numbers as text. */
+export interface ShardStamp {
+  readonly name: string;
+  readonly size: string;
+  /** In nanoseconds. */
+  readonly modified: string;
+  /** Of anything about it, which no program can set back. */
+  readonly changed: string;
+  /** Device and number on it. */
+  readonly place: string;
+}
+
+function stampOf(name: string, { size, mtimeNs, ctimeNs, dev, ino }: BigIntStats): ShardStamp {
+  return { name, size: `${size}`, modified: `${mtimeNs}`, changed: `${ctimeNs}`, place: `${dev}:${ino}` };
+}
 
 export class ShardFile {
   /** File name inside the checkpoint's directory. */
@@ -21,11 +37,16 @@ export class ShardFile {
   /** The 8 bytes of length and the JSON, as stored. */
   readonly headerBytes: Uint8Array;
   bytesRead: number;
+  /** Is told all bytes that are read, in order. */
+  heard: ((bytes: Uint8Array) => void) | undefined;
+  /** When it was opened. */
+  readonly #opened: ShardStamp;
   readonly #handle: OpenFile;
 
   private constructor(
     file: Pick<ShardFile, "name" | "path" | "sizeBytes" | "header" | "headerBytes" | "bytesRead">,
     handle: OpenFile,
+    opened: ShardStamp,
   ) {
     this.name = file.name;
     this.path = file.path;
@@ -34,6 +55,7 @@ export class ShardFile {
     this.headerBytes = file.headerBytes;
     this.bytesRead = file.bytesRead;
     this.#handle = handle;
+    this.#opened = opened;
   }
 
   /**
@@ -44,6 +66,7 @@ export class ShardFile {
     const path = join(directory, name);
     const handle = await (flags === "r" ? source : output).open(path, flags);
     try {
+      const opened = stampOf(name, await handle.stat({ bigint: true }));
       const stat = await handle.stat();
       if (!stat.isFile()) {
         throw new CheckpointError("E_FILE_UNREADABLE", `${path}: not a regular file; expected a safetensors file.`, {
@@ -56,7 +79,7 @@ export class ShardFile {
       await readFully(handle, headerBytes, 0, path);
       const header = parseHeader(headerBytes.subarray(8), path, stat.size);
       const bytesRead = first8.byteLength + headerBytes.byteLength;
-      return new ShardFile({ name, path, sizeBytes: stat.size, header, headerBytes, bytesRead }, handle);
+      return new ShardFile({ name, path, sizeBytes: stat.size, header, headerBytes, bytesRead }, handle, opened);
     } catch (error) {
       await handle.close();
       throw error;
@@ -67,6 +90,18 @@ export class ShardFile {
   async read(target: Uint8Array, position: number): Promise<void> {
     await readFully(this.#handle, target, position, this.path);
     this.bytesRead += target.byteLength;
+    this.heard?.(target);
+  }
+
+  /** Of the open file, whatever its name leads to now. */
+  async stamp(): Promise<ShardStamp> {
+    return stampOf(this.name, await this.#handle.stat({ bigint: true }));
+  }
+
+  /** Whether something has written into the open file since it was opened. */
+  async isRewritten(): Promise<boolean> {
+    const { size, modified } = await this.stamp();
+    return size !== this.#opened.size || modified !== this.#opened.modified;
   }
 
   /** Write all of `bytes` at `position`. */

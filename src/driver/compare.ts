@@ -3,7 +3,7 @@
  * and thrown away. The dense model is evaluated once, calibration tokens are made once and each allocation is worked out
  * once; finished cells are noted in a file, so an interrupted sweep goes on where it was.
  */
-import { appendFile, mkdir, readFile, rm, rmdir, writeFile } from "../files/output-files.js";
+import { appendFile, mkdir, readFile, rename, rm, rmdir, writeFile } from "../files/output-files.js";
 import { join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
@@ -17,11 +17,12 @@ import type {
   LayerReport,
   RunConfig,
 } from "../contract.js";
-import { combineProblems, ConfigError, PruneError } from "../errors.js";
+import { CheckpointError, combineProblems, ConfigError, PruneError } from "../errors.js";
 import { estimateMean } from "../evaluation/divergence.js";
 import { compareEvaluated, evaluateWindows, type EvaluatedWindows } from "../evaluation/perplexity.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { placeOf, sharedBytesOf } from "../options/fingerprint.js";
+import { fileErrorCode } from "../files/file-errors.js";
 import { OutputLock } from "../files/lock.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { UNIFORM } from "../allocation/registry.js";
@@ -98,10 +99,17 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   const shared: SharedWork = { calibration, allocations: new Map(), statistics };
   const results = join(config.workDirectory, RESULTS_NAME);
   const fingerprint = fingerprintOf(config, model.checkpoint.headersSha256, corpus.sha256, calibration.sha256);
-  const finished = config.resume ? await readResults(results, fingerprint) : new Map<string, ComparisonRow>();
-  if (finished.size === 0) await writeFile(results, `${JSON.stringify({ fingerprint })}\n`);
+  const earlier = config.resume ? await readResults(results, fingerprint) : undefined;
+  const scratch = join(config.workDirectory, "dense.bin");
+  // Layouts are in the fingerprint; the bytes are known once they were read.
+  const evaluation = await model.checkpoint.hashed(() => evaluateWindows(model, corpus.sequences, scratch, context));
+  await using dense = evaluation.result;
+  const weights = evaluation.sha256;
+  if (earlier !== undefined && earlier.weights !== weights) throw otherWeights(results, config.run.model);
+  const finished = earlier?.rows ?? new Map<string, ComparisonRow>();
+  // Written anew, since its last line may be torn.
+  await writeResults(results, [{ fingerprint, weights }, ...[...finished].map(([label, row]) => ({ label, row }))]);
 
-  await using dense = await evaluateWindows(model, corpus.sequences, join(config.workDirectory, "dense.bin"), context);
   const cells = cellsOf(config);
   const rows: ComparisonRow[] = [];
   for (const [index, cell] of cells.entries()) {
@@ -150,24 +158,62 @@ function fingerprintOf(config: ComparisonConfig, ...contents: readonly string[])
   return hashOf(JSON.stringify([VERSION, shared, config.seqlen, contents]));
 }
 
-async function readResults(file: string, fingerprint: string): Promise<Map<string, ComparisonRow>> {
+/** Lines of the file, which is there whole or as it was. */
+async function writeResults(file: string, lines: readonly object[]): Promise<void> {
+  await writeFile(`${file}.tmp`, lines.map((line) => `${JSON.stringify(line)}\n`).join(""), { flush: true });
+  await rename(`${file}.tmp`, file);
+}
+
+interface Results {
+  /** Hash of the dense model's bytes, as its evaluation reads them. */
+  readonly weights: string | undefined;
+  readonly rows: ReadonlyMap<string, ComparisonRow>;
+}
+
+/** Undefined where nothing was begun. */
+async function readResults(file: string, fingerprint: string): Promise<Results | undefined> {
   let text: string;
   try {
     text = await readFile(file, "utf8");
-  } catch {
-    return new Map(); // nothing was finished
+  } catch (error) {
+    if (fileErrorCode(error) === "ENOENT") return undefined;
+    throw error;
   }
   const lines = text.split("\n").slice(0, -1);
-  const [head, ...rows] = lines.map(
-    (line) => JSON.parse(line) as { fingerprint?: string; label: string; row: ComparisonRow },
-  );
+  if (lines.length === 0) return undefined; // stopped before its first line was whole
+  const [head, ...rows] = lines.map((line, index) => parseLine(line, `${file}:${index + 1}`));
   if (head?.fingerprint !== fingerprint) {
     throw new ConfigError("E_FINGERPRINT", `${file}: the interrupted comparison had other settings.`, {
       hint: "Resume with the same command, or leave --resume out to start again.",
       details: { file },
     });
   }
-  return new Map(rows.map(({ label, row }) => [label, row]));
+  return { weights: head.weights, rows: new Map(rows.map(({ label, row }) => [label, row])) };
+}
+
+interface Line {
+  readonly fingerprint?: string;
+  readonly weights?: string;
+  readonly label: string;
+  readonly row: ComparisonRow;
+}
+
+function parseLine(line: string, place: string): Line {
+  try {
+    return JSON.parse(line) as Line;
+  } catch (cause) {
+    throw new CheckpointError("E_JOURNAL", `${place}: is no line of a comparison's results.`, {
+      hint: "The file was changed by something else: leave --resume out to start again.",
+      cause,
+    });
+  }
+}
+
+function otherWeights(file: string, model: string): ConfigError {
+  return new ConfigError("E_FINGERPRINT", `${file}: the interrupted comparison read other weights from ${model}.`, {
+    hint: "Put the checkpoint back as it was, or leave --resume out to start again.",
+    details: { file, model },
+  });
 }
 
 /** What the dense model gives to every cell. */

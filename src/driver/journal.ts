@@ -66,14 +66,26 @@ export class Journal implements AsyncDisposable {
     this.#steps.set(keyOf(kind, name), entry);
   }
 
+  /** Note something that need not be on the disk before the next finished step is. */
+  async appendSoon<Kind extends keyof StepEntries>(kind: Kind, name: string, entry: StepEntries[Kind]): Promise<void> {
+    await this.#write({ type: kind, name, ...entry });
+    this.#steps.set(keyOf(kind, name), entry);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file.close();
   }
 
   async #append(line: object): Promise<void> {
-    const { size } = await this.#file.stat();
-    await this.#file.write(`${JSON.stringify(line)}\n`, size);
+    await this.#write(line);
     await this.#file.datasync();
+  }
+
+  async #write(line: object): Promise<void> {
+    const { size } = await this.#file.stat();
+    const bytes = Buffer.from(`${JSON.stringify(line)}\n`);
+    for (let done = 0; done < bytes.length;)
+      done += (await this.#file.write(bytes, done, bytes.length - done, size + done)).bytesWritten;
   }
 }
 
@@ -85,6 +97,11 @@ export interface StepEntries {
     readonly loss: number;
   };
   readonly allocation: { readonly sparsities: Readonly<Record<string, number>> };
+  /** What was read of the source for this block, or outside the blocks, before anything of it was overwritten. */
+  readonly source: {
+    /** Over its stored bytes, in the order of reading. */
+    readonly sha256: string;
+  };
   readonly block: {
     /** Over the bytes of the block's pruned tensors, in order. */
     readonly sha256: string;
@@ -103,6 +120,7 @@ export interface StepEntries {
 const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntries[Kind] & string)[] } = {
   gradients: ["loss"],
   allocation: ["sparsities"],
+  source: ["sha256"],
   block: ["sha256", "layers"],
   training: ["report"],
   "training-step": ["step"],

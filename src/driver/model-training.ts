@@ -36,6 +36,7 @@ import { endGroups, readEnds, tensorOfEnd, TextEnds, type EndTensors } from "../
 import type { Journal } from "./journal.js";
 import type { Run } from "./prune-block.js";
 import { maskedRoles, projectedLinears, type ModelTraining } from "./run.js";
+import { noteEnds } from "./source-check.js";
 import { TrainingCourseLog } from "./training-course.js";
 import { TrainingState } from "./training-state.js";
 
@@ -88,6 +89,7 @@ async function train(
   const directory = join(output.partialDirectory, TRAINING_NAME, name);
   const windows = new TrainingWindows(tokens, config.seqlen, config.seed);
   const areEndsTrained = options.train === "all";
+  if (areEndsTrained) await noteEnds(model, journal);
   const onBlock = (): void => throwIfStopped(context, true);
   const place = { sequences: batchSize, tokens: config.seqlen };
   await mkdir(directory, { recursive: true });

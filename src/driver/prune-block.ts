@@ -13,6 +13,7 @@ import type { GradientSource } from "./gradient-source.js";
 import { GroupAtWork, type SolvedLinear } from "./group-at-work.js";
 import { hashOf, type Journal, type StepEntries } from "./journal.js";
 import { isRouted, moveOn, onActivations, stage, type BlockAtWork, type RunParts } from "./run.js";
+import { readSourceBlock } from "./source-check.js";
 import type { StatisticsSource } from "./statistics-source.js";
 import { permutedProducers } from "./transforms/permute-channels.js";
 import type { BlockTransform } from "./transforms/transform.js";
@@ -48,7 +49,7 @@ export async function processBlock(
   const started = performance.now();
   const measuredBefore = clock.measuringSeconds;
   stage(run, spec, "read", 0);
-  const weights = await readBlockWeights(model.checkpoint, spec, memory.weights);
+  const weights = await readSourceBlock(model, journal, spec, memory.weights);
   const isDenseKept = run.denseStream !== undefined || run.reconstruction !== undefined;
   const denseWeights = isDenseKept ? copyBlockWeights(weights, memory.denseWeights ?? new Map()) : undefined;
   const gradients = await run.gradients?.of({ spec, weights });
@@ -149,6 +150,7 @@ function countsOf(
 /** Move the hidden states past a block that an earlier run finished, after checking that its bytes are still those. */
 export async function replayBlock(
   run: Run,
+  journal: Journal,
   spec: BlockSpec,
   entry: StepEntries["block"],
   memory: BlockMemory,
@@ -158,15 +160,16 @@ export async function replayBlock(
   if (stream === undefined) return memory;
   stage(run, spec, "replay", 0);
   const isDense = run.config.propagation === "dense";
-  const source = isDense ? model.checkpoint : output.checkpoint;
-  const weights = await readBlockWeights(source, spec, memory.weights);
+  const weights = isDense
+    ? await readSourceBlock(model, journal, spec, memory.weights)
+    : await readBlockWeights(output.checkpoint, spec, memory.weights);
   const block = { spec, weights, denseWeights: undefined };
   if (isDense && !isRouted(spec)) {
     // Statistics and states came out of one graph: its bits count, so it is run again.
     using _again = await run.statistics.of(block, spec.groups);
   } else await moveOn(run, stream, spec, weights);
   if (denseStream === undefined) return block;
-  const denseWeights = await readBlockWeights(model.checkpoint, spec, memory.denseWeights);
+  const denseWeights = await readSourceBlock(model, journal, spec, memory.denseWeights);
   await moveDense(run, { ...block, denseWeights });
   return { weights, denseWeights };
 }

@@ -23,6 +23,7 @@ import {
   type Session,
   type SharedWork,
 } from "./session.js";
+import { expectUntouched } from "./source-check.js";
 import { warnOfStarvedExperts } from "./starved-experts.js";
 
 const ALLOCATION = "sparsities";
@@ -66,7 +67,7 @@ export async function pruneModel(
       training.push(...processed.training);
       memory = processed.memory;
     } else {
-      if (!isTrained) memory = await replayBlock(run, block, finished, memory);
+      if (!isTrained) memory = await replayBlock(run, journal, block, finished, memory);
       layers.push(...finished.layers);
       training.push(...(finished.training ?? []));
     }
@@ -74,6 +75,7 @@ export async function pruneModel(
   }
   const trained = text === undefined ? [] : await trainModel(run, journal, text);
   if (trained.length > 0) layers.splice(0, layers.length, ...(await recount(run, layers)));
+  await expectUntouched(model.checkpoint);
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
   await output.finish({ remove: WORKING_FILES });
   warnOfStarvedExperts(context.logger, layers);

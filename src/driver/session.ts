@@ -62,6 +62,7 @@ import {
   RoutedStatistics,
   type StatisticsSource,
 } from "./statistics-source.js";
+import { expectSameSource } from "./source-check.js";
 import type { StoredStatistics } from "./stored-statistics.js";
 import { measureLoss } from "./transforms/measure-loss.js";
 import { permuteChannelsOf } from "./transforms/permute-channels.js";
@@ -167,6 +168,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const journal = resources.own(
       await Journal.open(output.partialDirectory, fingerprintOf(config, model, device, { calibration, text }), resume),
     );
+    if (output.resumed) await expectSameSource(model, output, journal);
     const runner = resources.own(new BlockRunner(model.architecture));
     const hasDense = config.reproduce === "model" || blockTrainings.some(takesDenseStream);
     const openStream = async (name: string): Promise<Stream | undefined> => {

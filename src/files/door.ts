@@ -46,7 +46,7 @@ export interface Door {
 }
 
 export const { constants } = system;
-export type { Stats } from "node:fs";
+export type { BigIntStats, Stats } from "node:fs";
 
 const PIECE_BYTES = 1 << 20;
 

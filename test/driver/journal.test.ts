@@ -103,9 +103,11 @@ for (const propagation of ["block", "dense"] as const) {
     };
     await assert.rejects(pruneModel(config, stopping), InterruptedError);
     const file = join(`${config.out}.partial`, JOURNAL_NAME);
-    const [head, allocation, first, , third, fourth] = (await readFile(file, "utf8")).split("\n");
+    const [head, ...steps] = (await readFile(file, "utf8")).trimEnd().split("\n");
+    const [first, , third, fourth] = steps.filter((step) => step.startsWith('{"type":"block"'));
     assert.match(fourth ?? "", /model\.layers\.3/);
-    await writeFile(file, `${[head, fourth, third, allocation, first].join("\n")}\n`);
+    const others = steps.filter((step) => !step.startsWith('{"type":"block"')); // the allocation, what was read
+    await writeFile(file, `${[head, fourth, third, ...others, first].join("\n")}\n`);
     const report = await pruneModel({ ...config, resume: true }, createTestContext());
     assert.equal(report.resumedBlocks, 3);
     const bytesOf = (name: string): Promise<Buffer> => readFile(join(directory, name, "model.safetensors"));

@@ -5,15 +5,15 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, readFileSync } from "node:fs";
-import { readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFile, readFile, readdir, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { after, before, test } from "node:test";
 import type { RunConfig } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
-import { InterruptedError } from "../../src/errors.js";
+import { ConfigError, InterruptedError } from "../../src/errors.js";
 import { allocationSchema } from "../../src/allocation/registry.js";
 import { writeShortDemo } from "../helpers/demo-model.js";
 import { createTestContext } from "../helpers/engine.js";
@@ -71,8 +71,9 @@ async function runAndKill(
   const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"] });
   const closed = new Promise<number | null>((resolve) => child.on("close", resolve));
   for (;;) {
-    const lines = existsSync(journal) ? readFileSync(journal, "utf8").split("\n").length - 1 : 0;
-    if (lines >= blocks + 2) break; // the fingerprint, the allocation, the blocks
+    const text = existsSync(journal) ? readFileSync(journal, "utf8") : "";
+    // The allocation's line is the second; then there is a line for what is read of each block, and one when it is finished.
+    if (text.includes('"type":"allocation"') && text.split('"type":"block"').length > blocks) break;
     assert.equal(child.exitCode, null, `the run ended before block ${blocks} was finished`);
     await sleep(5);
   }
@@ -146,6 +147,60 @@ test("a resume with other options, or over a changed output, is refused", { time
   const changed = await run(command(out, ["--resume"]));
   assert.equal(changed.status, 4);
   assert.match(changed.stdout, /E_JOURNAL_HASH/);
+});
+
+/** A stopped run of 4 blocks, after `blocks` of them. */
+async function stopAfter(config: RunConfig, blocks: number): Promise<void> {
+  let finished = 0;
+  const stopping = {
+    ...createTestContext({ stop: { requested: () => (finished === blocks ? "SIGINT" : undefined) } }),
+    emit: ({ type }: { readonly type: string }) => void (finished += Number(type === "block")),
+  };
+  await assert.rejects(pruneModel(config, stopping), InterruptedError);
+}
+
+test("a resume over other weights is refused wherever they are, and taken over a copy of the same ones", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 2 });
+  const shard = join(model, "model.safetensors");
+  const config = demoRun(join(directory, "out"), { model, sparsity: 0.5 });
+  await stopAfter(config, 1);
+  const { atime, mtime } = await stat(shard);
+  const tensors = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"];
+  for (const tensor of tensors) {
+    await flipByte(shard, tensor);
+    await utimes(shard, atime, mtime); // whoever sets times back is found out by what cannot be set
+    await assert.rejects(pruneModel({ ...config, resume: true }, createTestContext()), (error: unknown) => {
+      assert.ok(error instanceof ConfigError, String(error));
+      assert.equal(error.code, "E_FINGERPRINT", tensor);
+      return true;
+    });
+    await flipByte(shard, tensor);
+  }
+  await rename(shard, `${shard}.old`);
+  await copyFile(`${shard}.old`, shard);
+  await pruneModel({ ...config, resume: true }, createTestContext());
+  await pruneModel({ ...config, out: join(directory, "whole") }, createTestContext());
+  const written = async (out: string): Promise<unknown> =>
+    (await contentsOf(join(directory, out)))["model.safetensors"];
+  assert.equal(await written("out"), await written("whole"));
+});
+
+test("weights that change while they are read give no output", async (t) => {
+  const directory = temporaryDirectory(t);
+  const model = join(directory, "model");
+  await writeShortDemo(model, { blocks: 1 });
+  const config = demoRun(join(directory, "out"), { model, method: "magnitude" });
+  const context = createTestContext();
+  const retraining = {
+    ...context,
+    emit: ({ type }: { readonly type: string }) => {
+      if (type === "block") writeFileSync(join(model, "model.safetensors"), "x", { flag: "r+" });
+    },
+  };
+  await assert.rejects(pruneModel(config, retraining), { code: "E_SOURCE_CHANGED" });
+  assert.ok(!existsSync(config.out));
 });
 
 /** Change a stored tensor's first byte; done twice, it is what it was. */

@@ -26,7 +26,7 @@ const add = (graph: GraphBuilder, a: Value, b: Value): Value => graph.apply("add
  * Slopes of activations at x, written so that each result can take the place of one that is not read any more: a pass
  * over memory that is there already takes a fraction of one over new memory.
  */
-const SLOPES: Readonly<Record<Exclude<Activation, "relu">, (graph: GraphBuilder, x: Value) => Value>> = {
+const SLOPES: Readonly<Record<Exclude<Activation, "relu" | "relu2">, (graph: GraphBuilder, x: Value) => Value>> = {
   /** σ + y (1 - σ) = 1 - (1 - y) (1 - σ) for y = x σ(x). */
   silu(graph, x) {
     const less = (value: Value): Value => subtract(graph, graph.scalar(1), value);
@@ -127,7 +127,7 @@ export const COMPOSITE_PULLBACKS = {
   }),
   gatedActivation: single(({ graph, gradient, inputs, attributes: { activation } }) => {
     const [gate, up] = inputs as readonly [Value, Value];
-    if (activation === "relu") return undefined;
+    if (activation === "relu" || activation === "relu2") return undefined;
     const ofActivated = multiply(graph, gradient, up);
     const ofUp = multiply(graph, gradient, activate(graph, activation, gate));
     const ofGate = multiply(graph, ofActivated, SLOPES[activation](graph, gate));

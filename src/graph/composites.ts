@@ -9,7 +9,8 @@ import type { GraphBuilder, Value, ValueType } from "./graph.js";
 import { dimAt, inputAt, knownDim, type None, refuse, requireShape, requireType, type Operator } from "./operator.js";
 import { reducedShape, reduction, type ReductionAttributes, sequencesOf } from "./primitives.js";
 
-export type Activation = "silu" | "gelu" | "gelu-tanh" | "relu";
+/** "relu2" is the square of relu. */
+export type Activation = "silu" | "gelu" | "gelu-tanh" | "relu" | "relu2";
 
 function sameAsInput(operator: string, inputs: readonly ValueType[]): readonly ValueType[] {
   requireType(operator, inputs.slice(0, 1), "f32");
@@ -63,6 +64,10 @@ export function activate(graph: GraphBuilder, activation: Activation, value: Val
       return graph.apply("gelu", [value], { form: "tanh" });
     case "relu":
       return graph.apply("relu", [value]);
+    case "relu2": {
+      const above = graph.apply("relu", [value]);
+      return graph.apply("multiply", [above, above]);
+    }
     default:
       return activation satisfies never;
   }
@@ -180,52 +185,102 @@ export interface RouterAttributes {
   readonly isRenormalized: boolean;
   /** Weights are multiplied by this; default 1. */
   readonly scale?: number;
-  /** Choose only among the experts of this many groups: those with the best single expert. */
-  readonly limit?: { readonly groups: number; readonly kept: number };
+  /** What scores are of the logits; default "softmax": over all experts. */
+  readonly scores?: "softmax" | "sigmoid";
+  /** Choose only among the experts of this many groups: those with the best expert, or the best two by their sum. */
+  readonly limit?: { readonly groups: number; readonly kept: number; readonly by?: "best" | "best-two" };
+}
+
+function inferRouter(operator: string, inputs: readonly ValueType[], chosen: number): readonly ValueType[] {
+  const [x, weight, correction] = [inputAt(operator, inputs, 0), inputAt(operator, inputs, 1), inputs[2]];
+  requireShape(operator, inputs, 1, [dimAt(weight, 0), dimAt(x, 1)]);
+  if (correction !== undefined) requireShape(operator, inputs, 2, [dimAt(weight, 0)]);
+  const shape = [dimAt(x, 0), chosen];
+  return [
+    { shape, dtype: "i64" },
+    { shape, dtype: "f32" },
+  ];
 }
 
 /**
- * softmax over all experts, the best `chosen` of them, and their probabilities as weights.
- * Inputs: x [rows, hidden], weight [experts, hidden]. Returns experts (i64) and weights, each [rows, chosen].
+ * The best `chosen` of all experts by their scores, and these as weights.
+ * Inputs: x [rows, hidden], weight [experts, hidden], and optionally what is added to the scores [experts] for the
+ * choice alone. Returns experts (i64) and weights, each [rows, chosen].
  */
 const router: Operator<RouterAttributes> = {
-  infer(inputs, { chosen }) {
-    const x = inputAt("router", inputs, 0);
-    requireShape("router", inputs, 1, [dimAt(inputAt("router", inputs, 1), 0), dimAt(x, 1)]);
-    const shape = [dimAt(x, 0), chosen];
-    return [
-      { shape, dtype: "i64" },
-      { shape, dtype: "f32" },
-    ];
-  },
-  decompose(graph, inputs, { chosen, isRenormalized, scale = 1, limit }) {
-    const [x, weight] = inputs as readonly [Value, Value];
-    const all = graph.apply("softmax", [graph.apply("gemm", [x, weight], { transposeB: true })]);
-    const eligible = limit === undefined ? all : limitToGroups(graph, all, limit);
-    const [best, experts] = graph.applyAll("topK", [eligible], { count: chosen }) as readonly [Value, Value];
+  infer: (inputs, { chosen }) => inferRouter("router", inputs, chosen),
+  decompose(graph, inputs, { chosen, isRenormalized, scale = 1, scores = "softmax", limit }) {
+    const [x, weight, correction] = inputs as readonly [Value, Value, Value?];
+    const all = graph.apply(scores, [graph.apply("gemm", [x, weight], { transposeB: true })]);
+    const corrected = correction === undefined ? all : graph.apply("add", [all, correction]);
+    const eligible = limit === undefined ? corrected : limitToGroups(graph, corrected, limit);
+    const [largest, experts] = graph.applyAll("topK", [eligible], { count: chosen }) as readonly [Value, Value];
+    const best = correction === undefined ? largest : graph.apply("gatherAlong", [all, experts], { axis: 1 });
     const sum = (): Value => graph.apply("reduceSum", [best], { axes: [1], keepsAxes: true });
     const normed = isRenormalized ? graph.apply("divide", [best, sum()]) : best;
     return [experts, scale === 1 ? normed : graph.apply("multiply", [normed, graph.scalar(scale)])];
   },
 };
 
-/** Probabilities with those outside the best groups set to 0; a group is as good as its best expert. */
+/** What scores outside the best groups become: below all corrected ones, and finite. */
+const LOWEST = -3e38;
+
+/** Scores with those outside the best groups set to where none is chosen. */
 function limitToGroups(
   graph: GraphBuilder,
-  probabilities: Value,
-  { groups, kept }: NonNullable<RouterAttributes["limit"]>,
+  scores: Value,
+  { groups, kept, by = "best" }: NonNullable<RouterAttributes["limit"]>,
 ): Value {
-  const rows = dimAt(probabilities, 0);
-  const experts = knownDim(probabilities, 1);
-  const grouped = graph.apply("reshape", [probabilities], { shape: [rows, groups, experts / groups] });
-  const scores = graph.apply("reduceMax", [grouped], { axes: [2] });
-  const [, best] = graph.applyAll("topK", [scores], { count: kept }) as readonly [Value, Value];
+  const rows = dimAt(scores, 0);
+  const experts = knownDim(scores, 1);
+  const grouped = graph.apply("reshape", [scores], { shape: [rows, groups, experts / groups] });
+  const ofGroups =
+    by === "best"
+      ? graph.apply("reduceMax", [grouped], { axes: [2] })
+      : graph.apply("reduceSum", [graph.applyAll("topK", [grouped], { count: 2 })[0] as Value], { axes: [2] });
+  const [, best] = graph.applyAll("topK", [ofGroups], { count: kept }) as readonly [Value, Value];
   const zeros = graph.apply("fill", [], { shape: [rows, groups], value: 0 });
   const ones = graph.apply("fill", [], { shape: [rows, kept], value: 1 });
   const mask = graph.apply("scatterAlong", [zeros, best, ones], { axis: 1 });
   const spread = graph.apply("reshape", [mask], { shape: [rows, groups, 1] });
-  return graph.apply("reshape", [graph.apply("multiply", [grouped, spread])], { shape: [rows, experts] });
+  const isOutside = graph.apply("equal", [spread, graph.scalar(0)]);
+  const limited = graph.apply("where", [isOutside, graph.scalar(LOWEST), grouped]);
+  return graph.apply("reshape", [limited], { shape: [rows, experts] });
 }
+
+/**
+ * Two experts, chosen one after the other: the best, and the best of the others. The weight of each is its softmax among
+ * those whose logit is less than `margin` (relative to the larger of the logit's size and the best logit) below the best
+ * that is left. Source: Phi-3.5-MoE as released (SparseMixer-2, arXiv:2409.12136).
+ * Inputs and results as those of `router` with two experts.
+ */
+const sparseMixer: Operator<{ readonly margin: number }> = {
+  infer: (inputs) => inferRouter("sparseMixer", inputs, 2),
+  decompose(graph, inputs, { margin }) {
+    const [x, weight] = inputs as readonly [Value, Value];
+    const logits = graph.apply("gemm", [x, weight], { transposeB: true });
+    const lowest = graph.scalar(LOWEST);
+    const larger = (a: Value, b: Value): Value => graph.apply("where", [graph.apply("lessOrEqual", [a, b]), b, a]);
+    const magnitude = graph.apply("relu", [logits]);
+    const below = graph.apply("relu", [graph.apply("multiply", [logits, graph.scalar(-1)])]);
+    const size = graph.apply("add", [magnitude, below]);
+    /** The best of `left`, [rows, 1], and its share among those near it. */
+    const choose = (left: Value): readonly [place: Value, share: Value] => {
+      const [best, place] = graph.applyAll("topK", [left], { count: 1 }) as readonly [Value, Value];
+      const distance = graph.apply("divide", [graph.apply("subtract", [best, logits]), larger(size, best)]);
+      const isNear = graph.apply("lessOrEqual", [distance, graph.scalar(margin)]);
+      const shares = graph.apply("softmax", [graph.apply("where", [isNear, left, lowest])]);
+      return [place, graph.apply("gatherAlong", [shares, place], { axis: 1 })];
+    };
+    const [first, share] = choose(logits);
+    const taken = graph.apply("fill", [], { shape: [dimAt(x, 0), 1], value: LOWEST });
+    const [second, otherShare] = choose(graph.apply("scatterAlong", [logits, first, taken], { axis: 1 }));
+    return [
+      graph.apply("concat", [first, second], { axis: 1 }),
+      graph.apply("concat", [share, otherShare], { axis: 1 }),
+    ];
+  },
+};
 
 /** One place inside the experts that a graph also returns. */
 export interface ExpertTap {
@@ -499,6 +554,7 @@ export const COMPOSITES = {
   attentionGradient,
   cachedAttention,
   router,
+  sparseMixer,
   expert,
   experts,
   logSumExp,

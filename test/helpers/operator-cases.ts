@@ -195,7 +195,7 @@ export const OPERATOR_CASES: readonly Case[] = [
   one("sqrt", [{ ...flat(3, 2), at: positive }], {}),
   one("gelu", [flat(5, 3)], { form: "erf" }),
   one("gelu", [flat(5, 3)], { form: "tanh" }, "tanh"),
-  ...(["silu", "gelu", "gelu-tanh", "relu"] as const).map((activation) =>
+  ...(["silu", "gelu", "gelu-tanh", "relu", "relu2"] as const).map((activation) =>
     one("gatedActivation", [flat(3, 7), flat(3, 7)], { activation }, activation),
   ),
   one("equal", [whole(3, 4, 2), whole(3)], {}),
@@ -336,6 +336,25 @@ export const OPERATOR_CASES: readonly Case[] = [
     { chosen: 3, isRenormalized: false, scale: 1.7, limit: { groups: 4, kept: 1 } },
     "limited to groups",
   ),
+  one(
+    "router",
+    [...routerInputs, { ...flat(12), at: (index) => 0.3 * Math.cos(index * 2.3) }],
+    { chosen: 3, isRenormalized: true, scores: "sigmoid" },
+    "sigmoid with a correction",
+  ),
+  one(
+    "router",
+    [...routerInputs, { ...flat(12), at: (index) => Math.cos(index * 2.3) - 1 }], // many corrected scores below 0
+    {
+      chosen: 5,
+      isRenormalized: false,
+      scale: 2.5,
+      scores: "sigmoid",
+      limit: { groups: 4, kept: 2, by: "best-two" },
+    },
+    "the best two of each group, corrected",
+  ),
+  one("sparseMixer", routerInputs, { margin: 0.4 }),
   expertsCase("one by one", {}),
   expertsCase("added to a sum", { hasSum: true, activation: "gelu-tanh" }),
   expertsCase("stacked, inputs last", { layout: { kind: "stacked", inputAxis: 1 } }),

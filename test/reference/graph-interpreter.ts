@@ -161,6 +161,7 @@ const ACTIVATIONS: Readonly<Record<Activation, (x: number) => number>> = {
   gelu: (x) => (x / 2) * (1 + erf(x / Math.SQRT2)),
   "gelu-tanh": (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
   relu: (x) => Math.max(0, x),
+  relu2: (x) => Math.max(0, x) ** 2,
 };
 
 /** Largest first, the first of equals first. */
@@ -358,25 +359,47 @@ const attentionGradient: RuleOf<AttentionAttributes> = (inputs, attributes, size
   ];
 };
 
-const router: Rule<"router"> = (inputs, { chosen, isRenormalized, scale = 1, limit }) => {
-  const [x, weight] = inputs as [Tensor, Tensor];
+const router: Rule<"router"> = (inputs, { chosen, isRenormalized, scale = 1, scores = "softmax", limit }) => {
+  const [x, weight, correction] = inputs as [Tensor, Tensor, Tensor?];
   const chosenOf = (logits: readonly number[]): { readonly places: number[]; readonly shares: number[] } => {
-    const probabilities = softmax(logits);
-    const perGroup = limit === undefined ? 0 : probabilities.length / limit.groups;
-    const groups = Array.from({ length: limit?.groups ?? 0 }, (_, group) =>
-      largest(probabilities.slice(group * perGroup, (group + 1) * perGroup)),
-    );
+    const weights = scores === "softmax" ? softmax(logits) : logits.map(sigmoid);
+    const corrected = weights.map((each, expert) => each + (correction?.values[expert] ?? 0));
+    const perGroup = limit === undefined ? 0 : corrected.length / limit.groups;
+    const groups = Array.from({ length: limit?.groups ?? 0 }, (_, group) => {
+      const [first = 0, second = 0] = corrected
+        .slice(group * perGroup, (group + 1) * perGroup)
+        .toSorted((a, b) => b - a);
+      return limit?.by === "best-two" ? first + second : first;
+    });
     const kept = limit === undefined ? [] : best(groups, limit.kept);
-    const eligible = probabilities.map((probability, expert) =>
-      limit === undefined || kept.includes(Math.floor(expert / perGroup)) ? probability : 0,
+    const eligible = corrected.map((score, expert) =>
+      limit === undefined || kept.includes(Math.floor(expert / perGroup)) ? score : -Infinity,
     );
     const places = best(eligible, chosen);
-    const shares = places.map((place) => eligible[place] as number);
+    const shares = places.map((place) => weights[place] as number);
     const total = isRenormalized ? sum(shares) : 1;
     return { places, shares: shares.map((share) => (share / total) * scale) };
   };
   const logits = multiply(x, weight, true);
   return [byRow(logits, (row) => chosenOf(row).places, chosen), byRow(logits, (row) => chosenOf(row).shares, chosen)];
+};
+
+const sparseMixer: Rule<"sparseMixer"> = (inputs, { margin }) => {
+  const [x, weight] = inputs as [Tensor, Tensor];
+  const chosenOf = (logits: readonly number[]): { readonly places: number[]; readonly shares: number[] } => {
+    const places: number[] = [];
+    const shares = [0, 1].map(() => {
+      const left = logits.map((logit, expert) => (places.includes(expert) ? -Infinity : logit));
+      const place = best(left, 1)[0] as number;
+      const top = logits[place] as number;
+      const near = left.map((logit) => ((top - logit) / Math.max(Math.abs(logit), top) > margin ? -Infinity : logit));
+      places.push(place);
+      return softmax(near)[place] as number;
+    });
+    return { places, shares };
+  };
+  const logits = multiply(x, weight, true);
+  return [byRow(logits, (row) => chosenOf(row).places, 2), byRow(logits, (row) => chosenOf(row).shares, 2)];
 };
 
 const experts: Rule<"experts"> = (inputs, attributes) => {
@@ -609,6 +632,7 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
   attentionGradient,
   cachedAttention,
   router,
+  sparseMixer,
   expert,
   experts,
   gram([x], { panels }) {

@@ -46,7 +46,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   evaluation: ["calibration", "forward", "model", "onnx", "graph"],
   generation: ["calibration", "forward", "model", "checkpoint"],
   inspection: ["model", "checkpoint"],
-  report: ["options", "methods", "solvers", "allocation", "model", "device", "sparsity"],
+  report: ["options", "methods", "solvers", "allocation", "forward", "model", "device", "graph", "sparsity"],
   config: ["options", "methods", "training", "solvers", "allocation", "sparsity"],
   options: ["methods", "solvers", "allocation", "sparsity"],
   calibration: ["solvers", "forward", "model", "checkpoint", "device"],

@@ -3,7 +3,7 @@
  * The arithmetic itself is in pieces.ts.
  */
 import { product } from "../graph/dimensions.js";
-import type { Value } from "../graph/graph.js";
+import type { GraphBuilder, Value } from "../graph/graph.js";
 import type { BlockContext } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
@@ -15,6 +15,7 @@ import {
   projectionLinears,
   projectionShapes,
   reshape,
+  rotateBoth,
   splitLast,
   type AttentionShape,
   type Norm,
@@ -24,14 +25,18 @@ import {
 } from "./pieces.js";
 
 /**
- * Three projections, or one whose outputs are [all q; all k; all v] ("stacked") or, per key/value head, its query
- * heads, its key and its value ("grouped": with as many key/value heads as heads that is q, k, v per head).
+ * How q, k and v lie in one projection: [all q; all k; all v] ("stacked"); per key/value head its query heads, its key
+ * and its value ("grouped": with as many key/value heads as heads that is q, k, v per head); or as "sharded" over four
+ * devices: a quarter of the heads after the other, each [q; v; k].
  */
+export type FusedLayout = "stacked" | "grouped" | "sharded";
+
+/** Three projections, or one. */
 export type QueryKeyValue =
   | { readonly layout: "separate"; readonly query: Projection; readonly key: Projection; readonly value: Projection }
-  | { readonly layout: "stacked" | "grouped"; readonly fused: Projection };
+  | { readonly layout: FusedLayout; readonly fused: Projection };
 
-/** A norm of queries and keys before they are rotated. */
+/** A norm of queries and keys before they are rotated, or after. */
 export interface HeadNorm {
   readonly norm: Norm;
   /** Module paths. */
@@ -42,29 +47,45 @@ export interface HeadNorm {
    * each stored as [heads, headDim]; "listed": the same, stored one by one as <path>.<head>.
    */
   readonly gain: "all-heads" | "shared" | "own" | "listed";
+  readonly isAfterRotation?: boolean;
 }
 
 export interface AttentionSpec extends AttentionShape {
   readonly input: QueryKeyValue;
   readonly headNorm?: HeadNorm;
+  /** Queries, keys and values beyond this, after a norm and before rotation, are set to it; so are those below -clip. */
+  readonly clip?: number;
   readonly output: Projection;
 }
 
+type Counts = Pick<AttentionShape, "heads" | "keyValueHeads" | "headDim">;
+
+/** A fused projection's outputs: so many groups, each with so many heads of these kinds. */
+function fusedOrder(
+  layout: FusedLayout,
+  { heads, keyValueHeads }: Counts,
+): { readonly groups: number; readonly order: readonly (readonly ["q" | "k" | "v", number])[] } {
+  const groups = { stacked: 1, grouped: keyValueHeads, sharded: SHARDS }[layout];
+  const [q, k, v] = [
+    ["q", heads / groups] as const,
+    ["k", keyValueHeads / groups] as const,
+    ["v", keyValueHeads / groups] as const,
+  ];
+  return { groups, order: layout === "sharded" ? [q, v, k] : [q, k, v] };
+}
+
+/** How many devices the released checkpoints of "sharded" projections were trained on. */
+export const SHARDS = 4;
+
 /** The logical matrices of a fused projection. */
-export function queryKeyValueParts(
-  layout: "stacked" | "grouped",
-  { heads, keyValueHeads, headDim }: Pick<AttentionShape, "heads" | "keyValueHeads" | "headDim">,
-): ProjectionPart[] {
-  const queries = (heads / keyValueHeads) * headDim; // of one key/value head
-  const groups = layout === "stacked" ? 1 : keyValueHeads;
-  const counts =
-    layout === "stacked" ? [heads, keyValueHeads, keyValueHeads].map((n) => n * headDim) : [queries, headDim, headDim];
-  const stride = counts.reduce((sum, count) => sum + count, 0);
-  let first = 0;
-  return ["q", "k", "v"].map((name, part) => {
-    const start = first;
-    const count = counts[part] ?? 0;
-    first += count;
+export function queryKeyValueParts(layout: FusedLayout, counts: Counts): ProjectionPart[] {
+  const { groups, order } = fusedOrder(layout, counts);
+  const sizes = order.map(([, heads]) => heads * counts.headDim);
+  const stride = sizes.reduce((sum, size) => sum + size, 0);
+  return (["q", "k", "v"] as const).map((name) => {
+    const place = order.findIndex(([part]) => part === name);
+    const start = sizes.slice(0, place).reduce((sum, size) => sum + size, 0);
+    const count = sizes[place] ?? 0;
     return { name, outputs: Array.from({ length: groups }, (_, group) => ({ first: group * stride + start, count })) };
   });
 }
@@ -133,19 +154,33 @@ function projectInput(context: BlockContext, spec: AttentionSpec, states: Value)
   const fused = project(context, input.fused, states);
   if (input.layout === "stacked")
     return splitLast(graph, fused, [heads * headDim, keyValueHeads * headDim, keyValueHeads * headDim]);
-  const perGroup = heads / keyValueHeads;
-  const grouped = reshape(graph, fused, rows, keyValueHeads, perGroup + 2, headDim);
-  const parts = graph.applyAll("split", [grouped], { axis: 2, sizes: [perGroup, 1, 1] });
-  return parts.map((part, index) => reshape(graph, part, rows, (index === 0 ? heads : keyValueHeads) * headDim)) as [
-    Value,
-    Value,
-    Value,
-  ];
+  const { groups, order } = fusedOrder(input.layout, spec);
+  const sizes = order.map(([, count]) => count);
+  const grouped = reshape(
+    graph,
+    fused,
+    rows,
+    groups,
+    sizes.reduce((sum, size) => sum + size, 0),
+    headDim,
+  );
+  const parts = graph.applyAll("split", [grouped], { axis: 2, sizes });
+  return (["q", "k", "v"] as const).map((name) => {
+    const place = order.findIndex(([part]) => part === name);
+    return reshape(graph, parts[place] as Value, rows, (name === "q" ? heads : keyValueHeads) * headDim);
+  }) as [Value, Value, Value];
+}
+
+/** Entries beyond ±limit set to it. */
+function clipTo(graph: GraphBuilder, value: Value, limit: number): Value {
+  const [top, bottom] = [graph.scalar(limit), graph.scalar(-limit)];
+  const below = graph.apply("where", [graph.apply("lessOrEqual", [value, top]), value, top]);
+  return graph.apply("where", [graph.apply("lessOrEqual", [bottom, below]), below, bottom]);
 }
 
 export function attentionBranch(spec: AttentionSpec): Branch {
   const projections = inputProjections(spec.input);
-  const { headNorm, heads, keyValueHeads, headDim, output } = spec;
+  const { headNorm, heads, keyValueHeads, headDim, clip, output } = spec;
   return {
     key: JSON.stringify(spec),
     tensors: [...projections.flatMap(projectionShapes), ...headNormShapes(spec), ...projectionShapes(output)],
@@ -153,11 +188,20 @@ export function attentionBranch(spec: AttentionSpec): Branch {
     groups: [{ name: "attention-output", stage: 1, inFeatures: output.inFeatures, linears: projectionLinears(output) }],
     build(context, input) {
       const [query, key, value] = projectInput(context, spec, input);
-      const normed = (side: "query" | "key", count: number, states: Value): Value =>
-        headNorm === undefined
-          ? states
-          : normHeads(context, headNorm, headDim, { path: headNorm[side], count, states });
-      const mixed = attention(context, spec, normed("query", heads, query), normed("key", keyValueHeads, key), value);
+      const normed = (side: "query" | "key", states: Value, isAfterRotation: boolean): Value => {
+        if (headNorm === undefined || isAfterRotation !== (headNorm.isAfterRotation ?? false)) return states;
+        const count = side === "query" ? heads : keyValueHeads;
+        return normHeads(context, headNorm, headDim, { path: headNorm[side], count, states });
+      };
+      const clipped = (states: Value): Value => (clip === undefined ? states : clipTo(context.graph, states, clip));
+      const [turnedQuery, turnedKey] = rotateBoth(
+        context,
+        spec,
+        clipped(normed("query", query, false)),
+        clipped(normed("key", key, false)),
+      );
+      const [finalQuery, finalKey] = [normed("query", turnedQuery, true), normed("key", turnedKey, true)];
+      const mixed = attention(context, spec, finalQuery, finalKey, clipped(value));
       context.tap("attention-output", mixed);
       return project(context, output, mixed);
     },

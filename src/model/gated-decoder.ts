@@ -17,7 +17,7 @@ import {
 } from "./decoder-config.js";
 import type { Family } from "./family.js";
 import { gatedMlp } from "./mlp.js";
-import type { Activation, Norm, Projection } from "./pieces.js";
+import { gateUpParts, type Activation, type Norm, type Projection } from "./pieces.js";
 import { readRotaryTable, type RotaryTable } from "./rotary.js";
 
 /** What a family changes; everything absent is as in llama. */
@@ -42,15 +42,22 @@ export interface GatedVariations {
   readonly headNorm?: HeadNorm | undefined;
   /** Whether q, k, v are one tensor and gate, up another. */
   readonly isFused?: boolean;
+  /** Whether gate and up are one tensor; default `isFused`. */
+  readonly isGateUpFused?: boolean;
+  /** Limit of what queries, keys and values are. */
+  readonly clip?: number | undefined;
   /** Default: one table, over the whole head. */
   readonly rotaryTables?: ReadonlyMap<string, RotaryTable>;
   /** Which table a layer uses, or undefined for no positions; default "default". */
   readonly rotaryOf?: (layer: number) => string | undefined;
+  /** The queries' own table, where they have another. */
+  readonly queryRotary?: string;
   readonly isRotaryInterleaved?: boolean;
   readonly windowOf?: WindowOf;
   readonly embeddingScale?: number;
   readonly logitScale?: number;
   readonly logitSoftcap?: number | undefined;
+  readonly hasHeadBias?: boolean;
   readonly isTiedByDefault?: boolean;
   /** A layer's own attention in place of the usual one. */
   readonly attentionOf?: (layer: number) => Branch;
@@ -126,6 +133,7 @@ export function describeGatedDecoder(
       norm: { path: "model.norm", norm },
       path: "lm_head",
       isTied: readTied(values, variations.isTiedByDefault ?? false, hasTensor, "lm_head"),
+      ...given("hasBias", variations.hasHeadBias),
       ...given("logitScale", variations.logitScale),
       ...given("softcap", variations.logitSoftcap),
     },
@@ -164,6 +172,7 @@ function usualAttention(context: AttentionContext, layer: number): Branch {
     scale: variations.attentionScale ?? heads.headDim ** -0.5,
     ...given("softcap", variations.attentionSoftcap),
     rotary,
+    ...given("queryRotary", variations.queryRotary),
     ...given("rotaryDimensions", rotary === undefined ? undefined : rotaryTables.get(rotary)?.dimensions),
     ...given("isRotaryInterleaved", variations.isRotaryInterleaved),
     ...given("mask", window === undefined ? undefined : `window-${window}`),
@@ -180,6 +189,7 @@ function usualAttention(context: AttentionContext, layer: number): Branch {
             value: input("v_proj", keys),
           },
     ...given("headNorm", variations.headNorm),
+    ...given("clip", variations.clip),
     output: { path: "self_attn.o_proj", inFeatures: queries, outFeatures: hiddenSize, hasBias: hasOutputBias },
   });
 }
@@ -195,11 +205,7 @@ function denseMlp(values: ConfigObject, hiddenSize: number, variations: GatedVar
     outFeatures,
     hasBias,
   });
-  if (variations.isFused !== true)
+  if ((variations.isGateUpFused ?? variations.isFused) !== true)
     return gatedMlp({ activation, down, gate: input("mlp.gate_proj", width), up: input("mlp.up_proj", width) });
-  const parts = [
-    { name: "gate", outputs: [{ first: 0, count: width }] },
-    { name: "up", outputs: [{ first: width, count: width }] },
-  ];
-  return gatedMlp({ activation, down, gateUp: { ...input("mlp.gate_up_proj", 2 * width), parts } });
+  return gatedMlp({ activation, down, gateUp: { ...input("mlp.gate_up_proj", 2 * width), parts: gateUpParts(width) } });
 }

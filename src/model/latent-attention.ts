@@ -35,6 +35,8 @@ export interface LatentAttentionSpec {
   readonly hasBias: boolean;
   /** Which of the architecture's rotary tables. */
   readonly rotary: string;
+  /** Whether dimension 2i is rotated with 2i + 1, not i with i + half. */
+  readonly isInterleaved: boolean;
 }
 
 /** The latent norms are built with the library's default, whatever the config says of the others. */
@@ -111,7 +113,7 @@ function buildLatentAttention(
   const perHead = (states: Value, width: number, count = heads): Value => reshape(graph, states, rows, count, width);
   const joinHeads = (states: Value, width: number): Value => reshape(graph, states, rows, heads * width);
   const turn = (states: Value, count: number): Value =>
-    rotate(context, states, spec.rotary, { heads: count, dimensions: rotaryDim, isInterleaved: true });
+    rotate(context, states, spec.rotary, { heads: count, dimensions: rotaryDim, isInterleaved: spec.isInterleaved });
 
   let queries = project(context, query, input);
   if (queryUp !== undefined) {

@@ -1,8 +1,9 @@
 /** What several families' config.json files say about their mixtures of experts. */
+import { CheckpointError } from "../errors.js";
 import type { Branch } from "./branch.js";
 import type { ConfigObject } from "./config.js";
 import { readActivation } from "./decoder-config.js";
-import { findStackedExperts, mixtureBranch, type SharedExpertSpec } from "./moe.js";
+import { findStackedExperts, mixtureBranch, type ExpertLayout, type SharedExpertSpec } from "./moe.js";
 import type { RouterSpec } from "./moe.js";
 
 export type ShapeOf = (name: string) => readonly number[] | undefined;
@@ -15,22 +16,37 @@ export function readSparseLayers(values: ConfigObject): (layer: number) => boole
 }
 
 /**
+ * Layers before `first_k_dense_replace` are dense, and of the others those that `moe_layer_freq` leaves out.
+ * @param firstDefault what the family's library has where the config lacks the key
+ */
+export function readLayersAfterDense(values: ConfigObject, firstDefault: number): (layer: number) => boolean {
+  const first = values.number("first_k_dense_replace", firstDefault);
+  const step = values.count("moe_layer_freq", 1);
+  return (layer) => layer >= first && layer % step === 0;
+}
+
+/** What a mixture's router is, but for where it is and how many experts it chooses where those are the usual. */
+export type RouterParts = Omit<RouterSpec, "path" | "chosen"> & Partial<Pick<RouterSpec, "path" | "chosen">>;
+
+export interface MixtureParts {
+  readonly router: RouterParts;
+  /** Default: `moe_intermediate_size`. */
+  readonly width?: number;
+  readonly shared?: SharedExpertSpec;
+}
+
+/**
  * Experts of `moe_intermediate_size` as <block>.mlp.experts, one by one or stacked, chosen by <block>.mlp.gate.
  * @param block whole module path of the layer
  */
-export function readMixture(
-  values: ConfigObject,
-  block: string,
-  shapeOf: ShapeOf,
-  parts: { readonly router: Omit<RouterSpec, "path" | "chosen">; readonly shared?: SharedExpertSpec },
-): Branch {
+export function readMixture(values: ConfigObject, block: string, shapeOf: ShapeOf, parts: MixtureParts): Branch {
   const hiddenSize = values.count("hidden_size");
   const { router, shared } = parts;
   return mixtureBranch({
     hiddenSize,
-    width: values.count("moe_intermediate_size"),
+    width: parts.width ?? values.count("moe_intermediate_size"),
     activation: readActivation(values, "hidden_act", "silu"),
-    router: { ...router, path: "mlp.gate", chosen: values.count("num_experts_per_tok") },
+    router: { path: "mlp.gate", ...router, chosen: router.chosen ?? values.count("num_experts_per_tok") },
     experts: {
       path: "mlp.experts",
       layout: findStackedExperts(`${block}.mlp.experts`, hiddenSize, shapeOf) ?? {
@@ -44,7 +60,92 @@ export function readMixture(
   });
 }
 
+/** w1 is the gate, w3 the up and w2 the down projection. */
+const NUMBERED: ExpertLayout = { kind: "separate", gate: "w1", up: "w3", down: "w2" };
+
+/**
+ * Experts of `intermediate_size` as <block>.block_sparse_moe.experts, one by one, or stacked with the newer libraries'
+ * module name: <block>.mlp.experts.
+ * @param correction name of the router's correction of scores beside its module, where it has one
+ */
+export function readNumberedMixture(
+  values: ConfigObject,
+  block: string,
+  shapeOf: ShapeOf,
+  router: Omit<RouterSpec, "path" | "experts" | "correction">,
+  correction?: string,
+): Branch {
+  const hiddenSize = values.count("hidden_size");
+  const experts = values.count("num_local_experts");
+  const stacked = findStackedExperts(`${block}.mlp.experts`, hiddenSize, shapeOf);
+  const path = stacked === undefined ? "block_sparse_moe" : "mlp";
+  return mixtureBranch({
+    hiddenSize,
+    width: values.count("intermediate_size"),
+    activation: readActivation(values, "hidden_act", "silu"),
+    router: {
+      ...router,
+      path: `${path}.gate`,
+      experts,
+      ...(correction === undefined ? {} : { correction: { role: `${path}.${correction}`, shape: [experts] } }),
+    },
+    experts: { path: `${path}.experts`, layout: stacked ?? NUMBERED },
+  });
+}
+
 /** The router as the Qwen families describe it. */
-export function readQwenRouter(values: ConfigObject): Omit<RouterSpec, "path" | "chosen"> {
+export function readQwenRouter(values: ConfigObject): RouterParts {
   return { experts: values.count("num_experts"), isRenormalized: values.boolean("norm_topk_prob", false) };
+}
+
+/**
+ * Sigmoid scores; a correction per expert that counts in the choice alone; groups by the sum of their two best
+ * (DeepSeek-V3, arXiv:2412.19437, section 2.1.2).
+ * @param defaults of the family's library
+ */
+export function readCorrectedRouter(
+  values: ConfigObject,
+  defaults: {
+    readonly isRenormalized: boolean;
+    readonly scale: number;
+    readonly groups: number;
+    readonly kept: number;
+    readonly experts?: number;
+    readonly chosen?: number;
+  },
+): RouterParts {
+  const experts = values.count("n_routed_experts", defaults.experts);
+  const chosen = values.count("num_experts_per_tok", defaults.chosen);
+  const limit = { groups: values.count("n_group", defaults.groups), kept: values.count("topk_group", defaults.kept) };
+  requireGroups(experts, chosen, limit);
+  return {
+    experts,
+    chosen,
+    isRenormalized: values.boolean("norm_topk_prob", defaults.isRenormalized),
+    scale: values.number("routed_scaling_factor", defaults.scale),
+    scores: "sigmoid",
+    correction: { role: "mlp.gate.e_score_correction_bias", shape: [experts] },
+    ...(limit.groups === 1 ? {} : { limit: { ...limit, by: "best-two" } }),
+  };
+}
+
+/** @throws CheckpointError unless all that is chosen can be chosen from the groups that are kept */
+export function requireGroups(
+  experts: number,
+  chosen: number,
+  { groups, kept }: { readonly groups: number; readonly kept: number },
+): void {
+  if (experts % groups === 0 && kept <= groups && chosen <= (experts / groups) * kept) return;
+  throw new CheckpointError(
+    "E_CONFIG",
+    `config.json: ${chosen} of ${experts} experts cannot be chosen from ${kept} of ${groups} groups; expected "n_group" to divide "n_routed_experts" and to be at least "topk_group", and as many experts in the groups that are kept as are chosen.`,
+    { details: { experts, chosen, groups, kept } },
+  );
+}
+
+/** `n_shared_experts` side by side, as one of that many times the width of an expert; none where the key is missing. */
+export function readSharedExperts(values: ConfigObject, fallback?: number): { readonly shared?: SharedExpertSpec } {
+  if (fallback === undefined && !values.has("n_shared_experts")) return {};
+  const width = values.count("moe_intermediate_size") * values.count("n_shared_experts", fallback);
+  return { shared: { path: "mlp.shared_experts", width } };
 }

@@ -9,34 +9,47 @@ import type { ExpertTap, RouterAttributes } from "../graph/composites.js";
 import type { Value } from "../graph/graph.js";
 import type { BlockContext, InputGroup, LinearSpec } from "./architecture.js";
 import type { Branch } from "./branch.js";
+import { gateAndUp, gatedProducers, type GatedMlpSpec } from "./mlp.js";
 import {
+  gateUpParts,
   linear,
   project,
   projectionLinears,
-  projectionProducers,
   projectionShapes,
+  reshape,
   type Activation,
   type Projection,
   type Shapes,
 } from "./pieces.js";
 
 /**
- * "separate": <path>.<expert>.<name>.weight, each [out, in]; "stacked": <path>.gate_up_proj and <path>.down_proj hold
- * all experts, [experts, out, in] (inputAxis 1) or [experts, in, out] (inputAxis 0), gate rows before up rows.
+ * "separate": <path>.<expert>.<name>.weight, each [out, in]; "stacked": <path>.gate_up_proj and <path>.down_proj (or as
+ * `names` says) hold all experts, [experts, out, in] (inputAxis 1) or [experts, in, out] (inputAxis 0), gate rows before
+ * up rows.
  */
 export type ExpertLayout =
   | { readonly kind: "separate"; readonly gate: string; readonly up: string; readonly down: string }
-  | { readonly kind: "stacked"; readonly inputAxis: 0 | 1 };
+  | {
+      readonly kind: "stacked";
+      readonly inputAxis: 0 | 1;
+      readonly names?: { readonly gateUp: string; readonly down: string };
+    };
 
 export interface RouterSpec extends RouterAttributes {
   /** Module path; its weight is [experts, hidden]. */
   readonly path: string;
   readonly experts: number;
+  /** Role and shape of what is added to scores for the choice alone: an entry per expert. */
+  readonly correction?: { readonly role: string; readonly shape: readonly number[] };
+  /** Two experts by `sparseMixer` with this margin, whatever the attributes say. */
+  readonly mixerMargin?: number;
 }
 
 export interface SharedExpertSpec {
   readonly path: string;
   readonly width: number;
+  /** Names of its linears where gate and up are one; default gate_proj, up_proj and down_proj. */
+  readonly fused?: { readonly gateUp: string; readonly down: string };
   /** Module path of the gate whose sigmoid scales the shared expert's output; no gate where absent. */
   readonly gate?: string;
 }
@@ -90,9 +103,10 @@ function describeExpert({ hiddenSize, width, experts }: MixtureSpec, index: numb
     };
   }
   const { inputAxis } = layout;
+  const roles = stackedRoles(path, layout);
   const half = (name: string, first: number): LinearSpec => ({
     name: `${path}.${index}.${name}`,
-    role: `${path}.gate_up_proj`,
+    role: roles.gateUp,
     inFeatures: hiddenSize,
     outFeatures: width,
     inputAxis,
@@ -104,13 +118,20 @@ function describeExpert({ hiddenSize, width, experts }: MixtureSpec, index: numb
     up: half("up", width),
     down: {
       name: `${path}.${index}.down`,
-      role: `${path}.down_proj`,
+      role: roles.down,
       inFeatures: width,
       outFeatures: hiddenSize,
       inputAxis,
       slab: index,
     },
   };
+}
+
+function stackedRoles(
+  path: string,
+  { names = { gateUp: "gate_up_proj", down: "down_proj" } }: ExpertLayout & { readonly kind: "stacked" },
+): { readonly gateUp: string; readonly down: string } {
+  return { gateUp: `${path}.${names.gateUp}`, down: `${path}.${names.down}` };
 }
 
 function expertShapes({ hiddenSize, width, experts, router }: MixtureSpec, described: readonly Expert[]): Shapes {
@@ -122,9 +143,10 @@ function expertShapes({ hiddenSize, width, experts, router }: MixtureSpec, descr
   }
   const stack = (outFeatures: number, inFeatures: number): readonly number[] =>
     layout.inputAxis === 1 ? [router.experts, outFeatures, inFeatures] : [router.experts, inFeatures, outFeatures];
+  const roles = stackedRoles(path, layout);
   return [
-    [`${path}.gate_up_proj`, stack(2 * width, hiddenSize)],
-    [`${path}.down_proj`, stack(hiddenSize, width)],
+    [roles.gateUp, stack(2 * width, hiddenSize)],
+    [roles.down, stack(hiddenSize, width)],
   ];
 }
 
@@ -156,36 +178,40 @@ function expertGroups(index: number, { gate, up, down }: Expert): InputGroup[] {
   ];
 }
 
-interface SharedExpert {
-  readonly gate: Projection;
-  readonly up: Projection;
-  readonly down: Projection;
-}
-
-function describeShared(hiddenSize: number, { path, width }: SharedExpertSpec): SharedExpert {
+function describeShared(
+  { hiddenSize, activation }: MixtureSpec,
+  { path, width, fused }: SharedExpertSpec,
+): GatedMlpSpec {
   const at = (name: string, inFeatures: number, outFeatures: number): Projection => ({
     path: `${path}.${name}`,
     inFeatures,
     outFeatures,
     hasBias: false,
   });
-  return {
-    gate: at("gate_proj", hiddenSize, width),
-    up: at("up_proj", hiddenSize, width),
-    down: at("down_proj", width, hiddenSize),
-  };
+  if (fused !== undefined) {
+    const parts = gateUpParts(width);
+    const gateUp = { ...at(fused.gateUp, hiddenSize, 2 * width), parts };
+    return { activation, gateUp, down: at(fused.down, width, hiddenSize) };
+  }
+  const [gate, up] = [at("gate_proj", hiddenSize, width), at("up_proj", hiddenSize, width)];
+  return { activation, gate, up, down: at("down_proj", width, hiddenSize) };
 }
 
-function sharedGroups({ gate, up, down }: SharedExpert): InputGroup[] {
-  const inputs = [gate, up].flatMap(projectionLinears);
+function sharedInputs(shared: GatedMlpSpec): Projection[] {
+  return "gateUp" in shared ? [shared.gateUp] : [shared.gate, shared.up];
+}
+
+function sharedGroups(hiddenSize: number, shared: GatedMlpSpec): InputGroup[] {
+  const { down } = shared;
+  const linears = sharedInputs(shared).flatMap(projectionLinears);
   return [
-    { name: "shared-expert-input", stage: 0, inFeatures: gate.inFeatures, linears: inputs },
+    { name: "shared-expert-input", stage: 0, inFeatures: hiddenSize, linears },
     {
       name: "shared-expert-output",
       stage: 1,
       inFeatures: down.inFeatures,
       linears: projectionLinears(down),
-      producers: [gate, up].flatMap((projection) => projectionProducers(projection)),
+      producers: gatedProducers(shared),
     },
   ];
 }
@@ -193,20 +219,21 @@ function sharedGroups({ gate, up, down }: SharedExpert): InputGroup[] {
 export function mixtureBranch(spec: MixtureSpec): Branch {
   const { hiddenSize, router } = spec;
   const experts = Array.from({ length: router.experts }, (_, index) => describeExpert(spec, index));
-  const shared = spec.shared && describeShared(hiddenSize, spec.shared);
+  const shared = spec.shared && describeShared(spec, spec.shared);
   const gate = spec.shared?.gate;
   return {
     key: JSON.stringify(spec),
     tensors: [
       [`${router.path}.weight`, [router.experts, hiddenSize]],
+      ...(router.correction === undefined ? [] : [[router.correction.role, router.correction.shape] as const]),
       ...expertShapes(spec, experts),
-      ...(shared === undefined ? [] : [shared.gate, shared.up, shared.down].flatMap(projectionShapes)),
+      ...(shared === undefined ? [] : [...sharedInputs(shared), shared.down].flatMap(projectionShapes)),
       ...(gate === undefined ? [] : [[`${gate}.weight`, [1, hiddenSize]] as const]),
     ],
     reads: [],
     groups: [
       ...experts.flatMap((expert, index) => expertGroups(index, expert)),
-      ...(shared === undefined ? [] : sharedGroups(shared)),
+      ...(shared === undefined ? [] : sharedGroups(hiddenSize, shared)),
     ].toSorted((a, b) => a.stage - b.stage),
     build(context, input) {
       const sum = shared === undefined ? undefined : runShared(context, spec, shared, input);
@@ -215,16 +242,25 @@ export function mixtureBranch(spec: MixtureSpec): Branch {
   };
 }
 
-function runShared(context: BlockContext, spec: MixtureSpec, shared: SharedExpert, input: Value): Value {
+function runShared(context: BlockContext, spec: MixtureSpec, shared: GatedMlpSpec, input: Value): Value {
   const { graph, tensor } = context;
   context.tap("shared-expert-input", input);
-  const [gate, up] = [project(context, shared.gate, input), project(context, shared.up, input)];
+  const [gate, up] = gateAndUp(context, shared, input);
   const activated = graph.apply("gatedActivation", [gate, up], { activation: spec.activation });
   context.tap("shared-expert-output", activated);
   const output = project(context, shared.down, activated);
   if (spec.shared?.gate === undefined) return output;
   const openness = graph.apply("sigmoid", [linear(graph, input, tensor(`${spec.shared.gate}.weight`))]); // [rows, 1]
   return graph.apply("multiply", [output, openness]);
+}
+
+/** Experts and weights of every row. */
+function route({ graph, tensor }: BlockContext, router: RouterSpec, input: Value): readonly Value[] {
+  const { path, experts, correction, mixerMargin, ...choice } = router;
+  const operands = [input, tensor(`${path}.weight`)];
+  if (mixerMargin !== undefined) return graph.applyAll("sparseMixer", operands, { margin: mixerMargin });
+  const corrections = correction === undefined ? [] : [reshape(graph, tensor(correction.role), experts)];
+  return graph.applyAll("router", [...operands, ...corrections], choice);
 }
 
 /** @param sum [rows, hidden]: what the experts' outputs are added to; nothing where absent */
@@ -236,9 +272,8 @@ function runExperts(
   sum: Value | undefined,
 ): Value {
   const { graph, tensor } = context;
-  const { path, experts: count, ...choice } = spec.router;
   const { layout } = spec.experts;
-  const routing = graph.applyAll("router", [input, tensor(`${path}.weight`)], choice);
+  const routing = route(context, spec.router, input);
   const roles = new Set(experts.flatMap(({ gate, up, down }) => [gate.role, up.role, down.role])); // stacked ones share
   const tapped = experts
     .flatMap((_, expert): readonly (ExpertTap & { readonly group: string })[] => [
@@ -248,9 +283,9 @@ function runExperts(
     .filter(({ group }) => context.isTapped(group));
   const operands = [input, ...routing, ...(sum === undefined ? [] : [sum]), ...[...roles].map((role) => tensor(role))];
   const [output, ...taps] = graph.applyAll("experts", operands, {
-    experts: count,
+    experts: spec.router.experts,
     activation: spec.activation,
-    layout: layout.kind === "separate" ? { kind: "separate" } : layout,
+    layout: layout.kind === "separate" ? { kind: "separate" } : { kind: "stacked", inputAxis: layout.inputAxis },
     hasSum: sum !== undefined,
     taps: tapped.map(({ expert, at }) => ({ expert, at })),
     isRoutingBypassed: context.isRoutingBypassed, // changes what is tapped, never what the block returns

@@ -81,6 +81,14 @@ export interface ProjectionPart {
   readonly outputs: readonly OutputRange[];
 }
 
+/** Gate and up as the outputs of one projection. */
+export function gateUpParts(width: number): ProjectionPart[] {
+  return [
+    { name: "gate", outputs: [{ first: 0, count: width }] },
+    { name: "up", outputs: [{ first: width, count: width }] },
+  ];
+}
+
 export function projectionShapes({ path, inFeatures, outFeatures, hasBias, inputAxis }: Projection): Shapes {
   const weight = [`${path}.weight`, inputAxis === 0 ? [inFeatures, outFeatures] : [outFeatures, inFeatures]] as const;
   return hasBias ? [weight, [`${path}.bias`, [outFeatures]]] : [weight];
@@ -129,6 +137,8 @@ export interface AttentionShape {
   readonly softcap?: number;
   /** Which of the architecture's rotary tables, or undefined for none. */
   readonly rotary: string | undefined;
+  /** That of the queries, where it is another. */
+  readonly queryRotary?: string;
   /** Whether dimension 2i is rotated with 2i + 1, not i with i + half. */
   readonly isRotaryInterleaved?: boolean;
   /** How many dimensions of a head are rotated; default all. */
@@ -148,13 +158,24 @@ export function rotate(
   return context.graph.apply("rotary", [states, cos, sin, positions], how);
 }
 
+/** Queries and keys, turned by their positions. */
+export function rotateBoth(
+  context: BlockContext,
+  shape: AttentionShape,
+  query: Value,
+  key: Value,
+): readonly [query: Value, key: Value] {
+  const { heads, keyValueHeads, headDim, rotary, queryRotary = rotary, rotaryDimensions: dimensions = headDim } = shape;
+  const isInterleaved = shape.isRotaryInterleaved === true;
+  const turn = (states: Value, table: string | undefined, count: number): Value =>
+    table === undefined ? states : rotate(context, states, table, { heads: count, dimensions, isInterleaved });
+  return [turn(query, queryRotary, heads), turn(key, rotary, keyValueHeads)];
+}
+
 /** Causal attention of [rows, heads * headDim] queries; returns [rows, heads * headDim]. */
 export function attention(context: BlockContext, shape: AttentionShape, query: Value, key: Value, value: Value): Value {
-  const { heads, keyValueHeads, headDim, scale, rotary, rotaryDimensions: dimensions = headDim, mask, softcap } = shape;
-  const isInterleaved = shape.isRotaryInterleaved === true;
-  const turn = (states: Value, count: number): Value =>
-    rotary === undefined ? states : rotate(context, states, rotary, { heads: count, dimensions, isInterleaved });
-  return context.attend(turn(query, heads), turn(key, keyValueHeads), value, {
+  const { heads, keyValueHeads, scale, mask, softcap } = shape;
+  return context.attend(query, key, value, {
     heads,
     keyValueHeads,
     scale,

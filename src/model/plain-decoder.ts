@@ -3,7 +3,7 @@
  * fills in names, layouts and positions; everything else is decoder.ts's business.
  */
 import type { Architecture, AttentionMask } from "./architecture.js";
-import { attentionBranch, queryKeyValueParts, type QueryKeyValue } from "./attention.js";
+import { attentionBranch, queryKeyValueParts, type FusedLayout, type QueryKeyValue } from "./attention.js";
 import type { ConfigObject, ModelConfig } from "./config.js";
 import { describeDecoder, type EmbeddingPlan, type NormPlaces } from "./decoder.js";
 import { readTied, type HasTensor, type HeadCounts } from "./decoder-config.js";
@@ -39,7 +39,7 @@ export interface PlainLayout {
   readonly residual: "sequential" | "parallel";
   readonly activation: Activation;
   /** How q, k and v lie in a fused projection (see attention.ts). */
-  readonly fusedLayout?: "stacked" | "grouped";
+  readonly fusedLayout?: FusedLayout;
   /** Default 1: weights are [out, in]. */
   readonly inputAxis?: 0 | 1;
   /** Default true. */
@@ -48,6 +48,9 @@ export interface PlainLayout {
   /** Default headDim^-½. */
   readonly scaleOf?: (layer: number) => number;
   readonly rotary?: RotaryTable;
+  readonly isRotaryInterleaved?: boolean;
+  /** Limit of what queries, keys and values are. */
+  readonly clip?: number | undefined;
   readonly slopes?: readonly number[];
   /** Default: embeddings enter block 0 as they are. */
   readonly embedding?: EmbeddingPlan;
@@ -111,14 +114,16 @@ function describePlainDecoder(
 }
 
 function attentionOf(layout: PlainLayout, layer: number): ReturnType<typeof attentionBranch> {
-  const { heads, hiddenSize, names, rotary, slopes, inputAxis = 1, hasAttentionBias: hasBias = true } = layout;
+  const { heads, hiddenSize, names, rotary, slopes, clip, inputAxis = 1, hasAttentionBias: hasBias = true } = layout;
   const queries = heads.heads * heads.headDim;
   return attentionBranch({
     ...heads,
     scale: layout.scaleOf?.(layer) ?? heads.headDim ** -0.5,
     rotary: rotary === undefined ? undefined : "default",
     ...(rotary === undefined ? {} : { rotaryDimensions: rotary.dimensions }),
+    ...(layout.isRotaryInterleaved === true ? { isRotaryInterleaved: true } : {}),
     ...(slopes === undefined ? {} : { mask: "alibi" }),
+    ...(clip === undefined ? {} : { clip }),
     input: inputOf(layout),
     output: { path: names.attentionOutput, inFeatures: queries, outFeatures: hiddenSize, hasBias, inputAxis },
   });

@@ -7,7 +7,7 @@
  * arXiv:2402.13753; the llama3 rule as released with Llama 3.1.
  */
 import { CheckpointError } from "../errors.js";
-import type { ConfigObject } from "./config.js";
+import { ConfigObject } from "./config.js";
 
 export interface RotaryTable {
   /** Rotated dimensions of a head; even. */
@@ -21,6 +21,8 @@ export interface RotaryFrequencies {
   readonly inverseFrequencies: Float32Array;
   /** cos and sin are multiplied by this; default 1. */
   readonly attentionFactor?: number;
+  /** And by this at a position, where what is turned grows with it. */
+  readonly factorAt?: (position: number) => number;
 }
 
 /** How a family's config departs from `rope_theta` over the whole head. */
@@ -37,6 +39,8 @@ export interface RotaryKeys {
   readonly layerKind?: string;
   /** Whether a 4.x config's `rope_scaling` is meant for another table than this. */
   readonly isUnscaled?: boolean;
+  /** The scaling where the config has none. */
+  readonly scaling?: Readonly<Record<string, unknown>>;
 }
 
 /** What every scaling starts from. */
@@ -102,7 +106,8 @@ function findParameters(config: ConfigObject, keys: RotaryKeys): ConfigObject | 
   if (parameters !== undefined && keys.layerKind !== undefined && parameters.has(keys.layerKind))
     return parameters.object(keys.layerKind);
   if (keys.isUnscaled === true) return undefined;
-  return parameters ?? config.object("rope_scaling");
+  const scaling = parameters ?? config.object("rope_scaling");
+  return scaling ?? (keys.scaling && new ConfigObject(keys.scaling, "the family's rope_parameters"));
 }
 
 function findScaling(parameters: ConfigObject): (basis: Basis) => RotaryTable["at"] {
@@ -173,8 +178,13 @@ function yarnAttentionFactor(parameters: ConfigObject, factor: number): number {
   return mscale !== 0 && mscaleAll !== 0 ? grown(mscale) / grown(mscaleAll) : grown(1);
 }
 
-/** Beyond the trained context the base grows with the length of the sequence. */
+/**
+ * Beyond the trained context the base grows with the length of the sequence. With Hunyuan's `alpha` it has grown for
+ * all of the context, which is then what the model was trained with.
+ */
 function scaleDynamic({ parameters, config, dimensions, theta }: Basis): RotaryTable["at"] {
+  if (parameters.has("alpha"))
+    return fixed(frequenciesOf(theta * parameters.number("alpha") ** (dimensions / (dimensions - 2)), dimensions));
   const factor = parameters.number("factor");
   const longest = config.count("max_position_embeddings");
   return (tokens) => {
@@ -191,12 +201,17 @@ function scaleLongRope({ plain, parameters, config, dimensions }: Basis): Rotary
   const factor = config.has(key) || parameters.has(key) ? longest / original : parameters.number("factor", 1);
   const grown = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original));
   const attentionFactor = parameters.number("attention_factor", grown);
+  const factorOf = (key: "short_mscale" | "long_mscale"): number => parameters.number(key, attentionFactor); // Phi-MoE's
+  const [shortFactor, longFactor] = [factorOf("short_mscale"), factorOf("long_mscale")];
   const [long, short] = ["long_factor", "short_factor"].map((name) => {
     const divisors = parameters.numbers(name);
     if (divisors?.length !== dimensions / 2) throw parameters.refuse(name, `a list of ${dimensions / 2} numbers`);
     return plain.map((frequency, i) => frequency / divisors[i]);
   }) as [Float32Array, Float32Array];
-  return (tokens) => ({ inverseFrequencies: tokens > original ? long : short, attentionFactor });
+  return (tokens) =>
+    tokens > original
+      ? { inverseFrequencies: long, attentionFactor: longFactor }
+      : { inverseFrequencies: short, attentionFactor: shortFactor };
 }
 
 /** cos and sin of position · frequency, each [tokens, dimensions / 2]. */
@@ -205,14 +220,15 @@ export function rotaryAngles(
   tokens: number,
 ): { readonly cos: Float32Array; readonly sin: Float32Array } {
   const half = table.dimensions / 2;
-  const { inverseFrequencies, attentionFactor = 1 } = table.at(tokens);
+  const { inverseFrequencies, attentionFactor = 1, factorAt = () => 1 } = table.at(tokens);
   const cos = new Float32Array(tokens * half);
   const sin = new Float32Array(tokens * half);
   for (let position = 0; position < tokens; position++) {
+    const factor = attentionFactor * factorAt(position);
     for (let i = 0; i < half; i++) {
       const angle = Math.fround(position * inverseFrequencies[i]);
-      cos[position * half + i] = Math.cos(angle) * attentionFactor;
-      sin[position * half + i] = Math.sin(angle) * attentionFactor;
+      cos[position * half + i] = Math.cos(angle) * factor;
+      sin[position * half + i] = Math.sin(angle) * factor;
     }
   }
   return { cos, sin };

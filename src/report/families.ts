@@ -3,9 +3,13 @@
  * linears of a block are pruned in which order. The last is read from each family's own description of a small model,
  * so that it cannot differ from what a run does. Opens no checkpoint.
  */
-import type { BlockSpec } from "../model/architecture.js";
+import { PruneError } from "../errors.js";
+import { buildBlockGraph } from "../forward/block-runner.js";
+import { buildStepGraph } from "../forward/step-graph.js";
+import { gradientOf } from "../graph/gradient.js";
+import type { Architecture, BlockSpec } from "../model/architecture.js";
 import { ConfigObject } from "../model/config.js";
-import { FAMILIES, modelTypesOf } from "../model/families/registry.js";
+import { FAMILIES, modelTypesOf, releasedModelsOf } from "../model/families/registry.js";
 import type { Family } from "../model/family.js";
 import { formatTable } from "./format.js";
 
@@ -17,6 +21,13 @@ export interface FamilyReport {
   /** Values of config.json's model_type. */
   readonly modelTypes: readonly string[];
   readonly exercises: readonly string[];
+  /** Some models that were released with this layout. */
+  readonly models: readonly string[];
+  /** Tensors of a block, besides gains and biases, that no method prunes: routers, gates, corrections of scores, …. */
+  readonly dense: readonly string[];
+  /** What beyond pruning layer by layer can be done with it: methods and steps that look at gradients; calibration text of its own. */
+  readonly gradients: boolean;
+  readonly generation: boolean;
   /** One entry per kind of block, as the family has them by default. */
   readonly blocks: readonly PrunableStages[];
 }
@@ -35,7 +46,9 @@ const SMALL_CONFIG: Readonly<Record<string, unknown>> = {
   num_hidden_layers: 2,
   n_layer: 2,
   num_attention_heads: 2,
-  n_head: 2,
+  num_key_value_heads: 2,
+  n_head: 4,
+  rotary_dim: 4,
   intermediate_size: 24,
   ffn_dim: 24,
   max_position_embeddings: 32,
@@ -46,7 +59,12 @@ const SMALL_CONFIG: Readonly<Record<string, unknown>> = {
   n_routed_experts: 4,
   num_experts_per_tok: 2,
   mlp_only_layers: [0],
+  moe_num_experts: 4,
+  moe_k: 2,
+  n_group: 2,
+  topk_group: 1,
   shared_expert_intermediate_size: 8,
+  shared_intermediate_size: 8,
   n_shared_experts: 1,
   first_k_dense_replace: 1,
   kv_lora_rank: 8,
@@ -65,13 +83,47 @@ function reportOf(family: Family): FamilyReport {
   const modelTypes = modelTypesOf(family);
   const [modelType = name] = modelTypes;
   const values = new ConfigObject(SMALL_CONFIG, `a small ${name}`);
-  const { blocks } = family.describe(
+  const architecture = family.describe(
     { values, modelType, text: "" },
     () => false,
     () => undefined,
   );
+  const { blocks } = architecture;
   const kinds = new Map(blocks.map((block) => [JSON.stringify(stagesOf(block)), stagesOf(block)]));
-  return { name, modelTypes, exercises, blocks: [...kinds.values()] };
+  return {
+    name,
+    modelTypes,
+    exercises,
+    models: releasedModelsOf(family),
+    dense: [...new Set(blocks.flatMap(denseTensors))],
+    gradients: blocks.every((block) => isPossible(() => gradientGraph(architecture, block))),
+    generation: blocks.every((block) => isPossible(() => buildStepGraph(architecture, block))),
+    blocks: [...kinds.values()],
+  };
+}
+
+function gradientGraph(architecture: Architecture, block: BlockSpec): void {
+  const forward = buildBlockGraph(architecture, block, { hidden: true, taps: undefined });
+  gradientOf(forward, { of: ["hidden", ...block.tensors.keys()], through: ["output"] });
+}
+
+/** Whether a graph can be written. */
+function isPossible(write: () => unknown): boolean {
+  try {
+    write();
+    return true;
+  } catch (error) {
+    if (error instanceof PruneError) return false;
+    throw error;
+  }
+}
+
+function denseTensors({ tensors, groups }: BlockSpec): string[] {
+  const pruned = new Set(groups.flatMap(({ linears }) => linears.map(({ role }) => role)));
+  const isGainOrBias = (role: string, rank: number): boolean => rank === 1 && /\.(weight|bias)$/.test(role);
+  return [...tensors].flatMap(([role, { shape }]) =>
+    pruned.has(role) || isGainOrBias(role, shape.length) ? [] : [role.replace(/\.weight$/, "")],
+  );
 }
 
 function stagesOf(block: BlockSpec): PrunableStages {
@@ -99,13 +151,17 @@ export function renderFamilies({ families }: FamiliesReport): string {
 
 /** The text of docs/families.md. */
 export function familiesDocument({ families }: FamiliesReport): string {
-  const sections = families.map(({ name, modelTypes, exercises, blocks }) => {
+  const sections = families.map(({ name, modelTypes, exercises, models, dense, gradients, generation, blocks }) => {
+    const features = [...(gradients ? ["gradients"] : []), ...(generation ? ["generation"] : [])];
     const stages = blocks.map((block) => `  - \`${formatStages(block)}\``);
     return [
       `## ${name}`,
       "",
       `- \`model_type\`: ${modelTypes.map((type) => `\`${type}\``).join(", ")}`,
       ...(exercises.length === 0 ? [] : [`- exercises: ${exercises.join("; ")}`]),
+      ...(models.length === 0 ? [] : [`- models: ${models.join("; ")}`]),
+      `- whole-run features: ${features.length === 0 ? "none" : features.join(", ")}`,
+      ...(dense.length === 0 ? [] : [`- never pruned: ${dense.map((role) => `\`${role}\``).join(", ")}`]),
       `- prunable linears of a block${blocks.length > 1 ? ", by kind of block" : ""}:`,
       ...stages,
       "",
@@ -124,5 +180,10 @@ through untouched. Base prefixes (\`model.\`, \`transformer.\`, …) may be ther
 
 Linears in one pair of brackets read the same input, so one statistic serves them all. Arrows separate stages: what
 stands after an arrow reads what stands before it. \`*\` is every expert. Parts of fused tensors (\`qkv_proj.q\`) are
-pruned each by itself. Routers, gates of shared experts, embeddings and heads are never pruned.
+pruned each by itself. Routers, gates of shared experts, corrections of a router's scores, embeddings and heads are never
+pruned; nor are layers that predict further tokens (\`num_nextn_predict_layers\`), which are passed through untouched and stay
+dense.
+
+Models are some that were released with a layout, not all. Whole-run features are what needs more than a block's forward:
+methods and steps that look at gradients (\`gradients\`), and calibration text written by the model itself (\`generation\`).
 `;

@@ -1,5 +1,5 @@
 /**
- * The graphs that all stored architectures write: the interpreter against ONNX Runtime, how many nodes a mixture takes,
+ * The graphs that stored architectures write, all in which something new meets: the interpreter against ONNX Runtime, how many nodes a mixture takes,
  * and that nobody but the encoder speaks ONNX.
  */
 import assert from "node:assert/strict";
@@ -13,12 +13,13 @@ import { buildPrologueGraph } from "../../src/forward/embedding.js";
 import { buildBlockGraph, type BlockRequest } from "../../src/forward/block-runner.js";
 import { buildDivergenceGraph } from "../../src/evaluation/divergence.js";
 import type { BlockSpec } from "../../src/model/architecture.js";
-import { openModel } from "../../src/model/open-model.js";
+import { openModel, type Model } from "../../src/model/open-model.js";
 import { ConfigObject } from "../../src/model/config.js";
 import { MIXTRAL } from "../../src/model/families/mixtral.js";
 import { OnnxExecutor } from "../../src/onnx/executor.js";
-import { fixturePath, fixtures, readJson } from "../helpers/architectures.js";
+import { fixturePath, readJson } from "../helpers/architectures.js";
 import { blockFeeds } from "../helpers/block-feeds.js";
+import { blockKinds, fixturesByBlockJoins, fixturesByJoins } from "../helpers/graph-joins.js";
 import { assertAlike, isPrimitive, rounded, runOn } from "../helpers/graphs.js";
 import { repositoryPath } from "../helpers/paths.js";
 import { interpret, tensor } from "../reference/graph-interpreter.js";
@@ -31,38 +32,43 @@ function requestOf(block: BlockSpec, isRoutingBypassed: boolean): BlockRequest {
   return { hidden: true, taps: { kind: "inputs", groups, hasMoments: true, isRoutingBypassed } };
 }
 
-for (const { folder, directory, skip } of fixtures()) {
-  test(
-    `${folder}: a block's graph means the same to the interpreter, decomposed, and to ONNX Runtime`,
-    { skip },
-    async () => {
-      await using model = await openModel(directory);
-      const block = model.architecture.blocks[1] as BlockSpec;
+for (const { fixture, own } of await fixturesByBlockJoins()) {
+  const title = `${fixture.folder}: a block's graph means the same to the interpreter, decomposed, and to ONNX Runtime`;
+  test(title, async () => {
+    await using model = await openModel(fixture.directory);
+    await using executor = new OnnxExecutor({ threads: 1 });
+    const kinds = blockKinds(model);
+    for (const block of own.map((kind) => kinds[kind] as BlockSpec)) {
       const feeds = await blockFeeds(model, block);
       const isRouted = block.groups.some((group) => group.isRouted === true);
-      await using executor = new OnnxExecutor({ threads: 1 });
       for (const isBypassed of isRouted ? [false, true] : [false]) {
         const graph = buildBlockGraph(model.architecture, block, requestOf(block, isBypassed));
         const expected = interpret(graph, feeds);
         assertAlike(interpret(decompose(graph, isPrimitive), feeds), expected, 1e-6, "decomposition");
         assertAlike(await runOn(executor, graph, feeds), expected, TOLERANCE, "ONNX Runtime");
       }
-    },
-  );
+    }
+  });
+}
 
-  test(`${folder}: head, prologue and divergence mean the same to both`, { skip }, async () => {
-    await using model = await openModel(directory);
-    const { architecture } = model;
-    const { prologue } = architecture;
+/** What stands before and after the blocks. */
+function endsOf({ architecture }: Model): Graph[] {
+  const { prologue } = architecture;
+  return [
+    buildNormGraph(architecture),
+    buildTileGraph(architecture, "losses"),
+    buildTileGraph(architecture, "logits"),
+    buildDivergenceGraph(architecture, architecture, false),
+    ...(prologue === undefined ? [] : [buildPrologueGraph(architecture, prologue)]),
+  ];
+}
+
+for (const { fixture, own } of await fixturesByJoins(endsOf)) {
+  test(`${fixture.folder}: head, prologue and divergence mean the same to both`, async () => {
+    await using model = await openModel(fixture.directory);
     await using executor = new OnnxExecutor({ threads: 1 });
-    const graphs = [
-      buildNormGraph(architecture),
-      buildTileGraph(architecture, "losses"),
-      buildTileGraph(architecture, "logits"),
-      buildDivergenceGraph(architecture, architecture, false),
-      ...(prologue === undefined ? [] : [buildPrologueGraph(architecture, prologue)]),
-    ];
-    for (const graph of graphs) {
+    const ends = endsOf(model);
+    for (const graph of own.map((end) => ends[end] as Graph)) {
       const sizes: Readonly<Record<string, number>> = { tokens: 6, rows: 6 };
       const feeds = new Map(
         graph.inputs.map(({ name, value: { shape, dtype } }) => {

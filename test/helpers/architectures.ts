@@ -1,8 +1,10 @@
 /** The stored forwards of test/fixtures/architectures: which there are, and opening one under another of its configs. */
+import assert from "node:assert/strict";
 import { cpSync, existsSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
+import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
 import { familyOf } from "../../src/model/families/registry.js";
 import { repositoryPath } from "./paths.js";
 import { temporaryDirectory } from "./checkpoints.js";
@@ -35,6 +37,18 @@ export function fixtures(): Fixture[] {
 
 export function readJson<Shape>(file: string): Shape {
   return JSON.parse(readFileSync(file, "utf8")) as Shape;
+}
+
+/** The module that a linear is stored in, by the name its golden input has: parts of fused ones share it. */
+export function storedModule(block: BlockSpec, role: string, linear: string): string {
+  return role.endsWith(".weight") ? `${block.name}.${role.slice(0, -".weight".length)}` : linear;
+}
+
+/** The block whose inputs are stored, and that tests look at where one is enough: the second, where there are two. */
+export function sampleBlock({ blocks }: Architecture): BlockSpec {
+  const block = blocks[1] ?? blocks[0];
+  assert.ok(block);
+  return block;
 }
 
 /** A copy of the checkpoint alone, with one of its configs as config.json. */

@@ -1,8 +1,9 @@
-/** Gradients of embeddings and of what stands before the first block, against differences in float64, for all stored architectures. */
+/** Gradients of embeddings and of what stands before the first block, against differences in float64, for stored architectures, all that do something new. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { borrowed } from "../../src/array.js";
 import { buildPrologueGraph } from "../../src/forward/embedding.js";
+import type { Graph } from "../../src/graph/graph.js";
 import { lookUp } from "../../src/look-up.js";
 import type { Architecture } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
@@ -10,6 +11,7 @@ import { OnnxExecutor } from "../../src/onnx/executor.js";
 import { EmbeddingGradient } from "../../src/training/embedding-gradient.js";
 import { fixtures } from "../helpers/architectures.js";
 import { norm, scattered } from "../helpers/gradients.js";
+import { fixturesByJoins } from "../helpers/graph-joins.js";
 import { interpret, tensor, type Tensor } from "../reference/graph-interpreter.js";
 
 /** Float32 sums of at most a dozen rows. */
@@ -82,38 +84,40 @@ async function gradientsOf(
   return sinks;
 }
 
-for (const { folder, directory, skip } of fixtures()) {
-  test(
-    `${folder}: gradients of its embeddings are what differences say, in one batch or several`,
-    { skip },
-    async () => {
-      await using model = await openModel(directory);
-      const { architecture } = model;
-      const point = await pointOf(model);
-      const rows = SEQUENCES.length * TOKENS;
-      const cotangent = tensor([rows, architecture.hiddenSize], (index) => Math.fround(scattered(index, 3)));
-      const whole = await gradientsOf(model, point, cotangent, [[0, 2]]);
-      const cut = await gradientsOf(model, point, cotangent, [
-        [0, 1],
-        [1, 2],
-      ]);
-      for (const [name, found] of whole) {
-        const values = Float64Array.from(found);
-        const others = lookUp(cut, name);
-        const off = norm(values.map((value, index) => value - (others[index] as number)));
-        assert.ok(off <= 1e-6 * norm(values), `${name}: ${off} between batches`);
-        const direction = new Float64Array(values.length).map((_, index) => scattered(index, name.length));
-        const step = 1e-4;
-        const at = (shift: number): number => {
-          const { shape, values: before } = lookUp(point, name);
-          const moved = before.map((value, index) => value + shift * step * (direction[index] as number));
-          return objective(architecture, new Map([...point, [name, { shape, values: moved }]]), cotangent);
-        };
-        const expected = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step);
-        const along = values.reduce((sum, value, index) => sum + value * (direction[index] as number), 0);
-        const size = (norm(values) * norm(direction)) / Math.sqrt(values.length);
-        assert.ok(Math.abs(along - expected) <= TOLERANCE * size, `${name}: ${along}, differences say ${expected}`);
-      }
-    },
-  );
+function prologueOf({ architecture }: Model): Graph[] {
+  const { prologue } = architecture;
+  return prologue === undefined ? [] : [buildPrologueGraph(architecture, prologue)];
+}
+
+const PLAIN = fixtures().filter(({ folder }) => folder === "llama"); // embeddings that enter block 0 as they are
+for (const { folder, directory } of [...PLAIN, ...(await fixturesByJoins(prologueOf)).map(({ fixture }) => fixture)]) {
+  test(`${folder}: gradients of its embeddings are what differences say, in one batch or several`, async () => {
+    await using model = await openModel(directory);
+    const { architecture } = model;
+    const point = await pointOf(model);
+    const rows = SEQUENCES.length * TOKENS;
+    const cotangent = tensor([rows, architecture.hiddenSize], (index) => Math.fround(scattered(index, 3)));
+    const whole = await gradientsOf(model, point, cotangent, [[0, 2]]);
+    const cut = await gradientsOf(model, point, cotangent, [
+      [0, 1],
+      [1, 2],
+    ]);
+    for (const [name, found] of whole) {
+      const values = Float64Array.from(found);
+      const others = lookUp(cut, name);
+      const off = norm(values.map((value, index) => value - (others[index] as number)));
+      assert.ok(off <= 1e-6 * norm(values), `${name}: ${off} between batches`);
+      const direction = new Float64Array(values.length).map((_, index) => scattered(index, name.length));
+      const step = 1e-4;
+      const at = (shift: number): number => {
+        const { shape, values: before } = lookUp(point, name);
+        const moved = before.map((value, index) => value + shift * step * (direction[index] as number));
+        return objective(architecture, new Map([...point, [name, { shape, values: moved }]]), cotangent);
+      };
+      const expected = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step);
+      const along = values.reduce((sum, value, index) => sum + value * (direction[index] as number), 0);
+      const size = (norm(values) * norm(direction)) / Math.sqrt(values.length);
+      assert.ok(Math.abs(along - expected) <= TOLERANCE * size, `${name}: ${along}, differences say ${expected}`);
+    }
+  });
 }

@@ -1,20 +1,21 @@
 /**
- * The loss at the end of a model and its gradients, for the heads of all stored architectures (tied, biased, scaled,
+ * The loss at the end of a model and its gradients, for the heads of stored architectures, of all that do something new (tied, biased, scaled,
  * capped, narrower than the hidden states), against differences of the same loss in float64.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { borrowed } from "../../src/array.js";
-import { addTileLogits, buildNormGraph } from "../../src/forward/head.js";
+import { addTileLogits, buildNormGraph, buildTileGraph } from "../../src/forward/head.js";
 import { valuesOf } from "../../src/forward/values.js";
-import { GraphBuilder } from "../../src/graph/graph.js";
+import { GraphBuilder, type Graph } from "../../src/graph/graph.js";
 import { lookUp } from "../../src/look-up.js";
 import type { Architecture } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
 import { OnnxExecutor } from "../../src/onnx/executor.js";
 import { HeadGradient, type HeadTensors } from "../../src/training/head-gradient.js";
-import { fixturePath, fixtures } from "../helpers/architectures.js";
+import { fixturePath } from "../helpers/architectures.js";
 import { norm, scattered } from "../helpers/gradients.js";
+import { fixturesByJoins } from "../helpers/graph-joins.js";
 import { interpret, type Tensor } from "../reference/graph-interpreter.js";
 
 /** Float32 logits of a hidden size of some tens, and sums over some tens of rows: relative errors below 1e-5. */
@@ -163,9 +164,13 @@ function along(problem: Problem, name: string, direction: Float64Array): number 
   return (8 * (moved(1) - moved(-1)) - (moved(2) - moved(-2))) / (12 * step);
 }
 
-for (const { folder, directory, skip } of fixtures()) {
-  test(`${folder}: loss and gradients of its head are what differences in float64 say`, { skip }, async () => {
-    await using model = await openModel(directory);
+function headOf({ architecture }: Model): Graph[] {
+  return [buildNormGraph(architecture), buildTileGraph(architecture, "losses")];
+}
+
+for (const { fixture } of await fixturesByJoins(headOf)) {
+  test(`${fixture.folder}: loss and gradients of its head are what differences in float64 say`, async () => {
+    await using model = await openModel(fixture.directory);
     await using executor = new OnnxExecutor({ threads: 2 });
     for (const distillation of [0, 0.3]) {
       const problem = await problemOf(model, distillation);

@@ -3,12 +3,12 @@ import { requireBoolean, widthOfHead } from "../decoder-config.js";
 import { plainFamily } from "../plain-decoder.js";
 
 /**
- * 2^(-8i/n) for a power of two n of heads; for other counts those of the next smaller power, then every second one of
- * twice that power. Source: Press et al. 2021, arXiv:2108.12409, and their released code.
+ * 2^(-most · i / n) for a power of two n of heads; for other counts those of the next smaller power, then every second
+ * one of twice that power. Source: Press et al. 2021, arXiv:2108.12409, and their released code, where `most` is 8.
  */
-export function alibiSlopes(heads: number): number[] {
+export function alibiSlopes(heads: number, most = 8): number[] {
   const power = 2 ** Math.floor(Math.log2(heads));
-  const slope = (count: number, i: number): number => 2 ** ((-8 * i) / count);
+  const slope = (count: number, i: number): number => 2 ** ((-most * i) / count);
   return Array.from({ length: heads }, (_, i) =>
     i < power ? slope(power, i + 1) : slope(2 * power, 2 * (i - power) + 1),
   );

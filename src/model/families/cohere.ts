@@ -1,20 +1,46 @@
-/** Cohere (Command R): both branches read one layer norm without bias; neighbouring dimensions are rotated together. */
-import { gatedFamily, perHeadNorm, PRE_NORM } from "../gated-decoder.js";
+/**
+ * Cohere (Command R): both branches read one layer norm without bias; neighbouring dimensions are rotated together. In
+ * Cohere 2 (Command R7B, Command A) some layers have windows, and the others no positions.
+ */
+import type { ConfigObject } from "../config.js";
+import { readLocalLayers, readWindows } from "../decoder-config.js";
+import { type GatedVariations, gatedFamily, perHeadNorm, PRE_NORM } from "../gated-decoder.js";
 import type { Norm } from "../pieces.js";
+
+function common(values: ConfigObject): GatedVariations {
+  return {
+    norm: readNorm(values),
+    norms: { ...PRE_NORM, beforeMlp: "input_layernorm" },
+    residual: "parallel",
+    isRotaryInterleaved: true,
+    logitScale: values.number("logit_scale", 0.0625),
+    isTiedByDefault: true,
+  };
+}
+
+function readNorm(values: ConfigObject): Norm {
+  return { kind: "layer", epsilon: values.number("layer_norm_eps", 1e-5) };
+}
 
 export const COHERE = gatedFamily(
   "cohere",
   ["parallel branches with one norm", "interleaved rotary", "layer norm of every query and key head", "scaled logits"],
+  (values) => ({
+    ...common(values),
+    headNorm: values.boolean("use_qk_norm", false) ? perHeadNorm(readNorm(values), "own") : undefined,
+  }),
+);
+
+export const COHERE2 = gatedFamily(
+  "cohere2",
+  ["parallel branches with one norm", "interleaved rotary", "layers without windows have no positions"],
   (values) => {
-    const norm: Norm = { kind: "layer", epsilon: values.number("layer_norm_eps", 1e-5) };
+    const pattern = values.count(values.keyAmong("sliding_window_pattern", "_sliding_window_pattern"), 4);
+    const isLocal = readLocalLayers(values, (layer) => (layer + 1) % pattern !== 0);
     return {
-      norm,
-      norms: { ...PRE_NORM, beforeMlp: "input_layernorm" },
-      residual: "parallel",
-      headNorm: values.boolean("use_qk_norm", false) ? perHeadNorm(norm, "own") : undefined,
-      isRotaryInterleaved: true,
-      logitScale: values.number("logit_scale", 0.0625),
-      isTiedByDefault: true,
+      ...common(values),
+      windowOf: readWindows(values, isLocal, 4096),
+      rotaryOf: (layer) => (isLocal(layer) ? "default" : undefined),
     };
   },
 );

@@ -2,25 +2,23 @@
  * DeepSeek-V2: latent attention, dense layers first, then mixtures of experts with experts that all tokens share.
  * With yarn the scores are also scaled as in the code released with the model (arXiv:2405.04434).
  */
-import { CheckpointError } from "../../errors.js";
 import type { Architecture } from "../architecture.js";
 import type { ConfigObject, ModelConfig } from "../config.js";
 import { requireBoolean, type HasTensor } from "../decoder-config.js";
-import { describeGatedDecoder } from "../gated-decoder.js";
+import { describeGatedDecoder, type GatedVariations } from "../gated-decoder.js";
 import { latentAttentionBranch } from "../latent-attention.js";
-import { readMixture, type ShapeOf } from "../moe-config.js";
+import {
+  readLayersAfterDense,
+  readMixture,
+  readSharedExperts,
+  requireGroups,
+  type RouterParts,
+  type ShapeOf,
+} from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
-import type { RouterSpec } from "../moe.js";
 import type { Family } from "../family.js";
 
-/** Layers before `first_k_dense_replace` are dense, and of the others those that `moe_layer_freq` leaves out. */
-function readExpertLayers(values: ConfigObject): (layer: number) => boolean {
-  const first = values.number("first_k_dense_replace", 0);
-  const step = values.count("moe_layer_freq", 1);
-  return (layer) => values.has("n_routed_experts") && layer >= first && layer % step === 0;
-}
-
-function readRouter(values: ConfigObject): Omit<RouterSpec, "path" | "chosen"> {
+function readRouter(values: ConfigObject): RouterParts {
   requireBoolean(values, "norm_topk_prob", false);
   if (values.string("scoring_func", "softmax") !== "softmax") throw values.refuse("scoring_func", '"softmax"');
   const experts = values.count("n_routed_experts");
@@ -30,12 +28,8 @@ function readRouter(values: ConfigObject): Omit<RouterSpec, "path" | "chosen"> {
       return router;
     case "group_limited_greedy": {
       const limit = { groups: values.count("n_group"), kept: values.count("topk_group") };
-      if (experts % limit.groups === 0 && limit.kept <= limit.groups) return { ...router, limit };
-      throw new CheckpointError(
-        "E_CONFIG",
-        `config.json: ${experts} experts cannot be chosen from ${limit.kept} of ${limit.groups} groups; expected "n_group" to divide "n_routed_experts" and to be at least "topk_group".`,
-        { details: { experts, ...limit } },
-      );
+      requireGroups(experts, values.count("num_experts_per_tok"), limit);
+      return { ...router, limit };
     }
     default:
       throw values.refuse("topk_method", '"greedy" or "group_limited_greedy"');
@@ -50,13 +44,11 @@ function readScoreFactor(values: ConfigObject): number {
   return factor <= 1 ? 1 : (0.1 * mscale * Math.log(factor) + 1) ** 2;
 }
 
-function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
-  const { values } = config;
-  const hasExperts = readExpertLayers(values);
+/** What both generations share: latent attention, and positions in a part of each head. */
+export function readLatentAttention(values: ConfigObject): GatedVariations {
   const heads = values.count("num_attention_heads");
   const plainDim = values.count("qk_nope_head_dim");
   const rotaryDim = values.count("qk_rope_head_dim");
-  const hasBias = values.boolean("attention_bias", false);
   const attention = latentAttentionBranch({
     hiddenSize: values.count("hidden_size"),
     heads,
@@ -66,22 +58,30 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
     keyValueRank: values.count("kv_lora_rank"),
     ...(values.has("q_lora_rank") ? { queryRank: values.count("q_lora_rank") } : {}),
     scale: (plainDim + rotaryDim) ** -0.5 * readScoreFactor(values),
-    hasBias,
+    hasBias: values.boolean("attention_bias", false),
     rotary: "default",
+    isInterleaved: values.boolean("rope_interleave", true),
   });
-  return describeGatedDecoder("deepseek_v2", config, hasTensor, {
+  return {
     heads: { heads, keyValueHeads: heads, headDim: plainDim + rotaryDim },
     rotaryTables: new Map([["default", readRotaryTable(values, rotaryDim)]]),
     attentionOf: () => attention,
+  };
+}
+
+function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
+  const { values } = config;
+  const isAfterDense = readLayersAfterDense(values, 0);
+  return describeGatedDecoder("deepseek_v2", config, hasTensor, {
+    ...readLatentAttention(values),
     hasMlpBias: values.boolean("mlp_bias", false),
-    mlpOf(layer, dense) {
-      if (!hasExperts(layer)) return dense();
-      const width = values.count("moe_intermediate_size") * values.count("n_shared_experts", 1);
-      return readMixture(values, `model.layers.${layer}`, shapeOf, {
-        router: readRouter(values),
-        ...(values.has("n_shared_experts") ? { shared: { path: "mlp.shared_experts", width } } : {}),
-      });
-    },
+    mlpOf: (layer, dense) =>
+      values.has("n_routed_experts") && isAfterDense(layer)
+        ? readMixture(values, `model.layers.${layer}`, shapeOf, {
+            router: readRouter(values),
+            ...readSharedExperts(values),
+          })
+        : dense(),
   });
 }
 

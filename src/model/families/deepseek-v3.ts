@@ -1,0 +1,49 @@
+/**
+ * DeepSeek-V3 and R1: DeepSeek-V2's latent attention; a router that scores by sigmoid, corrects its choice and limits it
+ * to groups of experts (arXiv:2412.19437). Layers that predict further tokens are carried along.
+ */
+import type { Architecture } from "../architecture.js";
+import type { ModelConfig } from "../config.js";
+import type { HasTensor } from "../decoder-config.js";
+import { describeGatedDecoder } from "../gated-decoder.js";
+import {
+  readCorrectedRouter,
+  readLayersAfterDense,
+  readMixture,
+  readSharedExperts,
+  type ShapeOf,
+} from "../moe-config.js";
+import type { Family } from "../family.js";
+import { readLatentAttention } from "./deepseek-v2.js";
+
+function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
+  const { values } = config;
+  if (values.string("scoring_func", "sigmoid") !== "sigmoid") throw values.refuse("scoring_func", '"sigmoid"');
+  if (values.string("topk_method", "noaux_tc") !== "noaux_tc") throw values.refuse("topk_method", '"noaux_tc"');
+  const hasExperts = readLayersAfterDense(values, 3);
+  const defaults = { isRenormalized: true, scale: 2.5, groups: 8, kept: 4, experts: 256, chosen: 8 };
+  return describeGatedDecoder("deepseek_v3", config, hasTensor, {
+    ...readLatentAttention(values),
+    hasMlpBias: false,
+    mlpOf: (layer, dense) =>
+      hasExperts(layer)
+        ? readMixture(values, `model.layers.${layer}`, shapeOf, {
+            router: readCorrectedRouter(values, defaults),
+            ...readSharedExperts(values, 1),
+          })
+        : dense(),
+  });
+}
+
+export const DEEPSEEK_V3: Family = {
+  name: "deepseek_v3",
+  modelTypes: ["deepseek_v3"],
+  exercises: [
+    "latent attention",
+    "mixture of experts scored by sigmoid, with a correction and groups in the choice",
+    "shared experts",
+    "dense layers first",
+    "layers of further tokens carried along",
+  ],
+  describe,
+};

@@ -1,0 +1,27 @@
+/** EXAONE 4: norms behind the branches, normed heads; where some layers have windows the others have no positions. */
+import { readWindowsUnlessNull } from "../decoder-config.js";
+import { gatedFamily, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
+
+export const EXAONE4 = gatedFamily(
+  "exaone4",
+  ["norms on what the branches return", "q/k norm per head", "layers without windows have no positions"],
+  (values) => {
+    const norm = readRmsNorm(values, 1e-5);
+    const hasWindows = values.raw("sliding_window") !== null;
+    const isLocal = (layer: number): boolean => {
+      const pattern = values.count("sliding_window_pattern", 4); // may be null or letters where layer_types say it
+      return (layer + 1) % pattern !== 0;
+    };
+    const windowOf = readWindowsUnlessNull(values, isLocal, 4096);
+    return {
+      norm,
+      norms: { afterAttention: "post_attention_layernorm", afterMlp: "post_feedforward_layernorm" },
+      hasInputBias: false,
+      hasOutputBias: false,
+      hasMlpBias: false,
+      headNorm: perHeadNorm(norm),
+      windowOf,
+      rotaryOf: (layer) => (!hasWindows || windowOf(layer) !== undefined ? "default" : undefined),
+    };
+  },
+);

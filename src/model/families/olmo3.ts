@@ -1,0 +1,33 @@
+/** OLMo 3: OLMo 2 with windows on three of four layers; a scaling of positions is meant for the others alone. */
+import { readHeads, readLocalLayers, readWindowsUnlessNull } from "../decoder-config.js";
+import { gatedFamily, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
+import { readRotaryTable } from "../rotary.js";
+
+export const OLMO3 = gatedFamily(
+  "olmo3",
+  [
+    "norms on what the branches return",
+    "RMS norm over all query heads and over all key heads",
+    "sliding window on some layers",
+    "rotary scaling on layers without a window",
+  ],
+  (values) => {
+    const norm = readRmsNorm(values, 1e-5);
+    const { headDim } = readHeads(values, values.count("hidden_size"));
+    const windowOf = readWindowsUnlessNull(values, (layer) => (layer + 1) % 4 !== 0, 4096);
+    const isLocal = readLocalLayers(values, (layer) => (layer + 1) % 4 !== 0);
+    const theta = 500000;
+    return {
+      norm,
+      norms: { afterAttention: "post_attention_layernorm", afterMlp: "post_feedforward_layernorm" },
+      hasMlpBias: false,
+      headNorm: perHeadNorm(norm, "all-heads"),
+      windowOf,
+      rotaryOf: (layer) => (isLocal(layer) ? "local" : "global"),
+      rotaryTables: new Map([
+        ["global", readRotaryTable(values, headDim, { theta, layerKind: "full_attention" })],
+        ["local", readRotaryTable(values, headDim, { theta, layerKind: "sliding_attention", isUnscaled: true })],
+      ]),
+    };
+  },
+);

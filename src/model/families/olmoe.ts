@@ -1,0 +1,67 @@
+/** OLMoE and FlexOlmo: OLMo's attention with mixtures of experts in every layer. */
+import type { Architecture } from "../architecture.js";
+import type { ConfigObject, ModelConfig } from "../config.js";
+import { readHeads, type HasTensor } from "../decoder-config.js";
+import { describeGatedDecoder, perHeadNorm, readRmsNorm, type GatedVariations } from "../gated-decoder.js";
+import { readMixture, type ShapeOf } from "../moe-config.js";
+import { readRotaryTable } from "../rotary.js";
+import type { Family } from "../family.js";
+
+/** Experts of `intermediate_size`. */
+function mixtures(
+  values: ConfigObject,
+  shapeOf: ShapeOf,
+  defaults: { readonly experts: number; readonly chosen: number },
+): NonNullable<GatedVariations["mlpOf"]> {
+  return (layer) =>
+    readMixture(values, `model.layers.${layer}`, shapeOf, {
+      width: values.count("intermediate_size"),
+      router: {
+        experts: values.count("num_experts", defaults.experts),
+        chosen: values.count("num_experts_per_tok", defaults.chosen),
+        isRenormalized: values.boolean("norm_topk_prob", false),
+      },
+    });
+}
+
+function describeOlmoe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
+  const { values } = config;
+  const norm = readRmsNorm(values, 1e-5);
+  return describeGatedDecoder("olmoe", config, hasTensor, {
+    norm,
+    headNorm: perHeadNorm(norm, "all-heads"),
+    clip: values.numberOrNull("clip_qkv"),
+    mlpOf: mixtures(values, shapeOf, { experts: 64, chosen: 8 }),
+  });
+}
+
+export const OLMOE: Family = {
+  name: "olmoe",
+  modelTypes: ["olmoe"],
+  exercises: [
+    "mixture of experts, weights as the softmax gives them or renormalised",
+    "RMS norm over all query heads and over all key heads",
+    "queries, keys and values clipped",
+  ],
+  describe: describeOlmoe,
+};
+
+function describeFlexOlmo(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
+  const { values } = config;
+  const norm = readRmsNorm(values);
+  const { headDim } = readHeads(values, values.count("hidden_size"));
+  return describeGatedDecoder("flex_olmo", config, hasTensor, {
+    norm,
+    norms: { afterAttention: "post_attention_layernorm", afterMlp: "post_feedforward_layernorm" },
+    headNorm: perHeadNorm(norm, "all-heads"),
+    rotaryTables: new Map([["default", readRotaryTable(values, headDim, { theta: 500000 })]]),
+    mlpOf: mixtures(values, shapeOf, { experts: 7, chosen: 5 }),
+  });
+}
+
+export const FLEX_OLMO: Family = {
+  name: "flex_olmo",
+  modelTypes: ["flex_olmo"],
+  exercises: ["mixture of experts", "norms on what the branches return", "RMS norm over all query and all key heads"],
+  describe: describeFlexOlmo,
+};

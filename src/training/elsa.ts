@@ -17,6 +17,7 @@ import { FULL_PRECISION, type FieldFormats } from "./parameter-store.js";
 import type { Parameters } from "./parameters.js";
 import type { ProjectedLinear } from "./projection.js";
 import {
+  addMultiple,
   forEachSplit,
   lambdaAt,
   project,
@@ -59,6 +60,11 @@ export const elsaSchema = z.strictObject({
   interval: z.number().int().min(1).default(32),
   /** Scores of the projection: |x + u|, or √v·|x + u| with Adam's second moment v. */
   projection: z.enum(PROJECTIONS).default("identity"),
+  /**
+   * Share of x - z that a projection adds to u. The paper's is all of it, which supposes that x has come near its place between two
+   * projections; with 0 the penalty is λ/2 ‖x - z‖² and nothing is remembered.
+   */
+  dualRate: z.number().min(0).max(1).default(1),
   /** Largest norm of the loss's gradient; 0 for no clipping. */
   clip: z.number().min(0).finite().default(1),
   /** Fraction of the steps over which the sparsity of z rises to the target, by a cubic; 0 begins with all of it. The paper has none. */
@@ -116,7 +122,7 @@ export async function minimiseSparsely(problem: ElsaProblem, options: ElsaOption
     const before = lambda;
     const visitSplit = async (split: Split): Promise<void> => {
       if (options.decoupled) drawBack(split, before);
-      if (sums !== undefined) addSums(sums, await project(split, options.projection));
+      if (sums !== undefined) addSums(sums, await project(split, options.projection, options.dualRate));
       if (next !== undefined && next !== before) rescale(split, before, next);
     };
     const visit = async (group: string, parameters: Parameters): Promise<void> => {
@@ -155,13 +161,12 @@ function forEachOfGroup(
 }
 
 /** x ← x - λ (x - z + u) */
-function drawBack({ device, parameter, split, dual }: Split, lambda: number): void {
-  const { mask, values } = parameter;
-  if (mask === undefined) return;
-  const everywhere = (a: number, b: number) => ({ mask, kept: [a, b], pruned: [a, b] }) as const;
-  const x = values.matrix;
-  device.combine({ a: x, b: split, out: x, ...everywhere(1 - lambda, lambda) });
-  device.combine({ a: x, b: dual, out: x, ...everywhere(1, -lambda) });
+function drawBack(each: Split, lambda: number): void {
+  const { device, parameter, split, dual } = each;
+  const x = parameter.values.matrix;
+  device.scale(x, 1 - lambda);
+  addMultiple(each, split, x, lambda);
+  addMultiple(each, dual, x, -lambda);
 }
 
 /** Keep λ·u as it is when λ changes. */

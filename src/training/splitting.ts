@@ -79,15 +79,29 @@ export async function startSplitting({ device, parameter, split, linears, patter
   await device.synchronize();
 }
 
-/** z ← the projection of x + u, u ← u + x - z. */
-export async function project(each: Split, projection: Projection): Promise<SplittingSums> {
+/**
+ * z ← the projection of x + u, u ← u + x - z.
+ * @param dualRate how much of x - z goes to u, in [0, 1]: 0 leaves u as it is
+ */
+export async function project(each: Split, projection: Projection, dualRate = 1): Promise<SplittingSums> {
   const { device, parameter, split, dual } = each;
   const values = parameter.values.matrix;
   const mask = await maskOf(each, projection, dual);
   const flips = parameter.mask === undefined ? 0 : await device.countDifferences(parameter.mask, mask);
   parameter.replaceMask(mask);
   const sums = await device.dualStep({ values, split, dual, mask });
+  if (dualRate !== 1) {
+    addMultiple(each, values, dual, dualRate - 1);
+    addMultiple(each, split, dual, 1 - dualRate);
+  }
   return { ...sums, flips, entries: values.rows * values.columns };
+}
+
+/** target ← target + factor · source */
+export function addMultiple({ device, parameter }: Split, source: Matrix, target: Matrix, factor: number): void {
+  const { mask } = parameter;
+  if (mask === undefined) return;
+  device.combine({ a: target, b: source, out: target, mask, kept: [1, factor], pruned: [1, factor] });
 }
 
 /** Project x itself. */

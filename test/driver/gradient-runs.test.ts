@@ -13,6 +13,7 @@ import { InterruptedError } from "../../src/errors.js";
 import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
 import { lookUp } from "../../src/look-up.js";
 import { parsePattern, UNSTRUCTURED } from "../../src/sparsity/pattern.js";
+import { reconstruct } from "../../src/training/reconstruct.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { writeShortDemo } from "../helpers/demo-model.js";
 import { createTestContext } from "../helpers/engine.js";
@@ -199,13 +200,23 @@ test("rounds of regional optimisation bring the block nearer to its dense output
     const inFeatures = name.endsWith("down_proj") ? 704 : 256;
     assert.equal(zeros, (elements / inFeatures) * Math.floor(0.7 * inFeatures), name);
   }
+  // A step that moves nothing measures what the rounds left: what was pruned again, not what was trained.
+  const still = reconstruct.schema.parse({ epochs: 1, lr: 1e-30, targets: "block", heldOut: 0 });
   const groups = await run(
-    { rounds: 1, samples: 2, lr: 3e-5 },
-    { pattern: parsePattern("2:4"), permutation: "channels" },
+    { rounds: 2, samples: 2, lr: 3e-5 },
+    {
+      ...{ pattern: parsePattern("2:4"), permutation: "channels" },
+      then: [{ method: "reconstruct", methodOptions: { ...still } }],
+    },
   );
   for (const { name, zeros, elements } of groups.layers) assert.equal(zeros, elements / 2, name);
-  const permuted = groups.training?.[0] ?? assert.fail();
+  const [permuted, measured] = groups.training ?? [];
+  assert.ok(permuted !== undefined && measured !== undefined);
   assert.ok(permuted.after < permuted.before, `${permuted.before} → ${permuted.after}`);
+  assert.ok(
+    Math.abs(measured.before - permuted.after) < 1e-5 * permuted.after,
+    `${measured.before}, ${permuted.after}`,
+  );
 });
 
 test("a round steps by RMSprop, whose first step is ten rates long", async (t) => {

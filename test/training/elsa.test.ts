@@ -11,7 +11,7 @@ import { UNSTRUCTURED, type Pattern } from "../../src/sparsity/pattern.js";
 import type { StepProgress } from "../../src/training/descent.js";
 import { elsa, elsaSchema, minimiseSparsely, shareAt, STATES, type ElsaProblem } from "../../src/training/elsa.js";
 import { Parameters, type Parameter } from "../../src/training/parameters.js";
-import { lambdaAt } from "../../src/training/splitting.js";
+import { lambdaAt, project, startSplitting } from "../../src/training/splitting.js";
 import { ParameterStore } from "../../src/training/parameter-store.js";
 import type { LinearSpec } from "../../src/model/architecture.js";
 import { describeOnDevices } from "../helpers/devices.js";
@@ -175,6 +175,27 @@ await describeOnDevices((device, name) => {
       assert.equal(last?.flips, 0);
     },
   );
+
+  test("u takes up the share of x - z that it is told to, and what was left before", async () => {
+    const { start } = quadratic();
+    const shape = [ROWS, COLUMNS];
+    using parameters = new Parameters(device(), [{ name: "w", shape, values: start, isMasked: false, isSplit: true }]);
+    const [parameter] = [...parameters] as [Parameter];
+    const twin = parameter.twin ?? assert.fail();
+    const linears = [{ linear: LINEAR, sparsity: 0.5 }];
+    const split = { device: device(), parameter, ...twin, linears, pattern: UNSTRUCTURED };
+    await startSplitting(split);
+    let expected = new Float64Array(start.length);
+    for (const share of [0.25, 0, 1]) {
+      await project(split, "identity", share);
+      const z = (await parameter.give("split")) as Float32Array;
+      expected = expected.map((u, i) => u + share * ((start[i] as number) - (z[i] as number)));
+      const u = (await parameter.give("dual")) as Float32Array;
+      u.forEach((value, i) => assert.ok(Math.abs(value - (expected[i] as number)) < 1e-6, `${share}, entry ${i}`));
+    }
+    const kept = supportOf((await parameter.give("split")) as Float32Array);
+    assert.equal(kept.length, start.length / 2);
+  });
 
   test("2:4 keeps two of every four inputs, in either order of storage", async () => {
     for (const isTransposed of [false, true]) {

@@ -166,6 +166,20 @@ export interface EvaluationReport {
   readonly seconds: number;
   /** Present with `--reference`: how far the model is from another one on the same windows. */
   readonly reference?: ReferenceComparison;
+  /** What came of the limits that were given. */
+  readonly limits?: readonly LimitReport[];
+}
+
+/** What a limit can be set to. */
+export type LimitName = "perplexity" | "perplexityRatio" | "klDivergence";
+
+export interface LimitReport {
+  readonly name: LimitName;
+  /** The largest value that keeps it. */
+  readonly most: number;
+  /** In JSON null where it is no number. */
+  readonly value: number;
+  readonly isKept: boolean;
 }
 
 /** A mean over windows with its 95 % confidence interval, windows taken as independent. */
@@ -196,6 +210,8 @@ export interface EvaluationConfig {
   readonly seqlen: number;
   /** Evaluate only the first so many windows; undefined for all. */
   readonly maxWindows: number | undefined;
+  /** Largest values; those of comparisons need a reference. */
+  readonly limits?: Readonly<Partial<Record<LimitName, number>>>;
 }
 
 export interface GenerationConfig {

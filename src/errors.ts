@@ -30,6 +30,8 @@ export class PruneError extends Error {
 export class UsageError extends PruneError {}
 /** Options that are well-formed but do not fit each other or the model. */
 export class ConfigError extends PruneError {}
+/** A result that does not keep the limits it was given; the result is there. */
+export class GateError extends PruneError {}
 /** A checkpoint that is missing, malformed, or contradicts its configuration. */
 export class CheckpointError extends PruneError {}
 /** Calibration or evaluation text that cannot be used. */
@@ -50,6 +52,7 @@ export const EXIT_CODES = {
   success: 0,
   internal: 1,
   usage: 2,
+  gate: 3,
   input: 4,
   resources: 5,
   network: 6,
@@ -61,6 +64,7 @@ export const EXIT_CODES = {
 /** The exit code of an error; anything that is not a `PruneError` is an internal one. */
 export function exitCodeOf(error: unknown): number {
   if (error instanceof UsageError || error instanceof ConfigError) return EXIT_CODES.usage;
+  if (error instanceof GateError) return EXIT_CODES.gate;
   if (error instanceof CheckpointError || error instanceof CalibrationError || error instanceof NumericalError) {
     return EXIT_CODES.input;
   }
@@ -101,6 +105,7 @@ function listed({ code, message, hint, details }: PruneError): readonly ListedPr
 const CLASSES = {
   UsageError,
   ConfigError,
+  GateError,
   CheckpointError,
   CalibrationError,
   DeviceError,

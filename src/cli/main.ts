@@ -3,7 +3,7 @@
  * into messages, and ends the process, which native addons would otherwise keep alive.
  */
 import { CommanderError, type Command } from "commander";
-import { EXIT_CODES, exitCodeOf } from "../errors.js";
+import { EXIT_CODES, exitCodeOf, GateError } from "../errors.js";
 import { VERSION } from "../version.js";
 import { COMMANDS } from "./commands/index.js";
 import { errorDocument, errorText, reportLost, usageErrorOf } from "./failure.js";
@@ -40,7 +40,9 @@ async function execute(args: readonly string[]): Promise<number> {
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT_CODES.success; // --help, --version
     const error = thrown instanceof CommanderError ? explain(thrown, program) : thrown;
-    if (args.includes("--json")) stdout.write(`${JSON.stringify(errorDocument(error))}\n`);
+    // Where limits are not kept the report is on stdout, and says so.
+    if (args.includes("--json") && !(error instanceof GateError))
+      stdout.write(`${JSON.stringify(errorDocument(error))}\n`);
     stderr.write(errorText(error, args.includes("-v") || args.includes("--verbose")));
     await Promise.all([stdout.flush(), stderr.flush()]);
     return exitCodeOf(error);

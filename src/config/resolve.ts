@@ -216,6 +216,10 @@ export async function resolveEvaluationConfig(
   if (asked.text === undefined)
     problems.add(missing("text", "give a text or a file of token ids, for example --text wiki.test.txt"));
   if (asked.model === undefined) problems.add(missing("model", "give the directory of a checkpoint"));
+  if (asked.reference === undefined)
+    for (const key of ["maxPplRatio", "maxKl"] as const)
+      if (asked[key] !== undefined)
+        problems.add(missing("reference", `${flagOf(key)} compares with another model, usually the dense one`));
   problems.throwAny();
   const notes: Note[] = [];
   const { model: directory = "", text: given = "", family, maxWindows } = asked;
@@ -229,7 +233,11 @@ export async function resolveEvaluationConfig(
   problems.throwAny();
   const reference = asked.reference === undefined ? {} : { reference: resolve(workingDirectory, asked.reference) };
   const named = family === undefined ? {} : { family };
-  return { notes, config: { model, ...named, ...reference, text: source ?? { file: "" }, seqlen, maxWindows } };
+  const asLimits = { perplexity: asked.maxPpl, perplexityRatio: asked.maxPplRatio, klDivergence: asked.maxKl };
+  const limited = Object.entries(asLimits).filter(([, most]) => most !== undefined);
+  const limits = limited.length === 0 ? {} : { limits: Object.fromEntries(limited) };
+  const config = { model, ...named, ...reference, text: source ?? { file: "" }, seqlen, maxWindows, ...limits };
+  return { notes, config };
 }
 
 /** A flag that must be there. */

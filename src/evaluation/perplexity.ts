@@ -16,6 +16,7 @@ import { BlockRunner } from "../forward/block-runner.js";
 import { applyFinalNorm, nextTokenStatistics } from "../forward/head.js";
 import { HiddenStates } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
+import { checkLimits } from "./limits.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { estimateMean, exponential, measureDivergence, type EvaluatedModel } from "./divergence.js";
 
@@ -115,10 +116,11 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
         : await compareWithReference(config.reference, evaluated, sequences, join(scratch, "reference.bin"), context);
     context.emit({ type: "windows", done: sequences.length, total: sequences.length });
     const nll = estimateMean(evaluated.windowLosses).value;
+    const perplexity = Math.exp(nll);
     return {
       schema: "prune.eval/v1",
       model: config.model,
-      perplexity: Math.exp(nll),
+      perplexity,
       nll,
       tokens: sequences.length * (config.seqlen - 1),
       windows: sequences.length,
@@ -127,6 +129,7 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
       text: corpus.description,
       seconds: (performance.now() - started) / 1000,
       ...(reference === undefined ? {} : { reference }),
+      ...(config.limits === undefined ? {} : { limits: checkLimits(config.limits, { perplexity, reference }) }),
     };
   } catch (error) {
     throw inTemporaryDirectory(error, scratch, SCRATCH_PURPOSE);

@@ -23,6 +23,18 @@ export const EVALUATION_OPTIONS = {
     help: "compare with another checkpoint, usually the dense one: KL divergence, agreement",
     flag: { argument: "<model>", group: "Text" },
   }),
+  maxPpl: option(types.positive, {
+    help: "exit with 3 where the perplexity is larger",
+    flag: { argument: "<perplexity>", group: "Text" },
+  }),
+  maxPplRatio: option(types.positive, {
+    help: "exit with 3 where the perplexity divided by the reference's is larger",
+    flag: { argument: "<ratio>", group: "Text" },
+  }),
+  maxKl: option(types.positive, {
+    help: "exit with 3 where the KL divergence from the reference is larger",
+    flag: { argument: "<nats>", group: "Text" },
+  }),
 } as const satisfies Table;
 
 export type EvaluationRequest = RequestOf<typeof EVALUATION_OPTIONS>;

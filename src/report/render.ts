@@ -7,6 +7,8 @@ import type {
   EvaluationReport,
   GenerationReport,
   InspectionReport,
+  LimitName,
+  LimitReport,
   PlanReport,
   RunReport,
   TensorInspection,
@@ -137,8 +139,19 @@ export function renderEvaluation(report: EvaluationReport): string {
     ["text", `${text}, sha256 ${textSha256.slice(0, 12)}`],
     ["model", report.model],
     ...(report.reference === undefined ? [] : referenceFacts(report.reference)),
+    ...(report.limits ?? []).map(limitFact),
     ["time", formatDuration(report.seconds)],
   ])}`;
+}
+
+const LIMITED: Readonly<Record<LimitName, string>> = {
+  perplexity: "perplexity",
+  perplexityRatio: "ratio",
+  klDivergence: "KL divergence",
+};
+
+function limitFact({ name, most, isKept }: LimitReport): [string, string] {
+  return ["limit", `${LIMITED[name]} ≤ ${most}: ${isKept ? "kept" : "NOT KEPT"}`];
 }
 
 function referenceFacts(reference: ReferenceComparison): [string, string][] {

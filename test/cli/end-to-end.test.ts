@@ -48,6 +48,33 @@ test("a run ends with 0 and exactly one document on stdout", () => {
   for (const { name, zeros, elements } of document.layers) assert.equal(zeros, elements / 2, name);
 });
 
+test("limits that are kept change nothing; one that is not ends with 3, its report on stdout all the same", async () => {
+  const compared = ["eval", OUT, ...EVALUATION, "--max-windows", "1", "--reference", DEMO_MODEL];
+  const [kept, broken] = await Promise.all([
+    runPrune([...compared, "--json", "--max-ppl", "1e6", "--max-ppl-ratio", "50", "--max-kl", "9"]),
+    runPrune([...compared, "--json", "--max-ppl", "1e6", "--max-ppl-ratio", "1.0001"]),
+  ]);
+  assert.equal(kept.code, 0, kept.stderr);
+  const { limits, perplexity } = parseDocument(EVALUATION_DOCUMENT, kept.stdout);
+  assert.deepEqual(
+    limits?.map(({ name, most, isKept }) => [name, most, isKept]),
+    [
+      ["perplexity", 1e6, true],
+      ["perplexityRatio", 50, true],
+      ["klDivergence", 9, true],
+    ],
+  );
+  assert.equal(limits[0]?.value, perplexity);
+  assert.equal(broken.code, 3, broken.stderr);
+  const document = parseDocument(EVALUATION_DOCUMENT, broken.stdout);
+  assert.deepEqual(
+    document.limits?.map(({ isKept }) => isKept),
+    [true, false],
+  );
+  assert.match(broken.stderr, /does not keep --max-ppl-ratio 1\.0001: it is \d/);
+  assert.doesNotMatch(broken.stderr, /--max-ppl 1/);
+});
+
 test("without a terminal stderr has JSON lines only: the demo model is named, and every block has one line", () => {
   const lines = run.stderr.trim().split("\n");
   assert.equal(lines.length, messages(run.stderr).length, run.stderr);

@@ -14,6 +14,7 @@ const TABLE: readonly [keyof typeof EXIT_CODES, number, unknown][] = [
   ["internal", 1, "thrown text"],
   ["usage", 2, new errors.UsageError("E_X", "bad flag")],
   ["usage", 2, new errors.ConfigError("E_X", "bad configuration")],
+  ["gate", 3, new errors.GateError("E_X", "limit not kept")],
   ["input", 4, new errors.CheckpointError("E_X", "corrupt")],
   ["input", 4, new errors.CalibrationError("E_X", "short")],
   ["input", 4, new errors.NumericalError("E_X", "pivot")],

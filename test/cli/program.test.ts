@@ -58,6 +58,10 @@ const TABLE: readonly [string, unknown[]][] = [
   ["--method magnitude --measure-loss", ["run", { method: "magnitude", measureLoss: true }]],
   ["eval m --text t --reference d", ["eval", { model: "m", text: "t", reference: "d" }]],
   [
+    "eval m --text t --max-ppl 9 --max-ppl-ratio 1.05 --max-kl 0.1",
+    ["eval", { model: "m", text: "t", maxPpl: "9", maxPplRatio: "1.05", maxKl: "0.1" }],
+  ],
+  [
     "--ignore a b --propagation group --damping 0.1 --block-size 64",
     ["run", { ignore: ["a", "b"], propagation: "group", damping: "0.1", blockSize: "64" }],
   ],

@@ -305,6 +305,11 @@ test("evaluation flags become configuration", async () => {
     512,
   );
   await assert.rejects(() => resolveEvaluationConfig({ model: "llama" } as never, SURROUNDINGS), /--text: missing/);
+  const limited = { model: "llama", text: "ids.safetensors", maxPpl: "40" };
+  const alone = (await resolveEvaluationConfig(limited, SURROUNDINGS)).config;
+  assert.deepEqual(alone.limits, { perplexity: 40 });
+  for (const limit of [{ maxKl: "0.1" }, { maxPplRatio: 1.05 }])
+    await assert.rejects(() => resolveEvaluationConfig({ ...limited, ...limit }, SURROUNDINGS), /--reference: missing/);
 });
 
 test("a channel permutation without an N:M pattern is refused, together with other problems", async () => {

@@ -44,6 +44,9 @@ export const EVALUATION_DOCUMENT = z.looseObject({
   windows: count,
   seqlen: count,
   textSha256: sha256,
+  limits: z
+    .array(z.strictObject({ name: z.string(), most: z.number(), value: z.number().nullable(), isKept: z.boolean() }))
+    .optional(),
 });
 
 export const GENERATION_DOCUMENT = z.looseObject({

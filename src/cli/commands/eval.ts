@@ -8,13 +8,16 @@ export const evaluate: CommandSpec = {
   examples: [
     "prune eval ./Llama-0.7 --text wiki.test.txt --seqlen 2048",
     "prune eval ./Llama-0.7 --text ids.safetensors#test --json",
+    "prune eval ./Llama-0.7 --text wiki.test.txt --reference ./Llama --max-ppl-ratio 1.05",
   ],
   operand: { name: "model", help: EVALUATION_OPTIONS.model.help },
   flags: flagsOf(EVALUATION_OPTIONS),
   async act(request, session) {
     const api = await import("../../index.js");
     const { renderEvaluation } = await import("../../report/render.js");
+    const { expectLimitsKept } = api;
     const report = await session.stoppable((signal) => api.evaluate({ ...request, ...session.listening, signal }));
-    return session.print(report, renderEvaluation, { keepIn: "eval-report.json" });
+    await session.print(report, renderEvaluation, { keepIn: "eval-report.json" });
+    expectLimitsKept(report);
   },
 };

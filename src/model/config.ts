@@ -14,19 +14,42 @@ export class ConfigObject {
   readonly #values: Json;
   readonly #path: string;
 
+  readonly #asked = new Set<string>();
+
   constructor(values: Json, path: string) {
     this.#values = values;
     this.#path = path;
   }
 
+  /** The same values, as if nobody had asked for any. */
+  copy(): ConfigObject {
+    return new ConfigObject(this.#values, this.#path);
+  }
+
+  /** Keys with a value that nobody asked for. */
+  unasked(): string[] {
+    const isSaid = (value: unknown): boolean => value !== null && value !== undefined;
+    return Object.keys(this.#values).filter((key) => isSaid(this.#values[key]) && !this.#asked.has(key));
+  }
+
+  /** Keys that a family knows and has no use for. */
+  ignore(...keys: readonly string[]): void {
+    for (const key of keys) this.#asked.add(key);
+  }
+
+  #read(key: string): unknown {
+    this.#asked.add(key);
+    return this.#values[key];
+  }
+
   has(key: string): boolean {
-    return this.#values[key] !== undefined && this.#values[key] !== null;
+    return this.#read(key) !== undefined && this.#read(key) !== null;
   }
 
   /** A positive whole number. */
   count(key: string, fallback?: number): number {
     if (!this.has(key) && fallback !== undefined) return fallback;
-    const value = this.#values[key];
+    const value = this.#read(key);
     if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1)
       throw this.#problem(key, "a positive whole number");
     return value;
@@ -34,34 +57,34 @@ export class ConfigObject {
 
   number(key: string, fallback?: number): number {
     if (!this.has(key) && fallback !== undefined) return fallback;
-    const value = this.#values[key];
+    const value = this.#read(key);
     if (typeof value !== "number" || !Number.isFinite(value)) throw this.#problem(key, "a number");
     return value;
   }
 
   /** A number that may be null: undefined then. `fallback` is for a file that lacks the key. */
   numberOrNull(key: string, fallback?: number): number | undefined {
-    if (this.#values[key] === undefined) return fallback;
+    if (this.#read(key) === undefined) return fallback;
     return this.has(key) ? this.number(key) : undefined;
   }
 
   boolean(key: string, fallback: boolean): boolean {
     if (!this.has(key)) return fallback;
-    const value = this.#values[key];
+    const value = this.#read(key);
     if (typeof value !== "boolean") throw this.#problem(key, "true or false");
     return value;
   }
 
   string(key: string, fallback?: string): string {
     if (!this.has(key) && fallback !== undefined) return fallback;
-    const value = this.#values[key];
+    const value = this.#read(key);
     if (typeof value !== "string") throw this.#problem(key, "a string");
     return value;
   }
 
   /** A list of numbers, or undefined where the key is missing. */
   numbers(key: string): readonly number[] | undefined {
-    const value = this.#values[key];
+    const value = this.#read(key);
     if (!this.has(key)) return undefined;
     if (!Array.isArray(value) || !value.every((entry) => typeof entry === "number" && Number.isFinite(entry)))
       throw this.#problem(key, "a list of numbers");
@@ -70,7 +93,7 @@ export class ConfigObject {
 
   /** A list of strings, or undefined where the key is missing. */
   strings(key: string): readonly string[] | undefined {
-    const value = this.#values[key];
+    const value = this.#read(key);
     if (!this.has(key)) return undefined;
     if (!Array.isArray(value) || !value.every((entry) => typeof entry === "string"))
       throw this.#problem(key, "a list of strings");
@@ -79,7 +102,7 @@ export class ConfigObject {
 
   /** The value as it stands: for those that have several forms. */
   raw(key: string): unknown {
-    return this.#values[key];
+    return this.#read(key);
   }
 
   /** The first of several names of one value that the file has; the first of all where it has none. */
@@ -94,16 +117,16 @@ export class ConfigObject {
 
   object(key: string): ConfigObject | undefined {
     if (!this.has(key)) return undefined;
-    const value = this.#values[key];
+    const value = this.#read(key);
     if (typeof value !== "object" || Array.isArray(value)) throw this.#problem(key, "an object");
     return new ConfigObject(value as Json, `${this.#path}: ${key}`);
   }
 
   #problem(key: string, expected: string): CheckpointError {
-    const found = JSON.stringify(this.#values[key]) ?? "nothing";
+    const found = JSON.stringify(this.#read(key)) ?? "nothing";
     return new CheckpointError("E_CONFIG", `${this.#path}: "${key}" is ${found}; expected ${expected}.`, {
       hint: "The checkpoint's config.json does not describe this kind of model; re-export it or fix the value.",
-      details: { file: "config.json", key, found: this.#values[key] ?? null },
+      details: { file: "config.json", key, found: this.#read(key) ?? null },
     });
   }
 }

@@ -111,8 +111,8 @@ export function readLocalLayers(values: ConfigObject, isLocal: (layer: number) =
 
 /** As the Qwen families have it: windows only with `use_sliding_window`, and then from `max_window_layers` on. */
 export function readSwitchedWindows(values: ConfigObject): WindowOf {
-  if (!values.boolean("use_sliding_window", false) || values.numberOrNull("sliding_window", 4096) === undefined)
-    return () => undefined;
+  const window = values.numberOrNull("sliding_window", 4096);
   const first = values.number("max_window_layers", 28);
+  if (!values.boolean("use_sliding_window", false) || window === undefined) return () => undefined;
   return readWindows(values, (layer) => layer >= first, 4096);
 }

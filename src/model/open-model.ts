@@ -7,6 +7,7 @@ import type { Architecture, BlockTensor } from "./architecture.js";
 import { readModelConfig, type ModelConfig } from "./config.js";
 import { FAMILIES, familyOf, findFamily, modelTypesOf } from "./families/registry.js";
 import type { Family } from "./family.js";
+import { saysNothing } from "./silent-keys.js";
 import { findTensorNames, renameTensors } from "./tensor-names.js";
 
 export interface Model extends AsyncDisposable {
@@ -88,7 +89,7 @@ function surplusTensors(architecture: Architecture, checkpoint: Checkpoint, { va
   return [...checkpoint.tensors.keys()].filter((name) => {
     if (wanted.has(name)) return false;
     if (name.endsWith(".bias") && modules.has(name.slice(0, -".bias".length))) return true;
-    if (!name.startsWith(blocksPrefix) || !name.endsWith(".weight")) return false;
+    if (!name.startsWith(blocksPrefix) || !/(\.weight|_correction_bias)$/.test(name)) return false;
     const [index = ""] = name.slice(blocksPrefix.length).split(".", 1);
     return Number(index) < architecture.blocks.length || !mayHaveMoreBlocks;
   });
@@ -103,29 +104,43 @@ function chooseFamily(name: string | undefined, config: ModelConfig, checkpoint:
   if (name !== undefined) return findFamily(name);
   const known = familyOf(config.modelType);
   if (known !== undefined) return known;
-  const alike = FAMILIES.filter((family) => fits(family, config, checkpoint)).map((family) => family.name);
-  const [first] = alike;
+  const alike = FAMILIES.flatMap((family) => {
+    const unknownKeys = keysUnknownTo(family, config, checkpoint);
+    return unknownKeys === undefined ? [] : [{ name: family.name, unknownKeys }];
+  }).toSorted((a, b) => a.unknownKeys.length - b.unknownKeys.length);
   throw new CheckpointError(
     "E_ARCHITECTURE",
     `${checkpoint.directory}: config.json: model_type "${config.modelType}" is not supported; known: ${FAMILIES.flatMap(modelTypesOf).join(", ")}.`,
     {
-      hint:
-        first === undefined
-          ? "No known family has these tensors. `prune families` lists what is supported."
-          : `looks like ${first}: pass --family ${first}, and check its perplexity with \`prune eval\` first.`,
-      details: { key: "model_type", found: config.modelType, alike },
+      hint: hintOf(alike),
+      details: { key: "model_type", found: config.modelType, alike: alike.map(({ name }) => name), families: alike },
     },
   );
 }
 
-/** Whether a family can be described from the config and accounts for every parameter with its shape. */
-function fits(family: Family, config: ModelConfig, checkpoint: Checkpoint): boolean {
+/** What may be done with an unknown model_type; families that know most of its keys come first. */
+function hintOf([first]: readonly { readonly name: string; readonly unknownKeys: readonly string[] }[]): string {
+  if (first === undefined) return "No known family has these tensors. `prune families` lists what is supported.";
+  const { name, unknownKeys } = first;
+  return unknownKeys.length === 0
+    ? `looks like ${name}: pass --family ${name}, and check its perplexity with \`prune eval\` first.`
+    : `The tensors are those of ${name}, but config.json has keys that ${name} does not know and that may change what the model computes: ${unknownKeys.join(", ")}.`;
+}
+
+/**
+ * The keys of the config that a family does not ask for and that may say what the model computes; undefined where it
+ * cannot be described from the config or does not account for every parameter with its shape.
+ */
+function keysUnknownTo(family: Family, config: ModelConfig, checkpoint: Checkpoint): string[] | undefined {
+  const asked = { ...config, values: config.values.copy() };
   try {
-    return findTensorProblems(describeCheckpoint(family, config, checkpoint), checkpoint, config).length === 0;
+    const architecture = describeCheckpoint(family, asked, checkpoint);
+    if (findTensorProblems(architecture, checkpoint, asked).length > 0) return undefined;
   } catch (error) {
-    if (error instanceof PruneError) return false; // its config lacks or contradicts what the family needs
+    if (error instanceof PruneError) return undefined; // its config lacks or contradicts what the family needs
     throw error;
   }
+  return asked.values.unasked().filter((key) => !saysNothing(key));
 }
 
 function requireNoProblems(problems: readonly string[], directory: string): void {
@@ -138,11 +153,25 @@ function requireNoProblems(problems: readonly string[], directory: string): void
   });
 }
 
-/** Say which parts of a multimodal checkpoint are only carried along. */
+/** Whether a tensor belongs to a block behind those of the decoder. */
+function isOfFurtherBlock(name: string, prefix: string, { blocks }: Architecture): boolean {
+  return name.startsWith(prefix) && Number(name.slice(prefix.length).split(".", 1)[0]) >= blocks.length;
+}
+
+/** Say which parts of a checkpoint are only carried along: layers that predict further tokens, other modalities. */
 function tellOfOtherParts({ architecture, checkpoint, config }: Model, logger: Logger): void {
-  if (config.wrapper === undefined) return;
   const wanted = wantedTensors(architecture);
   const prefix = architecture.blocks[0]?.name.replace(/\.\d+$/, ".") ?? "";
+  const further = [...checkpoint.tensors.keys()].filter(
+    (name) => !wanted.has(name) && isOfFurtherBlock(name, prefix, architecture),
+  );
+  if (further.length > 0) {
+    logger.info(
+      `${further.length} tensors of layers that predict further tokens are passed through untouched and stay dense`,
+      { family: architecture.family, tensors: further.length, layers: config.values.raw("num_nextn_predict_layers") },
+    );
+  }
+  if (config.wrapper === undefined) return;
   const others = [...checkpoint.tensors.keys()].filter((name) => !wanted.has(name) && !name.startsWith(prefix));
   const parts = [...new Set(others.map((name) => name.split(".").slice(0, 2).join(".")))];
   logger.info(

@@ -81,10 +81,10 @@ function frequenciesOf(theta: number, dimensions: number): Float32Array {
  */
 export function readRotaryTable(config: ConfigObject, headDim: number, keys: RotaryKeys = {}): RotaryTable {
   const parameters = findParameters(config, keys);
-  const read = ([first, ...others]: readonly [string, ...string[]], fallback: number): number =>
-    parameters?.has(first) === true
-      ? parameters.number(first)
-      : config.number(config.keyAmong(first, ...others), fallback);
+  const read = ([first, ...others]: readonly [string, ...string[]], fallback: number): number => {
+    const key = config.keyAmong(first, ...others); // a file may say it in both places
+    return parameters?.has(first) === true ? parameters.number(first) : config.number(key, fallback);
+  };
   const theta = read(keys.thetaKeys ?? ["rope_theta"], keys.theta ?? 10000);
   const fraction =
     keys.fraction === undefined ? 1 : read(keys.fractionKeys ?? ["partial_rotary_factor"], keys.fraction);

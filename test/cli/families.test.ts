@@ -90,8 +90,8 @@ test("--family makes run, --dry-run, eval and inspect read an unknown model_type
   assert.equal(refused.code, 4);
   const { code, hint, details } = parseDocument(ERROR_DOCUMENT, refused.stdout);
   assert.equal(code, "E_ARCHITECTURE");
-  assert.match(hint ?? "", /^looks like llama: pass --family llama/);
-  assert.ok(Array.isArray(details["alike"]) && details["alike"].includes("mistral"));
+  assert.match(hint ?? "", /^looks like mistral: pass --family mistral/); // llama does not know of windows
+  assert.ok(Array.isArray(details["alike"]) && details["alike"].includes("llama"));
 
   const family = ["--family", "mistral"];
   const plan = parseDocument(PLAN_DOCUMENT, (await runPrune([...run, ...family, "--dry-run"])).stdout);
@@ -107,6 +107,23 @@ test("--family makes run, --dry-run, eval and inspect read an unknown model_type
 
   const inspect = ["inspect", `${model}-pruned`, "--json"];
   assert.equal(parseDocument(INSPECTION_DOCUMENT, (await runPrune([...inspect, ...family])).stdout).sparsity, 0.5);
+});
+
+test("a model type with keys that no family knows is not offered as one, and the keys are named", async (t) => {
+  const { model, ids } = await unknownModel(t);
+  const file = join(model, "config.json");
+  const config = readJson<Record<string, unknown>>(file);
+  const silent = { eos_token_id: 2, hidden_dropout: 0.1, use_cache: true, torch_dtype: "bfloat16", scale_none: null };
+  writeFileSync(file, JSON.stringify({ ...config, ...silent, scale_emb: 12, scale_depth: 1.4 }));
+  const { code, stdout } = await runPrune(["eval", model, "--text", ids, "--json"]);
+  assert.equal(code, 4);
+  const { hint, details } = parseDocument(ERROR_DOCUMENT, stdout);
+  assert.match(
+    hint ?? "",
+    /those of mistral, but config\.json has keys that mistral does not know .*: scale_emb, scale_depth\.$/,
+  );
+  assert.doesNotMatch(hint ?? "", /--family/);
+  assert.ok(Array.isArray(details["alike"]) && details["alike"].includes("mistral"));
 });
 
 test("an unknown family ends with 2 and the nearest name", async () => {

@@ -14,6 +14,7 @@ import { prunableLinears, tensorOf, type Architecture, type LinearSpec } from ".
 import { openModel } from "../../src/model/open-model.js";
 import { parsePattern, UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { copyFixture, fixtures, type Fixture } from "../helpers/architectures.js";
+import { deepseekV3 } from "../helpers/checkpoint-variants.js";
 import { encodeSafetensors, temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
 import { demoRun } from "../helpers/runs.js";
@@ -115,8 +116,7 @@ function tensorNames(architecture: Architecture): Map<LinearSpec, string> {
   );
 }
 
-async function pruneAndCheck(t: TestContext, fixture: Fixture, run: Run): Promise<void> {
-  const source = await copyFixture(t, fixture, "config.json");
+async function pruneAndCheck(t: TestContext, source: string, run: Run): Promise<void> {
   const out = join(temporaryDirectory(t), "out");
   await using model = await openModel(source);
   const { architecture } = model;
@@ -151,7 +151,12 @@ for (const fixture of fixtures()) {
     test(
       `${fixture.folder} pruned with ${run.method}: exact zeros, nothing else changed`,
       { skip: fixture.skip },
-      (t) => pruneAndCheck(t, fixture, run),
+      async (t) => pruneAndCheck(t, await copyFixture(t, fixture, "config.json"), run),
     );
   }
+}
+
+for (const run of RUNS.filter(({ isForParts }) => isForParts !== true)) {
+  test(`deepseek_v3 pruned with ${run.method}: exact zeros, nothing else changed, layers of further tokens included`, async (t) =>
+    pruneAndCheck(t, await deepseekV3(t), run));
 }

@@ -32,6 +32,41 @@ test("without scaling, frequencies fall geometrically from 1 over the whole head
   assertClose(readTable({}, 16).at(8).inverseFrequencies, plain(10000, 16));
 });
 
+test("with Hunyuan's alpha the base of a dynamic scaling has grown for all lengths", () => {
+  const scaling = {
+    type: "dynamic",
+    alpha: 1000,
+    factor: 1,
+    mscale: 1,
+    mscale_all_dim: 1,
+    beta_fast: 32,
+    beta_slow: 1,
+  };
+  const { at } = readTable({ rope_theta: 10000, rope_scaling: scaling, max_position_embeddings: 64 }, 16);
+  for (const tokens of [8, 64]) assertClose(at(tokens).inverseFrequencies, plain(10000 * 1000 ** (16 / 14), 16));
+});
+
+test("longrope takes Phi-MoE's own factors for short and for long sequences", () => {
+  const factors = { short_factor: [1, 1], long_factor: [2, 4], short_mscale: 1.243, long_mscale: 1.19 };
+  const scaling = { type: "longrope", original_max_position_embeddings: 8, ...factors };
+  const { at } = readTable({ rope_scaling: scaling, max_position_embeddings: 128 }, 4);
+  assert.deepEqual([at(8).attentionFactor, at(9).attentionFactor], [1.243, 1.19]);
+  assertClose(at(9).inverseFrequencies, [1 / 2, 1 / 100 / 4]);
+});
+
+test("what a factor by position turns grows with it, and no angle changes", () => {
+  const table = readTable({}, 8);
+  const grown = {
+    ...table,
+    at: (tokens: number) => ({ ...table.at(tokens), factorAt: (position: number) => 1 + position }),
+  };
+  const [plainAngles, angles] = [rotaryAngles(table, 3), rotaryAngles(grown, 3)];
+  for (const side of ["cos", "sin"] as const)
+    angles[side].forEach((value, i) =>
+      assert.ok(Math.abs(value - plainAngles[side][i] * (1 + Math.floor(i / 4))) < 1e-6),
+    );
+});
+
 test("linear scaling divides every frequency, keyed type or rope_type, in 4.x and 5.x files", () => {
   const expected = plain(1000, 8).map((frequency) => frequency / 4);
   for (const config of [

@@ -25,6 +25,7 @@ function readRouter(values: ConfigObject): RouterParts {
   const router = { experts, isRenormalized: false, scale: values.number("routed_scaling_factor", 1) };
   switch (values.string("topk_method", "greedy")) {
     case "greedy":
+      values.ignore("n_group", "topk_group");
       return router;
     case "group_limited_greedy": {
       const limit = { groups: values.count("n_group"), kept: values.count("topk_group") };
@@ -49,6 +50,7 @@ export function readLatentAttention(values: ConfigObject): GatedVariations {
   const heads = values.count("num_attention_heads");
   const plainDim = values.count("qk_nope_head_dim");
   const rotaryDim = values.count("qk_rope_head_dim");
+  values.ignore("head_dim", "num_key_value_heads"); // those of the latent form, whatever a library writes there
   const attention = latentAttentionBranch({
     hiddenSize: values.count("hidden_size"),
     heads,

@@ -7,6 +7,7 @@ export const EXAONE4 = gatedFamily(
   ["norms on what the branches return", "q/k norm per head", "layers without windows have no positions"],
   (values) => {
     const norm = readRmsNorm(values, 1e-5);
+    values.ignore("sliding_window_pattern"); // of layer_types' own making where those are there
     const hasWindows = values.raw("sliding_window") !== null;
     const isLocal = (layer: number): boolean => {
       const pattern = values.count("sliding_window_pattern", 4); // may be null or letters where layer_types say it

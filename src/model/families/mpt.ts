@@ -20,6 +20,7 @@ export const MPT = plainFamily(
     if (attention.string("attn_type", "multihead_attention") !== "multihead_attention")
       throw attention.refuse("attn_type", '"multihead_attention"');
     if (values.has("logit_scale")) throw values.refuse("logit_scale", "nothing");
+    values.ignore("expansion_ratio", "learned_pos_emb", "no_bias", "norm_type", "embedding_fraction", "init_device");
     const hiddenSize = values.count(values.keyAmong("d_model", "hidden_size"));
     const heads = values.count(values.keyAmong("n_heads", "num_attention_heads"));
     const headDim = widthOfHead(hiddenSize, heads);

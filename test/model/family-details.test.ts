@@ -142,6 +142,14 @@ test("DeepSeek-V3's scores grow with yarn's factor, and its rotation may be of h
   );
 });
 
+test("DeepSeek-V3's queries have a latent vector of 1536 unless the config says null or another number", () => {
+  const parts = { kv_lora_rank: 8, qk_nope_head_dim: 4, qk_rope_head_dim: 4, v_head_dim: 4 };
+  const rankOf = (config: Json): number | undefined =>
+    describe("deepseek_v3", { ...SILENT, ...parts, ...config }).blocks[0]?.tensors.get("self_attn.q_a_proj.weight")
+      ?.shape[0];
+  assert.deepEqual([rankOf({}), rankOf({ q_lora_rank: 8 }), rankOf({ q_lora_rank: null })], [1536, 8, undefined]);
+});
+
 test("a router that cannot choose as many experts from the groups it keeps is refused", async (t) => {
   const directory = await deepseekV3(t, { num_experts_per_tok: 5 });
   await assert.rejects(openModel(directory), {

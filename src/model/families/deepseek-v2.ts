@@ -45,11 +45,15 @@ function readScoreFactor(values: ConfigObject): number {
   return factor <= 1 ? 1 : (0.1 * mscale * Math.log(factor) + 1) ** 2;
 }
 
-/** What both generations share: latent attention, and positions in a part of each head. */
-export function readLatentAttention(values: ConfigObject): GatedVariations {
+/**
+ * What both generations share: latent attention, and positions in a part of each head.
+ * @param queryRankDefault where the config lacks the key; null in it means that queries have no latent vector
+ */
+export function readLatentAttention(values: ConfigObject, queryRankDefault?: number): GatedVariations {
   const heads = values.count("num_attention_heads");
   const plainDim = values.count("qk_nope_head_dim");
   const rotaryDim = values.count("qk_rope_head_dim");
+  const queryRank = values.numberOrNull("q_lora_rank", queryRankDefault);
   values.ignore("head_dim", "num_key_value_heads"); // those of the latent form, whatever a library writes there
   const attention = latentAttentionBranch({
     hiddenSize: values.count("hidden_size"),
@@ -58,7 +62,7 @@ export function readLatentAttention(values: ConfigObject): GatedVariations {
     rotaryDim,
     valueDim: values.count("v_head_dim"),
     keyValueRank: values.count("kv_lora_rank"),
-    ...(values.has("q_lora_rank") ? { queryRank: values.count("q_lora_rank") } : {}),
+    ...(queryRank === undefined ? {} : { queryRank: values.count("q_lora_rank", queryRank) }),
     scale: (plainDim + rotaryDim) ** -0.5 * readScoreFactor(values),
     hasBias: values.boolean("attention_bias", false),
     rotary: "default",

@@ -23,7 +23,7 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
   const hasExperts = readLayersAfterDense(values, 3);
   const defaults = { isRenormalized: true, scale: 2.5, groups: 8, kept: 4, experts: 256, chosen: 8 };
   return describeGatedDecoder("deepseek_v3", config, hasTensor, {
-    ...readLatentAttention(values),
+    ...readLatentAttention(values, 1536),
     hasMlpBias: false,
     mlpOf: (layer, dense) =>
       hasExperts(layer)

@@ -111,8 +111,8 @@ const RENAMED: readonly (Variant & { readonly title: string; readonly canonical:
     canonical: (stored) => stored.replace("model.language_model.", "model."),
   },
   {
-    title: "mistral as language_model.model, the head beside it",
-    folder: "mistral",
+    title: "ministral3 as language_model.model, the head beside it",
+    folder: "ministral3",
     rename: rebase("model.", "language_model.model.", "language_model."),
     config: asMultimodal("mistral3"),
     extra: VISION,
@@ -207,6 +207,7 @@ const UNKNOWN: readonly { readonly folder: string; readonly files?: readonly str
   { folder: "gpt2", like: "gpt2" },
   { folder: "qwen3_moe", like: "qwen3_moe" },
   { folder: "deepseek_v2", like: "deepseek_v2" },
+  { folder: "glm4_moe", like: "glm4_moe" }, // dots1 has the same tensors and knows of no partial rotation
 ];
 
 for (const { folder, files, like } of UNKNOWN) {
@@ -334,6 +335,12 @@ const CONTRADICTIONS: readonly Contradiction[] = [
     folder: "qwen3",
     config: (config) => ({ ...config, model_type: "llama" }),
     names: [/self_attn\.q_norm\.weight .* is \[16\]; config\.json says there is none/],
+  },
+  {
+    title: "a correction of a router's scores that the family does not have",
+    folder: "olmoe",
+    extra: { "model.layers.0.mlp.gate.e_score_correction_bias": floats([8]) },
+    names: [/e_score_correction_bias .* is \[8\]; config\.json says there is none/],
   },
   {
     title: "another vocabulary than the embedding has",

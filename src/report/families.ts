@@ -88,7 +88,7 @@ function reportOf(family: Family): FamilyReport {
     () => false,
     () => undefined,
   );
-  const { blocks } = architecture;
+  const blocks = [...new Map(architecture.blocks.map((block) => [block.shapeKey, block])).values()];
   const kinds = new Map(blocks.map((block) => [JSON.stringify(stagesOf(block)), stagesOf(block)]));
   return {
     name,

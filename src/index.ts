@@ -4,7 +4,6 @@
  */
 export * from "./api/api.js";
 export * from "./errors.js";
-export { expectLimitsKept } from "./evaluation/limits.js";
 export { createMemoryLogger, type LogFields, type Logger, type LogLevel, SILENT_LOGGER } from "./logging.js";
 export type * from "./contract.js";
 export type { ComparisonRequest } from "./options/comparison-options.js";

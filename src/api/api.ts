@@ -31,6 +31,8 @@ import { describeFamilies, type FamiliesReport } from "../report/families.js";
 import { describeMethods, type MethodsReport } from "../report/methods.js";
 import { surroundings } from "./surroundings.js";
 
+export { expectLimitsKept } from "../evaluation/limits.js";
+
 /** Who is told of work, and may stop it. */
 export interface Listening {
   /** Hears what was decided for the caller, warnings, and with "debug" every step. Default: nobody. */

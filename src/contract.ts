@@ -140,6 +140,8 @@ export interface PlanReport {
   readonly zerosToMake: number;
   readonly bytesToRead: number;
   readonly bytesToWrite: number;
+  /** Space that the output and the run's working files take while it is at work. */
+  readonly diskBytes: number;
   readonly peakMemoryBytes: number;
   readonly estimatedSeconds: number;
   /** Linears that `--ignore` leaves dense. */

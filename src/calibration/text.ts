@@ -99,6 +99,7 @@ export class DocumentFile {
     const purpose = `the unpacked text of ${file}`;
     const scratch = file.endsWith(".gz") ? await temporary.makeTemporaryDirectory("documents", purpose) : undefined;
     try {
+      await checkRoomToUnpack(file);
       const plain = scratch === undefined ? file : join(scratch, "documents.jsonl");
       if (scratch !== undefined) await unpack(file, plain);
       const index = await indexLines(plain, file);
@@ -123,6 +124,25 @@ export class DocumentFile {
     await this.#handle.close();
     if (this.#scratch !== undefined) await temporary.rm(this.#scratch, { recursive: true, force: true });
   }
+}
+
+/**
+ * Whether a .gz can be unpacked, by the length that it ends with; it has none of several parts or of 4 GiB and more, and is
+ * then only known to take more than it does packed.
+ * @throws ResourceError E_DISK_FULL, E_TEMPORARY_DIRECTORY
+ */
+export async function checkRoomToUnpack(file: string): Promise<void> {
+  if (!file.endsWith(".gz")) return;
+  const sizeBytes = sizeOfFile(file);
+  const end = Buffer.alloc(4);
+  const handle = await open(file);
+  try {
+    await handle.read(end, 0, 4, Math.max(0, sizeBytes - 4));
+  } finally {
+    await handle.close();
+  }
+  const neededBytes = Math.max(sizeBytes, end.readUInt32LE());
+  await temporary.requireTemporaryRoom(neededBytes, `the unpacked text of ${file}`);
 }
 
 async function unpack(file: string, target: string): Promise<void> {

@@ -5,8 +5,9 @@ import { constants } from "../files/door.js";
 import { access, lstat, realpath, stat, statfs } from "../files/place-files.js";
 import { homedir } from "node:os";
 import { basename, dirname, join, relative, resolve, sep } from "node:path";
-import { ConfigError, ResourceError, UsageError } from "../errors.js";
+import { ConfigError, UsageError } from "../errors.js";
 import { fileErrorCode } from "../files/file-errors.js";
+import { requireRoom, SPARE_BYTES } from "../files/space.js";
 
 /** Names of an output, and while it is made. */
 export interface OutputNames {
@@ -22,9 +23,6 @@ export interface OutputPlace extends OutputNames {
   readonly outExists: boolean;
   readonly partialExists: boolean;
 }
-
-/** Room left beside the clone for the journal, the report and the file system's own blocks. */
-export const SPARE_BYTES = 4 << 20;
 
 /** Put behind the name of an OUT that is replaced, with eight more characters. */
 export const ASIDE = ".replaced-";
@@ -171,19 +169,14 @@ export async function checkDisjoint(place: OutputPlace, directory: string, input
   }
 }
 
-/** @throws ResourceError `E_DISK_FULL` when the clone will not fit */
-export async function checkFreeSpace(parent: string, cloneBytes: number): Promise<void> {
-  const { bavail, bsize, blocks } = await statfs(parent);
-  if (blocks === 0) return; // some network file systems do not say
-  const freeBytes = bavail * bsize;
-  const neededBytes = cloneBytes + SPARE_BYTES;
-  if (freeBytes >= neededBytes) return;
-  throw new ResourceError(
-    "E_DISK_FULL",
-    `${parent}: the output needs ${neededBytes} bytes, but only ${freeBytes} are free.`,
-    {
-      hint: "Free some space or choose another --out; nothing was written.",
-      details: { parent, neededBytes, freeBytes },
-    },
-  );
+/**
+ * Whether the output and what lies beside it while it is made will fit.
+ * @throws ResourceError `E_DISK_FULL`
+ */
+export async function checkFreeSpace(parent: string, cloneBytes: number, scratchBytes: number): Promise<void> {
+  const what = scratchBytes > 0 ? `the output with ${scratchBytes} bytes of working files` : "the output";
+  const neededBytes = cloneBytes + scratchBytes + SPARE_BYTES;
+  const more = scratchBytes > 0 ? ", give more --memory" : "";
+  const hint = `Free some space${more} or choose another --out; nothing was written.`;
+  await requireRoom({ statfs }, { directory: parent, neededBytes, what, hint });
 }

@@ -16,7 +16,7 @@ import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
 import { OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
 import { clone, CLONE_MARKER, CLONING, readMarker, sealClone, syncDirectory } from "./clone.js";
-import { planClone, type OwnNames } from "./clone-plan.js";
+import { planClone, type ClonePlan, type OwnNames } from "./clone-plan.js";
 import { narrow, type NarrowReport } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
 import { OutputLock } from "../files/lock.js";
@@ -57,6 +57,8 @@ export interface OutputOptions {
   readonly force: boolean;
   /** Go on in an existing OUT.partial. */
   readonly resume: boolean;
+  /** What will lie beside the clone while the run works, besides what is there already. */
+  readonly scratchBytes?: number;
   /** Top-level names that the output has for itself. */
   readonly own?: OwnNames;
   /** Hears what of the source is left out or renamed, where users may miss it. */
@@ -84,12 +86,9 @@ export async function createOutput(options: OutputOptions): Promise<OutputCheckp
 }
 
 async function openOutput(options: OutputOptions, place: OutputPlace, lock: OutputLock): Promise<OutputCheckpoint> {
-  const { source, force } = options;
+  const { source, force, scratchBytes = 0 } = options;
   const directory = await realpath(source.directory);
-  const isSingle = source.shards.length === 1 && source.shards[0] === SINGLE_FILE;
-  const weights = isSingle ? source.shards : [...source.shards, INDEX_FILE];
-  const { working = [], written = [] } = options.own ?? {};
-  const plan = await planClone(directory, weights, { working: [...working, CLONE_MARKER, CLONING], written });
+  const plan = await planCloneOf(source, options.own);
   await checkDisjoint(
     place,
     directory,
@@ -100,21 +99,33 @@ async function openOutput(options: OutputOptions, place: OutputPlace, lock: Outp
   const { headersSha256 } = source;
   if (marker !== undefined) {
     if (marker.headersSha256 !== headersSha256) throw clonedFromAnother(place.partial, source);
+    await checkFreeSpace(place.parent, 0, scratchBytes);
     const checkpoint = await OpenCheckpoint.open(place.partial, "r+");
     return new PatchedClone({ place, force, lock, clonedFrom: marker.shards }, checkpoint, undefined);
   }
   for (const note of plan.notes) options.warn?.(note);
   if (place.partialExists) await rm(place.partial, { recursive: true, force: true });
-  await checkFreeSpace(
-    place.parent,
-    plan.files.reduce((sum, file) => sum + file.sizeBytes, 0),
-  );
+  await checkFreeSpace(place.parent, bytesOf(plan), scratchBytes);
   const shards = await source.stamps();
   await clone(plan, place.partial);
   const checkpoint = await OpenCheckpoint.open(place.partial, "r+");
   return new PatchedClone({ place, force, lock, clonedFrom: shards }, checkpoint, (signal) =>
     sealClone(plan, place.partial, { headersSha256, shards }, signal),
   );
+}
+
+/** What is copied of a source. */
+export async function planCloneOf(source: Checkpoint, { working, written }: OwnNames = NOTHING): Promise<ClonePlan> {
+  const isSingle = source.shards.length === 1 && source.shards[0] === SINGLE_FILE;
+  const weights = isSingle ? source.shards : [...source.shards, INDEX_FILE];
+  const own = { working: [...working, CLONE_MARKER, CLONING], written };
+  return planClone(await realpath(source.directory), weights, own);
+}
+
+const NOTHING: OwnNames = { working: [], written: [] };
+
+export function bytesOf({ files }: ClonePlan): number {
+  return files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
 function clonedFromAnother(partial: string, source: Checkpoint): ConfigError {

@@ -1,11 +1,15 @@
 /** `--dry-run`: what a run would prune, read, write, need and take. Nothing is written and no block is loaded. */
-import { statSync } from "../files/checkpoint-files.js";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { existsSync, statSync } from "../files/checkpoint-files.js";
+import { checkRoomToUnpack } from "../calibration/text.js";
+import { bytesOf, planCloneOf } from "../checkpoint/output.js";
+import { checkFreeSpace } from "../checkpoint/output-place.js";
 import { openModel } from "../model/open-model.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import { tensorOf, type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
-import { blockTrainingsOf, modelTrainingsOf, solverOf } from "./session.js";
+import { scratchBytesOf } from "./disk-cost.js";
+import { blockTrainingsOf, modelTrainingsOf, OWN_NAMES, solverOf } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { elementsOf } from "../solvers/cost.js";
@@ -38,7 +42,7 @@ const TRIES = 16;
 
 /**
  * Describe a run without doing it.
- * @throws CheckpointError, ConfigError where the run itself would; patterns that match nothing are listed instead
+ * @throws CheckpointError, ConfigError, ResourceError where the run itself would before any work; patterns that match nothing are listed instead
  */
 export async function planRun(config: RunConfig, context: EngineContext): Promise<PlanReport> {
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
@@ -68,6 +72,11 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     checkpointBytes,
     prunedBytes,
   };
+  const cloneBytes = config.resume ? 0 : bytesOf(await planCloneOf(model.checkpoint, OWN_NAMES));
+  const scratchBytes = scratchBytesOf(planned);
+  const parent = dirname(config.out);
+  if (existsSync(parent)) await checkFreeSpace(parent, cloneBytes, scratchBytes);
+  if (config.calibration !== undefined) await checkRoomToUnpack(config.calibration.file);
   const gradientPasses = ofModel(gradientsOf(solver)).length > 0 ? 2 : 0; // forward and back
   const passes = weightPasses(config.allocation) + gradientPasses;
   return {
@@ -85,6 +94,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     // Once for the clone, once for the forward, and as often as the allocation and gradients look at the dense model.
     bytesToRead: (2 + passes) * checkpointBytes,
     bytesToWrite: checkpointBytes + prunedBytes,
+    diskBytes: cloneBytes + scratchBytes,
     peakMemoryBytes: residentBytes(planned) + memoryOf(planned),
     estimatedSeconds:
       secondsOf(workOf(planned), await measureRates(selection.selected, config)) + givenSeconds(trainings),

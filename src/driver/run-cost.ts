@@ -14,7 +14,7 @@ import { inSequence, PASSES, repeated, type SolveCost } from "../solvers/cost.js
 import { gradientsOf, ofModel } from "./gradient-source.js";
 import { isRouted } from "./run.js";
 import { STATES } from "../training/elsa.js";
-import { FULL_PRECISION } from "../training/parameter-store.js";
+import { FULL_PRECISION, type FieldFormats } from "../training/parameter-store.js";
 import { STORE_SHARE, WEIGHTS_SHARE } from "./model-training.js";
 import type { BlockTraining, ModelTraining } from "./run.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
@@ -206,7 +206,7 @@ function modelTrainingWork(planned: PlannedRun, training: ModelTraining): Partia
 }
 
 /** Weights of the blocks, and where they are trained of the embedding and the head. */
-function trainedElements(
+export function trainedElements(
   { blocks, embedding, embeddingWidth, head, vocabularySize }: Architecture,
   { options }: ModelTraining,
 ): number {
@@ -241,7 +241,10 @@ function gradientWork(planned: PlannedRun): Partial<RunWork> {
 }
 
 /** What enters every block, and what leaves the last, of all sequences. */
-function gradientStateBytes({ config, architecture: { blocks, hiddenSize } }: PlannedRun): number {
+export function gradientStateBytes({
+  config,
+  architecture: { blocks, hiddenSize },
+}: Pick<PlannedRun, "config" | "architecture">): number {
   return 4 * tokensOf(config) * hiddenSize * (blocks.length + 1);
 }
 
@@ -264,7 +267,7 @@ function backBytes({ architecture }: PlannedRun, block: BlockSpec, tokens: numbe
 }
 
 /** Statistics of the gradients of a block's pruned weights. */
-function summedBytes({ solver, selected }: PlannedRun, block: BlockSpec): number {
+export function summedBytes({ solver, selected }: Pick<PlannedRun, "solver" | "selected">, block: BlockSpec): number {
   return 4 * gradientsOf(solver).length * weightsOf(linearsOf(block).filter((linear) => selected.has(linear)));
 }
 
@@ -409,6 +412,29 @@ export function memoryOf(planned: PlannedRun): number {
   return Math.max(hidden + block + pruning, gradientBytes(planned, runTokens), ...trained);
 }
 
+/** What a training keeps of every weight, and how much of it lies in files. */
+export function storeBytes(
+  { architecture, config }: Pick<PlannedRun, "architecture" | "config">,
+  training: ModelTraining,
+): { readonly bytes: number; readonly fileBytes: number } {
+  const perWeight = bytesPerWeight(training);
+  const bytes = perWeight * trainedElements(architecture, training);
+  return { bytes, fileBytes: Math.max(0, bytes - STORE_SHARE * config.memoryBytes) };
+}
+
+function formatsOf(training: ModelTraining): FieldFormats {
+  return training.name === "elsa" ? STATES[training.options.state] : FULL_PRECISION;
+}
+
+function fieldsOf(training: ModelTraining): readonly (keyof FieldFormats)[] {
+  return ["values", "gradient", "first", "second", ...(training.name === "elsa" ? (["split", "dual"] as const) : [])];
+}
+
+function bytesPerWeight(training: ModelTraining): number {
+  const formats = formatsOf(training);
+  return fieldsOf(training).reduce((sum, field) => sum + formats[field].bytesFor(2 ** 16) / 2 ** 16, 0);
+}
+
 /**
  * What a training keeps of every weight, up to its share of --memory and a group on its way; what a step keeps in front of
  * each block, a block's activations and a tile of both models' logits; what is not trained of the ends, and the teacher.
@@ -416,10 +442,7 @@ export function memoryOf(planned: PlannedRun): number {
 function modelTrainingBytes({ architecture, config }: PlannedRun, training: ModelTraining): number {
   const { blocks, hiddenSize, vocabularySize, embeddingWidth, head, embedding } = architecture;
   const { batchSize, train, squareHead } = training.options;
-  const isSplit = training.name === "elsa";
-  const formats = training.name === "elsa" ? STATES[training.options.state] : FULL_PRECISION;
-  const fields = ["values", "gradient", "first", "second", ...(isSplit ? (["split", "dual"] as const) : [])] as const;
-  const perWeight = fields.reduce((sum, field) => sum + formats[field].bytesFor(2 ** 16) / 2 ** 16, 0);
+  const [formats, fields, perWeight] = [formatsOf(training), fieldsOf(training), bytesPerWeight(training)];
   const elements = trainedElements(architecture, training);
   const inMemory = Math.min(perWeight * elements, STORE_SHARE * config.memoryBytes);
   const isPacked = perWeight * elements > inMemory || formats !== FULL_PRECISION;

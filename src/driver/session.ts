@@ -39,6 +39,7 @@ import { safe, safePlus } from "../training/safe.js";
 import { TRAINING_NAME } from "./model-training.js";
 import { BlockReconstruction, takesDenseStream, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
 import { openDevice } from "./devices.js";
+import { scratchBytesOf } from "./disk-cost.js";
 import { GRADIENT_STATES_NAME, GRADIENTS_NAME, gradientsOf, GradientSource } from "./gradient-source.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { decidePrunables } from "./prunables.js";
@@ -85,6 +86,8 @@ export const WORKING_FILES = [
   GRADIENTS_NAME,
   GRADIENT_STATES_NAME,
 ];
+
+export const OWN_NAMES = { working: WORKING_FILES, written: [RECIPE_NAME] };
 
 /** Work on the dense model that many runs have in common; only `compareMethods` shares it between them. */
 export interface SharedWork {
@@ -160,8 +163,12 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const { out, force, resume } = config;
     const output = resources.own(
       await createOutput({
-        ...{ source: model.checkpoint, out, force, resume },
-        own: { working: WORKING_FILES, written: [RECIPE_NAME] },
+        ...{ source: model.checkpoint, out, force, resume, own: OWN_NAMES },
+        scratchBytes: scratchBytesOf({
+          ...{ architecture: model.architecture, solver, blockTrainings, trainings },
+          config: { ...config, nsamples: calibration?.sequences.length ?? 0 },
+          selected: new Set(selection.selected),
+        }),
         warn: (message) => context.logger.warn(message),
       }),
     );

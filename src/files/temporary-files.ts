@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { PruneError, ResourceError } from "../errors.js";
 import { doorFor } from "./door.js";
 import { fileErrorCode } from "./file-errors.js";
+import { requireRoom, SPARE_BYTES } from "./space.js";
 
 const HINT = "Set TMPDIR to a directory that exists, can be written to, and has room: TMPDIR=/path prune ….";
 
@@ -15,6 +16,20 @@ export const { mkdtemp, open, rm, statfs } = doorFor({
 });
 
 /**
+ * Room in TMPDIR, before anything goes there.
+ * @param purpose what the space is for, in messages
+ * @throws ResourceError E_DISK_FULL, E_TEMPORARY_DIRECTORY
+ */
+export async function requireTemporaryRoom(neededBytes: number, purpose: string): Promise<void> {
+  const directory = tmpdir();
+  try {
+    await requireRoom({ statfs }, { directory, neededBytes: neededBytes + SPARE_BYTES, what: purpose, hint: HINT });
+  } catch (error) {
+    throw unusable(error, directory, purpose);
+  }
+}
+
+/**
  * A new directory in TMPDIR.
  * @param purpose what the space is for, in messages
  * @throws ResourceError E_TEMPORARY_DIRECTORY
@@ -24,15 +39,19 @@ export async function makeTemporaryDirectory(name: string, purpose: string): Pro
   try {
     return await mkdtemp(join(parent, `prune-${name}-`));
   } catch (error) {
-    const code = fileErrorCode(error);
-    if (code === undefined) throw error;
-    const problem = code === "ENOENT" ? "does not exist" : code === "ENOSPC" ? "is full" : `cannot be used (${code})`;
-    throw new ResourceError(
-      "E_TEMPORARY_DIRECTORY",
-      `${parent}: the directory for temporary files (TMPDIR) ${problem}; ${purpose} would go there.`,
-      { hint: HINT, details: { directory: parent, purpose, cause: code }, cause: error },
-    );
+    throw unusable(error, parent, purpose);
   }
+}
+
+function unusable(error: unknown, directory: string, purpose: string): unknown {
+  const code = fileErrorCode(error);
+  if (code === undefined) return error;
+  const problem = code === "ENOENT" ? "does not exist" : code === "ENOSPC" ? "is full" : `cannot be used (${code})`;
+  return new ResourceError(
+    "E_TEMPORARY_DIRECTORY",
+    `${directory}: the directory for temporary files (TMPDIR) ${problem}; ${purpose} would go there.`,
+    { hint: HINT, details: { directory, purpose, cause: code }, cause: error },
+  );
 }
 
 /** An error of a file inside a temporary directory, in these words; anything else as it is. */

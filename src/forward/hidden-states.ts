@@ -19,6 +19,16 @@ export interface HiddenStatesOptions {
   readonly scratchFile: string;
 }
 
+/** Sequences that stay in memory. */
+function residentOf({ sequences, tokens, hiddenSize, memoryBytes }: Omit<HiddenStatesOptions, "scratchFile">): number {
+  return Math.min(sequences, Math.floor(memoryBytes / (tokens * hiddenSize * 4)));
+}
+
+/** Bytes that go to the scratch file. */
+export function spilledBytes(options: Omit<HiddenStatesOptions, "scratchFile">): number {
+  return (options.sequences - residentOf(options)) * options.tokens * options.hiddenSize * 4;
+}
+
 export class HiddenStates implements AsyncDisposable {
   readonly sequences: number;
   readonly tokens: number;
@@ -44,8 +54,7 @@ export class HiddenStates implements AsyncDisposable {
   }
 
   static async create(options: HiddenStatesOptions): Promise<HiddenStates> {
-    const bytesPerSequence = options.tokens * options.hiddenSize * 4;
-    const residentSequences = Math.min(options.sequences, Math.floor(options.memoryBytes / bytesPerSequence));
+    const residentSequences = residentOf(options);
     const scratch = residentSequences < options.sequences ? await FileShelf.open(options.scratchFile, "w+") : undefined;
     return new HiddenStates(options, residentSequences, scratch);
   }

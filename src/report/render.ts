@@ -100,6 +100,7 @@ export function renderPlan(report: PlanReport): string {
     ["would prune", `${report.linears} linears, ${formatCount(report.prunableElements)} weights`],
     ["zeros to make", `${formatCount(report.zerosToMake)} (${formatPercent(report.sparsity)})`],
     ["bytes", `${formatBytes(report.bytesToRead)} to read, ${formatBytes(report.bytesToWrite)} to write`],
+    ["disk", `${formatBytes(report.diskBytes)} while it is at work`],
     ["peak memory", `about ${formatBytes(report.peakMemoryBytes)}`],
     ["time", `about ${formatDuration(report.estimatedSeconds)}`],
   ];

@@ -1,9 +1,8 @@
 /** The patched clone: what it copies, where it refuses to write, interruptions, and full disks. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmdirSync } from "node:fs";
 import { chmod, lstat, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
-import { homedir, tmpdir } from "node:os";
+import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, test, type TestContext } from "node:test";
 import fc from "fast-check";
@@ -12,6 +11,7 @@ import { openCheckpoint, type Checkpoint, type TensorInfo } from "../../src/chec
 import { CLONE_MARKER } from "../../src/checkpoint/clone.js";
 import { createOutput, type OutputCheckpoint, type OutputOptions } from "../../src/checkpoint/output.js";
 import { ConfigError, PruneError, ResourceError, UsageError } from "../../src/errors.js";
+import { mountSmallDisk, NO_DISK } from "../helpers/small-disk.js";
 import { temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";
 
 const values = (count: number, offset = 0): Float32Array =>
@@ -536,27 +536,19 @@ describe("force and resume", () => {
   });
 });
 
-/** A file system of so many bytes, or undefined where none can be made. */
-function mountSmallDisk(t: TestContext, bytes: number): string | undefined {
-  if (process.platform !== "linux" || process.getuid?.() !== 0) return undefined;
-  const directory = mkdtempSync(join(tmpdir(), "prune-disk-"));
-  let isMounted = false;
-  t.after(() => {
-    if (isMounted) execFileSync("umount", [directory]);
-    rmdirSync(directory);
-  });
-  try {
-    execFileSync("mount", ["-t", "tmpfs", "-o", `size=${bytes}`, "tmpfs", directory], { stdio: "ignore" });
-  } catch {
-    return undefined; // containers often lack the right
-  }
-  isMounted = true;
-  return directory;
-}
-
-const NO_DISK = "mounting a small tmpfs needs root on Linux";
-
 describe("full disk", () => {
+  test("room for what lies beside the clone is asked for too, also by a resume", async (t) => {
+    const setup = await setUp(t);
+    const message = /the output with 1000000000000000 bytes of working files needs \d+ bytes, but only \d+ are free/;
+    const refused = isError(ResourceError, "E_DISK_FULL", message, /--memory/);
+    await assert.rejects(create(setup, { scratchBytes: 1e15 }), refused);
+    assert.deepEqual((await readdir(setup.base)).sort(), ["model"]);
+    await using output = await create(setup);
+    await output.flush();
+    await output[Symbol.asyncDispose]();
+    await assert.rejects(create(setup, { scratchBytes: 1e15, resume: true }), refused);
+  });
+
   test("an output that will not fit is refused with needed and free bytes, and nothing is written", async (t) => {
     const disk = mountSmallDisk(t, 1 << 20);
     if (disk === undefined) return t.skip(NO_DISK);

@@ -1,12 +1,16 @@
 /** What a dry run counts: exact where it can be counted by hand, in the right order where it cannot. */
 import assert from "node:assert/strict";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { allocationSchema } from "../../src/allocation/registry.js";
 import type { RunConfig } from "../../src/contract.js";
+import { scratchBytesOf } from "../../src/driver/disk-cost.js";
 import { planRun, secondsOf } from "../../src/driver/plan.js";
+import { pruneModel } from "../../src/driver/prune-model.js";
 import { blockTrainingsOf, modelTrainingsOf, solverOf } from "../../src/driver/session.js";
 import { memoryOf, workOf, type RunWork } from "../../src/driver/run-cost.js";
+import { ResourceError } from "../../src/errors.js";
 import { prunableLinears } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
@@ -50,6 +54,34 @@ const products = (overrides: Partial<RunConfig>): number => work(overrides).prod
 const memory = (overrides: Partial<RunConfig>): number => memoryOf(planned(overrides));
 const tokens = ({ nsamples, seqlen }: { readonly nsamples: number; readonly seqlen: number }): number =>
   nsamples * seqlen;
+
+test("space beside the output is what spilled states and trainings take, and a disk without it is refused", async (t) => {
+  const out = join(temporaryDirectory(t), "out");
+  const config = demoRun(out, { memoryBytes: 2e5, reproduce: "model", nsamples: 4, seqlen: 64 });
+  const { diskBytes } = await planRun(config, createTestContext());
+  const sizes = new Map<string, number>();
+  const context = createTestContext();
+  await pruneModel(config, {
+    ...context,
+    emit: () => {
+      for (const name of existsSync(`${out}.partial`) ? readdirSync(`${out}.partial`) : [])
+        sizes.set(name, Math.max(sizes.get(name) ?? 0, statSync(join(`${out}.partial`, name)).size));
+    },
+  });
+  const counted = [...sizes].filter(([name]) => !/journal|clone-complete|recipe/.test(name));
+  assert.ok(sizes.has("hidden-states.bin") && sizes.has("dense-states.bin"));
+  assert.equal(
+    diskBytes,
+    counted.reduce((sum, [, size]) => sum + size, 0),
+  );
+  await assert.rejects(
+    planRun({ ...config, nsamples: 1e9 }, createTestContext()),
+    (error: unknown) => error instanceof ResourceError && error.code === "E_DISK_FULL",
+  );
+  const training = planned({ method: "elsa", methodOptions: { steps: 2, batchSize: 2 }, memoryBytes: 1e9 });
+  const elements = BLOCKS * (BEFORE_LAST + LAST);
+  assert.ok(scratchBytesOf(training) > (2 * 24 + 4) * elements, "two copies of the state, and what was trained");
+});
 
 test("training adds its steps to the work and what it holds to the memory", () => {
   const plain = { method: "wanda", nsamples: 16, seqlen: 128 };

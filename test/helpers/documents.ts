@@ -31,6 +31,7 @@ export const PLAN_DOCUMENT = z.looseObject({
   zerosToMake: count,
   bytesToRead: count,
   bytesToWrite: count,
+  diskBytes: count,
   peakMemoryBytes: z.number().positive(),
   estimatedSeconds: z.number().nonnegative(),
   unmatchedPatterns: z.array(z.string()),

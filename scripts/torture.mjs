@@ -137,6 +137,12 @@ function tryFault(mode, fault, call, number, expected) {
   const isFinished = existsSync(join(out, "recipe.yaml"));
   if (mode !== "compare" && ended === 0 && !isFinished) return "exit 0 and no output";
   let result = failed;
+  // Killed between the last rename and the end: a resume goes on from before it, or says that nothing is left to do.
+  if (mode !== "compare" && isFinished && existsSync(join(out, "clone-complete"))) {
+    result = command([...args(out).filter((arg) => arg !== "--resume"), "--resume"]);
+    if (result.status !== 0 && !(result.status === 2 && /is complete/.test(result.stderr)))
+      return `afterwards ${result.status}: ${result.stderr.split("\n")[0]}`;
+  }
   if (mode === "compare" ? ended !== 0 : !isFinished) {
     const isResumable = mode === "compare" ? existsSync(out) : existsSync(`${out}.partial`);
     const again = args(out).filter((arg) => arg !== "--resume");

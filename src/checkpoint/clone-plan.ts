@@ -28,7 +28,10 @@ export interface ClonePlan {
 
 /** The run's own names in the output, which the source may have too. */
 export interface OwnNames {
-  /** Files and folders that are there only while the run is at work: what the source has of these names is left out. */
+  /**
+   * Files and folders that are there only while the run is at work: what the source has of these names is left out. The first is
+   * removed first: while it is there, so are the others.
+   */
   readonly working: readonly string[];
   /** Files that the run leaves: what the source has of these names is kept under another. */
   readonly written: readonly string[];

@@ -11,7 +11,7 @@ import { randomUUID } from "node:crypto";
 import { realpath } from "../files/checkpoint-files.js";
 import { lstat, rename, rm } from "../files/output-files.js";
 import { basename, join } from "node:path";
-import { ConfigError, InternalError, UsageError } from "../errors.js";
+import { ConfigError, InternalError, ResourceError, UsageError } from "../errors.js";
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
 import { OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
@@ -20,7 +20,15 @@ import { planClone, type ClonePlan, type OwnNames } from "./clone-plan.js";
 import { narrow, type NarrowReport } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
 import { OutputLock } from "../files/lock.js";
-import { ASIDE, checkDisjoint, checkFreeSpace, checkPlace, nameOutput, type OutputPlace } from "./output-place.js";
+import {
+  ASIDE,
+  checkDisjoint,
+  checkFreeSpace,
+  checkPlace,
+  nameOutput,
+  type OutputNames,
+  type OutputPlace,
+} from "./output-place.js";
 import type { ShardFile, ShardStamp } from "./shard-file.js";
 import { INDEX_FILE } from "./sharded-index.js";
 
@@ -78,11 +86,41 @@ export async function createOutput(options: OutputOptions): Promise<OutputCheckp
   const names = await nameOutput(options.out);
   const lock = await OutputLock.take(names.out);
   try {
+    if (options.resume) await takeBack(names, options.own?.working ?? []);
     return await openOutput(options, await checkPlace(names, options), lock);
   } catch (error) {
     await lock[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+/**
+ * A run that was killed after its last rename has left working files in OUT: it goes on from before that rename, or where it had
+ * begun to remove them, only that is left to be done.
+ * @throws UsageError `E_NOTHING_TO_RESUME` in the latter case, once it is done
+ */
+async function takeBack({ out, partial }: OutputNames, working: readonly string[]): Promise<void> {
+  const isThere = async (path: string): Promise<boolean> =>
+    lstat(path).then(
+      () => true,
+      () => false,
+    );
+  if (!(await isThere(join(out, CLONE_MARKER))) || (await isThere(partial))) return;
+  const [first] = working;
+  if (first === undefined || (await isThere(join(out, first)))) return rename(out, partial);
+  await removeWorkingFiles(out, working);
+  throw new UsageError(
+    "E_NOTHING_TO_RESUME",
+    `--resume: ${out} is complete; what the run had left in it was removed.`,
+    {
+      details: { out },
+    },
+  );
+}
+
+/** The marker goes last: as long as it is there, this is to be done. */
+async function removeWorkingFiles(out: string, working: readonly string[]): Promise<void> {
+  for (const name of [...working, CLONE_MARKER]) await rm(join(out, name), { recursive: true, force: true });
 }
 
 async function openOutput(options: OutputOptions, place: OutputPlace, lock: OutputLock): Promise<OutputCheckpoint> {
@@ -228,10 +266,18 @@ class PatchedClone implements OutputCheckpoint {
       if (aside !== undefined) await rename(aside, out);
       throw cause;
     }
-    for (const name of [...options.remove, CLONE_MARKER]) await rm(join(out, name), { recursive: true, force: true });
-    await syncDirectory(out);
-    await syncDirectory(parent);
-    if (aside !== undefined) await rm(aside, { recursive: true, force: true });
+    try {
+      await removeWorkingFiles(out, options.remove);
+      await syncDirectory(out);
+      await syncDirectory(parent);
+      if (aside !== undefined) await rm(aside, { recursive: true, force: true });
+    } catch (cause) {
+      throw new ResourceError("E_OUTPUT_LEFT", `${out} is complete, but what is left of the run cannot be removed.`, {
+        hint: "The same command with --resume removes it.",
+        details: { out, ...(aside === undefined ? {} : { replaced: aside }) },
+        cause,
+      });
+    }
     await this.#site.lock[Symbol.asyncDispose]();
   }
 

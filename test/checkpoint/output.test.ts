@@ -1,7 +1,7 @@
 /** The patched clone: what it copies, where it refuses to write, interruptions, and full disks. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { chmod, lstat, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { chmod, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, test, type TestContext } from "node:test";
@@ -169,6 +169,29 @@ describe("clone", () => {
       ),
       ["search", "recipe.yaml", "adapter_config.json"],
     );
+  });
+
+  test("a kill after the last rename leaves what a resume goes on with, or removes", async (t) => {
+    const setup = await setUp(t, 1);
+    const own = { working: ["journal.jsonl", "search"], written: [] };
+    const partial = `${setup.out}.partial`;
+    {
+      await using output = await create(setup, { own });
+      await output.writeTensor("layers.0.w.weight", values(24, 50));
+      await output.flush();
+    }
+    for (const name of ["journal.jsonl", "search"]) await writeFile(join(partial, name), "{}");
+    await rename(partial, setup.out); // killed here
+    {
+      await using output = await create(setup, { own, resume: true });
+      assert.equal(output.resumed, true);
+      assert.deepEqual(await output.checkpoint.readTensor("layers.0.w.weight"), values(24, 50));
+    }
+    await rename(partial, setup.out);
+    await rm(join(setup.out, "journal.jsonl")); // and here
+    const complete = isError(UsageError, "E_NOTHING_TO_RESUME", /out is complete/);
+    await assert.rejects(create(setup, { own, resume: true }), complete);
+    assert.deepEqual((await readdir(setup.out)).sort(), ["config.json", "model.safetensors"]);
   });
 
   test("an output has one owner, whatever --force says", async (t) => {

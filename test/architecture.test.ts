@@ -66,7 +66,11 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Native addons, each behind one folder. */
-const ADDONS: Readonly<Record<string, string>> = { "onnxruntime-node": "src/onnx", webgpu: "src/device/webgpu" };
+const ADDONS: Readonly<Record<string, string>> = {
+  "onnxruntime-node": "src/onnx",
+  webgpu: "src/device/webgpu",
+  "@anush008/tokenizers": "src/calibration",
+};
 
 function sources(): string[] {
   const files = readdirSync(repositoryPath("src"), { recursive: true }).map(String);

@@ -64,11 +64,11 @@ export async function loadCalibration(source: TokenSource, options: CalibrationO
     const size = `first ${sequences.length} rows${fewer}, ${seqlen} of ${tensor.columns} tokens each`;
     return finish(sequences, `${nameOf(source, tensor)}: ${size}`, source.file, options.vocabSize);
   }
-  const tokenizer = loadTokenizer(options.modelDirectory);
+  using tokenizer = await loadTokenizer(options.modelDirectory);
   const random = new MersenneTwister(options.seed);
   const sequences =
     kind === "text"
-      ? sampleText(source.file, tokenizer, random, options)
+      ? await sampleText(source.file, tokenizer, random, options)
       : await sampleDocuments(source.file, tokenizer, random, options);
   const rule = kind === "text" ? "random windows of the text" : "random windows of random documents";
   return finish(
@@ -140,14 +140,14 @@ export async function loadTrainingTokens(
     const ids = concatenateIds(tensor.rows.map((row) => row.slice(0, seqlen)));
     return finished(ids, `${nameOf(source, tensor)}: all ${tensor.rows.length} rows`, false);
   }
-  const tokenizer = loadTokenizer(modelDirectory);
-  if (kind === "text") return finished(encodeText(source.file, tokenizer, encoded), source.file, true);
+  using tokenizer = await loadTokenizer(modelDirectory);
+  if (kind === "text") return finished(await encodeText(source.file, tokenizer, encoded), source.file, true);
   const documents = await DocumentFile.open(source.file);
   try {
     const order = shuffled([...Array(documents.count).keys()], new MersenneTwister(seed));
     const taken: Int32Array[] = [];
     for (let total = 0; total < tokens && taken.length < order.length; total += taken.at(-1)?.length ?? 0)
-      taken.push(tokenizer.encode(await documents.read(order[taken.length] as number)));
+      taken.push(await tokenizer.encode(await documents.read(order[taken.length] as number)));
     return finished(concatenateIds(taken), `${source.file}: ${taken.length} documents`, true);
   } finally {
     await documents.close();
@@ -174,36 +174,40 @@ async function readEvaluationStream(source: TokenSource, options: EvaluationOpti
       mostWindows: Infinity,
     };
   }
-  const tokenizer = loadTokenizer(options.modelDirectory);
+  using tokenizer = await loadTokenizer(options.modelDirectory);
   if (kind === "text") {
     const { text, sha256 } = readPlainText(source.file);
-    return { ids: tokenizer.encode(text), sha256, description: source.file, mostWindows: Infinity };
+    return { ids: await tokenizer.encode(text), sha256, description: source.file, mostWindows: Infinity };
   }
   const documents = await DocumentFile.open(source.file);
   try {
     const texts: string[] = [];
     for (let i = 0; i < Math.min(documents.count, EVALUATION_DOCUMENTS); i++) texts.push(await documents.read(i));
     const description = `${source.file} (first ${texts.length} documents joined by a space)`;
-    const ids = tokenizer.encode(texts.join(" "));
+    const ids = await tokenizer.encode(texts.join(" "));
     return { ids, sha256: documents.sha256, description, mostWindows: EVALUATION_DOCUMENT_WINDOWS };
   } finally {
     await documents.close();
   }
 }
 
-function encodeText(file: string, tokenizer: TextTokenizer, encoded: CalibrationOptions["encoded"]): Int32Array {
-  const ids = encoded?.get(file) ?? tokenizer.encode(readPlainText(file).text);
+async function encodeText(
+  file: string,
+  tokenizer: TextTokenizer,
+  encoded: CalibrationOptions["encoded"],
+): Promise<Int32Array> {
+  const ids = encoded?.get(file) ?? (await tokenizer.encode(readPlainText(file).text));
   encoded?.set(file, ids);
   return ids;
 }
 
-function sampleText(
+async function sampleText(
   file: string,
   tokenizer: TextTokenizer,
   random: MersenneTwister,
   { nsamples, seqlen, encoded }: CalibrationOptions,
-): Int32Array[] {
-  const ids = encodeText(file, tokenizer, encoded);
+): Promise<Int32Array[]> {
+  const ids = await encodeText(file, tokenizer, encoded);
   // randint(0, n - seqlen - 1) is empty for a text of exactly one window: the papers' code needs one token more.
   if (ids.length <= seqlen) throw tooShort(file, ids.length, seqlen, seqlen + 1);
   return Array.from({ length: nsamples }, () => randomWindow(ids, seqlen, random));
@@ -222,7 +226,7 @@ async function sampleDocuments(
     let rejections = 0;
     while (sequences.length < nsamples) {
       const drawn = random.randomInteger(0, documents.count - 1);
-      const ids = tooShortLengths.has(drawn) ? undefined : tokenizer.encode(await documents.read(drawn));
+      const ids = tooShortLengths.has(drawn) ? undefined : await tokenizer.encode(await documents.read(drawn));
       if (ids !== undefined && ids.length > seqlen) {
         sequences.push(randomWindow(ids, seqlen, random));
         rejections = 0;

@@ -1,141 +1,236 @@
 /**
- * Text ↔ token ids with the tokenizer that lies beside the model, through @huggingface/tokenizers.
+ * Text ↔ token ids with the tokenizer that lies beside the model, through Hugging Face's own library.
  *
  * Special tokens are the tokenizer's own default: what its post-processor puts around a text (for Llama, one <s> in
  * front of the whole stream). Nothing here knows windows, samples or perplexity.
  */
 import { existsSync, readFileSync } from "../files/checkpoint-files.js";
 import { join } from "node:path";
-import { Tokenizer } from "@huggingface/tokenizers";
-import { CalibrationError, CheckpointError } from "../errors.js";
+import { CalibrationError, CheckpointError, PruneError, ResourceError } from "../errors.js";
+import { isRecord } from "../is-record.js";
 import { concatenateIds } from "./ids.js";
+import { TokenizerFailure, TokenizerLibrary } from "./tokenizer-library.js";
 
-export interface TextTokenizer {
+export interface TextTokenizer extends Disposable {
   /** Ids of a whole text, special tokens included. The same as encoding it in one call, whatever its length. */
-  encode(text: string): Int32Array;
+  encode(text: string): Promise<Int32Array>;
   /** What a text to be continued begins with: what is put before any text, else the beginning-of-text token, else nothing. */
   readonly opening: Int32Array;
   /** Ids of the beginning of a text: what comes before it included, what comes after it not. */
-  encodeOpening(text: string): Int32Array;
+  encodeOpening(text: string): Promise<Int32Array>;
   /** The text of ids, special tokens left out. */
-  decode(ids: Int32Array): string;
+  decode(ids: Int32Array): Promise<string>;
   /** Whether an id is a token of texts: one that the tokenizer knows, and not a special one. */
   isOfText(id: number): boolean;
 }
 
-/** Characters encoded per call where splitting is exact: bounds the library's memory (55 bytes a character where measured). */
+/** Characters encoded per call where splitting is exact: bounds the library's memory (190 bytes a character where measured). */
 const PIECE_CHARACTERS = 1 << 18;
-/** Longest text a tokenizer without a provable split takes: its linked lists took 230 bytes a character where measured. */
+/** Longest text a tokenizer without a provable split takes: three quarters of a gigabyte in the library's process. */
 const LONGEST_UNSPLIT = 4_000_000;
 
 /** Classes of transformers that put <s> in front by `add_bos_token` (default true), whatever tokenizer.json says. */
 const BOS_BY_CONFIG = /^(Llama|CodeLlama|Gemma)Tokenizer(Fast)?$/;
 
 /**
- * @throws CheckpointError when tokenizer.json is absent or cannot be read
+ * @throws CheckpointError E_TOKENIZER_MISSING, E_TOKENIZER when tokenizer.json is absent or the library cannot take it;
+ *   ResourceError E_TOKENIZER_LIBRARY where there is no build of the library for this system
  */
-export function loadTokenizer(modelDirectory: string): TextTokenizer {
-  const definition = readJson(join(modelDirectory, "tokenizer.json"));
+export async function loadTokenizer(modelDirectory: string): Promise<TextTokenizer> {
+  const file = join(modelDirectory, "tokenizer.json");
+  const definition = readJson(file);
   const configFile = join(modelDirectory, "tokenizer_config.json");
-  const config = existsSync(configFile) ? readJson(configFile) : {};
-  let tokenizer: Encoder;
+  const config = existsSync(configFile) ? readJson(configFile).values : {};
+  requireReproducible(definition.values, file);
+  const library = await named(file, () => TokenizerLibrary.load(withoutCutting(definition)));
   try {
-    tokenizer = new Tokenizer(definition, config) as Encoder;
-  } catch (cause) {
-    throw new CheckpointError(
-      "E_TOKENIZER",
-      `${join(modelDirectory, "tokenizer.json")}: cannot be used as a tokenizer: ${messageOf(cause)}.`,
-      { hint: TOKEN_IDS_HINT, cause },
-    );
+    const around = await named(file, () => specialTokensAround(library, config));
+    const opening = around.before.length > 0 ? around.before : await beginningOfText(library, config);
+    return new LibraryTokenizer(library, file, definition.values, { ...around, opening });
+  } catch (error) {
+    library[Symbol.dispose]();
+    throw error;
   }
-  const around = specialTokensAround(tokenizer, config);
-  const canSplit = splitsBeforeSpaces(definition);
-  const opening = around.before.length > 0 ? around.before : beginningOfText(tokenizer, config);
-  const added = tokenizer.get_added_tokens_decoder();
-  return {
-    opening,
-    encodeOpening: (text) =>
-      concatenateIds([opening, Int32Array.from(tokenizer.encode(text, { add_special_tokens: false }).ids)]),
-    decode: (ids) =>
-      ids.length === 0
-        ? ""
-        : tokenizer.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false }),
-    isOfText: (id) => tokenizer.id_to_token(id) !== undefined && added.get(id)?.special !== true,
-    encode(text) {
-      if (!canSplit && text.length > LONGEST_UNSPLIT) {
-        throw new CalibrationError(
-          "E_TEXT_TOO_LONG",
-          `the text has ${text.length} characters; a tokenizer without a word splitter takes at most ${LONGEST_UNSPLIT}.`,
-          { hint: "Pass a part of the text, a .jsonl file of documents, or token ids in a .safetensors file." },
-        );
-      }
-      const pieces = [around.before];
-      for (const piece of canSplit ? splitBeforeSpaces(text) : [text]) {
-        pieces.push(Int32Array.from(tokenizer.encode(piece, { add_special_tokens: false }).ids));
-      }
-      pieces.push(around.after);
-      return concatenateIds(pieces);
-    },
-  };
+}
+
+interface SpecialTokens {
+  /** Ids that are put before and after any text. */
+  readonly before: Int32Array;
+  readonly after: Int32Array;
+  readonly opening: Int32Array;
+}
+
+class LibraryTokenizer implements TextTokenizer {
+  readonly opening: Int32Array;
+  readonly #library: TokenizerLibrary;
+  readonly #file: string;
+  readonly #definition: Json;
+  readonly #special: SpecialTokens;
+  readonly #canSplit: boolean;
+  #idsOfText: ReadonlySet<number> | undefined;
+
+  constructor(library: TokenizerLibrary, file: string, definition: Json, special: SpecialTokens) {
+    this.#library = library;
+    this.#file = file;
+    this.#definition = definition;
+    this.#special = special;
+    this.opening = special.opening;
+    this.#canSplit = splitsBeforeSpaces(definition);
+  }
+
+  async encode(text: string): Promise<Int32Array> {
+    if (!this.#canSplit && text.length > LONGEST_UNSPLIT) {
+      throw new CalibrationError(
+        "E_TEXT_TOO_LONG",
+        `the text has ${text.length} characters; a tokenizer without a word splitter takes at most ${LONGEST_UNSPLIT}.`,
+        { hint: "Pass a part of the text, a .jsonl file of documents, or token ids in a .safetensors file." },
+      );
+    }
+    const pieces = [this.#special.before];
+    for (const piece of this.#canSplit ? splitBeforeSpaces(text) : [text]) pieces.push(await this.#encodePiece(piece));
+    pieces.push(this.#special.after);
+    return concatenateIds(pieces);
+  }
+
+  async encodeOpening(text: string): Promise<Int32Array> {
+    return concatenateIds([this.opening, await this.#encodePiece(text)]);
+  }
+
+  async decode(ids: Int32Array): Promise<string> {
+    return ids.length === 0 ? "" : named(this.#file, () => this.#library.decode(ids));
+  }
+
+  isOfText(id: number): boolean {
+    this.#idsOfText ??= findIdsOfText(this.#definition);
+    return this.#idsOfText.has(id);
+  }
+
+  [Symbol.dispose](): void {
+    this.#library[Symbol.dispose]();
+  }
+
+  async #encodePiece(piece: string): Promise<Int32Array> {
+    return named(this.#file, () => this.#library.encode(piece));
+  }
 }
 
 const TOKEN_IDS_HINT =
   "Text needs the tokenizer.json of the model; convert an older tokenizer with transformers' save_pretrained, or pass token ids in a .safetensors file.";
 
-/** What is used of the library's class: 0.2.0's declarations have extensionless imports, which NodeNext reads as any. */
-interface Encoder {
-  encode(text: string, options: { readonly add_special_tokens: boolean }): { readonly ids: number[] };
-  decode(
-    ids: readonly number[],
-    options: { readonly skip_special_tokens: boolean; readonly clean_up_tokenization_spaces: boolean },
-  ): string;
-  token_to_id(token: string): number | undefined;
-  id_to_token(id: number): string | undefined;
-  get_added_tokens_decoder(): ReadonlyMap<number, { readonly special?: boolean }>;
-}
-
-type Json = Readonly<Record<string, unknown>>;
-
-function readJson(file: string): Json {
-  if (!existsSync(file)) {
-    throw new CheckpointError("E_TOKENIZER_MISSING", `${file}: no such file.`, {
-      hint: TOKEN_IDS_HINT,
-      details: { file },
-    });
-  }
+/** What `work` gives; what the library has against it in the user's words. */
+async function named<Value>(file: string, work: () => Promise<Value>): Promise<Value> {
   try {
-    return JSON.parse(readFileSync(file, "utf8")) as Json;
+    return await work();
   } catch (cause) {
-    throw new CheckpointError("E_TOKENIZER", `${file}: not valid JSON: ${messageOf(cause)}.`, {
+    if (!(cause instanceof TokenizerFailure)) throw cause;
+    if (cause.isUnavailable) {
+      throw new ResourceError(
+        "E_TOKENIZER_LIBRARY",
+        `the tokenizers library cannot be loaded on ${process.platform}-${process.arch}: ${cause.message}.`,
+        { hint: "Tokenise the text elsewhere and pass token ids in a .safetensors file.", cause },
+      );
+    }
+    throw new CheckpointError("E_TOKENIZER", `${file}: cannot be used as a tokenizer: ${cause.message}.`, {
+      hint: TOKEN_IDS_HINT,
       details: { file },
       cause,
     });
   }
 }
 
+type Json = Readonly<Record<string, unknown>>;
+
+interface JsonFile {
+  readonly text: string;
+  readonly values: Json;
+}
+
+function readJson(file: string): JsonFile {
+  if (!existsSync(file)) {
+    throw new CheckpointError("E_TOKENIZER_MISSING", `${file}: no such file.`, {
+      hint: TOKEN_IDS_HINT,
+      details: { file },
+    });
+  }
+  const problem = (what: string, cause?: unknown): PruneError =>
+    new CheckpointError("E_TOKENIZER", `${file}: ${what}.`, { hint: TOKEN_IDS_HINT, details: { file }, cause });
+  const text = readFileSync(file, "utf8");
+  let values: unknown;
+  try {
+    values = JSON.parse(text);
+  } catch (cause) {
+    throw problem(`not valid JSON: ${cause instanceof Error ? cause.message : String(cause)}`, cause);
+  }
+  if (!isRecord(values)) throw problem("must hold a JSON object");
+  return { text, values };
+}
+
+/** A model that drops merges at random gives other ids every time, in every library. */
+function requireReproducible({ model }: Json, file: string): void {
+  const dropout = isRecord(model) ? (model["dropout"] ?? 0) : 0;
+  if (dropout === 0) return;
+  throw new CheckpointError("E_TOKENIZER", `${file}: "dropout" is ${JSON.stringify(dropout)}; expected null.`, {
+    hint: "Such a tokenizer draws its ids at random; set it to null in a copy.",
+    details: { file, key: "dropout", found: dropout },
+  });
+}
+
+/** Texts are cut here: what a definition says of truncation and padding is what transformers leaves aside as well. */
+function withoutCutting({ text, values }: JsonFile): string {
+  const { truncation = null, padding = null } = values;
+  return truncation === null && padding === null
+    ? text
+    : JSON.stringify({ ...values, truncation: null, padding: null });
+}
+
+/** Ids of the vocabulary and of added tokens that are not special. */
+function findIdsOfText({ model, added_tokens }: Json): ReadonlySet<number> {
+  const vocabulary = isRecord(model) ? model["vocab"] : undefined;
+  const ids = new Set(
+    Array.isArray(vocabulary) ? vocabulary.keys() : isRecord(vocabulary) ? Object.values(vocabulary).map(Number) : [],
+  );
+  for (const token of Array.isArray(added_tokens) ? added_tokens.filter(isRecord) : []) {
+    const id = Number(token["id"]);
+    if (token["special"] === true) ids.delete(id);
+    else ids.add(id);
+  }
+  return ids;
+}
+
+/** Short texts of which one has a token in every vocabulary: what is around it must not be mistaken for it. */
+const PROBES = ["a", "A", "0", ".", " ", "的"];
+
 /** The ids that the tokenizer puts before and after any text. */
-function specialTokensAround(tokenizer: Encoder, config: Json): { before: Int32Array; after: Int32Array } {
-  const bare = tokenizer.encode("a", { add_special_tokens: false }).ids;
-  const full = tokenizer.encode("a", { add_special_tokens: true }).ids;
+async function specialTokensAround(
+  library: TokenizerLibrary,
+  config: Json,
+): Promise<Pick<SpecialTokens, "before" | "after">> {
+  let bare: Int32Array = new Int32Array(0);
+  let full: Int32Array = bare;
+  for (const probe of PROBES) {
+    bare = await library.encode(probe);
+    full = await library.encode(probe, true);
+    if (bare.length > 0) break;
+  }
   const extra = full.length - bare.length;
   let beforeCount = 0;
   while (beforeCount < extra && bare.some((id, i) => id !== full[beforeCount + i])) beforeCount += 1;
-  let before = full.slice(0, beforeCount);
+  let before = [...full.subarray(0, beforeCount)];
   const after = full.slice(beforeCount + bare.length);
 
   if (BOS_BY_CONFIG.test(String(config["tokenizer_class"]))) {
-    const bos = tokenizer.token_to_id(tokenContent(config["bos_token"]) ?? "<s>");
+    const bos = await library.idOf(tokenContent(config["bos_token"]) ?? "<s>");
     const wanted = config["add_bos_token"] !== false;
     if (!wanted) before = before.filter((id) => id !== bos);
     else if (bos !== undefined && !before.includes(bos)) before = [bos, ...before];
   }
-  return { before: Int32Array.from(before), after: Int32Array.from(after) };
+  return { before: Int32Array.from(before), after };
 }
 
 /** The beginning-of-text token, of tokenizers that have one but do not put it there. */
-function beginningOfText(tokenizer: Encoder, config: Json): Int32Array {
+async function beginningOfText(library: TokenizerLibrary, config: Json): Promise<Int32Array> {
   const token = tokenContent(config["bos_token"]);
-  const id = token === undefined ? undefined : tokenizer.token_to_id(token);
+  const id = token === undefined ? undefined : await library.idOf(token);
   return Int32Array.from(id === undefined ? [] : [id]);
 }
 
@@ -155,7 +250,7 @@ function tokenContent(value: unknown): string | undefined {
  * single characters only (none; NFC composes nothing with a preceding space).
  */
 function splitsBeforeSpaces(definition: Json): boolean {
-  const normalizer = definition["normalizer"] as Json | null;
+  const normalizer = (definition["normalizer"] ?? null) as Json | null;
   if (normalizer !== null && normalizer["type"] !== "NFC") return false;
   const added = (definition["added_tokens"] ?? []) as readonly Json[];
   if (
@@ -163,7 +258,7 @@ function splitsBeforeSpaces(definition: Json): boolean {
   ) {
     return false;
   }
-  const preTokenizer = definition["pre_tokenizer"] as Json | null;
+  const preTokenizer = (definition["pre_tokenizer"] ?? null) as Json | null;
   if (preTokenizer === null) return false;
   if (preTokenizer["type"] === "ByteLevel") return isByteLevelWords(preTokenizer);
   if (preTokenizer["type"] !== "Sequence") return false;
@@ -193,7 +288,8 @@ const SPLITTABLE_WORDS: ReadonlySet<string> = new Set([
 ]);
 
 function* splitBeforeSpaces(text: string): Generator<string> {
-  const boundary = /\S(?= )/g;
+  // U+0085 is white space to the library and not to JavaScript.
+  const boundary = /[^\s\u0085](?= )/g;
   let start = 0;
   while (text.length - start > PIECE_CHARACTERS) {
     boundary.lastIndex = start + PIECE_CHARACTERS;
@@ -203,8 +299,4 @@ function* splitBeforeSpaces(text: string): Generator<string> {
     start = found.index + 1;
   }
   yield text.slice(start);
-}
-
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }

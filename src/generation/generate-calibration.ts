@@ -37,12 +37,12 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
   const sampling = chooseSampling(config, defaults, context);
   const isIds = out.toLowerCase().endsWith(".safetensors");
   const needsTokenizer = !isIds || config.prompts !== undefined || existsSync(join(config.model, "tokenizer.json"));
-  const tokenizer = needsTokenizer ? loadTokenizer(config.model) : undefined;
+  using tokenizer = needsTokenizer ? await loadTokenizer(config.model) : undefined;
   const { beginToken, endTokens } = defaults;
   const start =
     config.prompts === undefined || tokenizer === undefined
       ? drawnStart(architecture.vocabularySize, tokenizer, { beginToken, endTokens })
-      : promptedStart(config.prompts, tokenizer, seqlen);
+      : await promptedStart(config.prompts, tokenizer, seqlen);
 
   const share = shareMemory(model, config);
   if (share.weightBytes < weightBytes(model))
@@ -68,7 +68,8 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
     },
   });
   const written = isIds ? cutRows(grown, nsamples, seqlen) : grown.sequences;
-  const texts = isIds || tokenizer === undefined ? [] : written.map((ids) => tokenizer.decode(ids));
+  const texts =
+    isIds || tokenizer === undefined ? [] : await Promise.all(written.map(async (ids) => tokenizer.decode(ids)));
   const bytes = isIds ? encodeRows(written) : out.endsWith(".txt") ? encodeText(texts) : encodeDocuments(texts);
   await writeWhole(out, bytes);
   const ended = grown.sequences.filter((ids) => endTokens.includes(ids.at(-1) as number)).length;

@@ -28,12 +28,14 @@ export function drawnStart(
  * The lines of a file in turn, blank ones left out.
  * @throws CalibrationError E_TEXT_EMPTY, E_PROMPT_LONG naming the line, and those of reading a text
  */
-export function promptedStart(file: string, tokenizer: TextTokenizer, seqlen: number): Start {
+export async function promptedStart(file: string, tokenizer: TextTokenizer, seqlen: number): Promise<Start> {
   const lines = readPlainText(file).text.split("\n");
-  const prompts = lines.flatMap((line, index): (readonly number[])[] => {
-    if (line.trim() === "") return [];
-    const ids = [...tokenizer.encodeOpening(line)];
-    if (ids.length < seqlen) return [ids];
+  const prompts: (readonly number[])[] = [];
+  for (const [index, line] of lines.entries()) {
+    if (line.trim() === "") continue;
+    const ids = [...(await tokenizer.encodeOpening(line))];
+    prompts.push(ids);
+    if (ids.length < seqlen) continue;
     throw new CalibrationError(
       "E_PROMPT_LONG",
       `${file}:${index + 1}: ${ids.length} tokens; with --seqlen ${seqlen} a text to be continued may have ${seqlen - 1}.`,
@@ -42,7 +44,7 @@ export function promptedStart(file: string, tokenizer: TextTokenizer, seqlen: nu
         details: { file, line: index + 1, tokens: ids.length, seqlen },
       },
     );
-  });
+  }
   if (prompts.length > 0) return (index) => prompts[index % prompts.length] as readonly number[];
   throw new CalibrationError("E_TEXT_EMPTY", `${file}: holds no text to be continued.`, { details: { file } });
 }

@@ -132,16 +132,13 @@ test("every option that decides what is drawn changes it", async () => {
 
 test("texts are what the tokenizer makes of the sequences, one document each", async () => {
   const report = await generate({ out: "texts.jsonl" });
-  const tokenizer = loadTokenizer(model);
+  const tokenizer = await loadTokenizer(model);
   const texts = readFileSync(report.out, "utf8")
     .trimEnd()
     .split("\n")
     .map((line) => (JSON.parse(line) as { text: string }).text);
   const ids = idsOf(await generate()); // nothing ends early, so rows are sequences
-  assert.deepEqual(
-    texts,
-    ids.map((row) => tokenizer.decode(row)),
-  );
+  assert.deepEqual(texts, await Promise.all(ids.map((row) => tokenizer.decode(row))));
   assert.ok(texts.every((text) => text.length > 24 && !text.includes("<s>")));
   assert.equal(report.sha256, hashIds(ids));
   const plain = await generate({ out: "texts.txt" });
@@ -180,7 +177,7 @@ test("what the checkpoint says of sampling is heeded, unless an option says othe
 
 test("sequences that end early are joined, so that every row is full", async () => {
   // The tokens of the commonest words and marks end a text.
-  const ends = [...new Set([...loadTokenizer(model).encode(", the and of. to a he I was")])].slice(1);
+  const ends = [...new Set([...(await (await loadTokenizer(model)).encode(", the and of. to a he I was"))])].slice(1);
   const directory = withGenerationConfig("ends", JSON.stringify({ eos_token_id: ends }));
   const report = await generate({ model: directory });
   assert.ok(report.ended >= 5, `${report.ended} ended`);

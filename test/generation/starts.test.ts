@@ -27,8 +27,8 @@ test("every token that is not special is drawn about as often, and no other", ()
   );
 });
 
-test("ids that the tokenizer does not know, or knows as special, are not drawn", () => {
-  const start = drawnStart(20_000, loadTokenizer(DEMO_MODEL), { beginToken: undefined, endTokens: [] });
+test("ids that the tokenizer does not know, or knows as special, are not drawn", async () => {
+  const start = drawnStart(20_000, await loadTokenizer(DEMO_MODEL), { beginToken: undefined, endTokens: [] });
   const drawn = Array.from({ length: 4000 }, (_, index) => start(index, random));
   assert.ok(drawn.every(([begin, id = 0]) => begin === 1 && id > 2 && id < 4096));
   assert.ok(drawn.some(([, id = 0]) => id > 4000));

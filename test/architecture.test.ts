@@ -14,6 +14,7 @@ const EVERYWHERE = [
   "errors",
   "files",
   "is-record",
+  "json",
   "logging",
   "look-up",
   "nearest-name",

@@ -6,7 +6,8 @@ import { CalibrationError } from "../errors.js";
 import type { TokenSource } from "../contract.js";
 import { concatenateIds, hashIds } from "./ids.js";
 import { MersenneTwister, shuffled } from "./random.js";
-import { DocumentFile, readPlainText, sizeOfFile } from "./text.js";
+import { kindOf } from "./source-kind.js";
+import { DocumentFile, readPlainText } from "./text.js";
 import { readTokenTensor, type TokenTensor } from "./token-tensor.js";
 import { loadTokenizer, type TextTokenizer } from "./tokenizer.js";
 
@@ -46,16 +47,16 @@ const LARGEST_REJECTION_RUN = 20_000;
 /**
  * The calibration sequences of a run.
  *
- * - .txt: the whole text tokenised once, `nsamples` windows of `seqlen` at random places (the WikiText-2 variant).
- * - .jsonl, .jsonl.gz: the C4 rule: draw a document until one is longer than `seqlen`, then a random window of it.
- * - .safetensors: the first `nsamples` rows of an integer tensor [sequences, tokens], each cut to `seqlen`.
+ * - plain text: the whole text tokenised once, `nsamples` windows of `seqlen` at random places (the WikiText-2 variant).
+ * - documents: the C4 rule: draw a document until one is longer than `seqlen`, then a random window of it.
+ * - token ids: the first `nsamples` rows of an integer tensor [sequences, tokens], each cut to `seqlen`.
  *
  * Random numbers are Python's (`MersenneTwister`), in the order in which the papers' code draws them.
  * @throws CalibrationError when the source is missing, malformed, too short, or holds an id outside the vocabulary
  */
 export async function loadCalibration(source: TokenSource, options: CalibrationOptions): Promise<TokenSequences> {
   const { nsamples, seqlen } = options;
-  const kind = kindOf(source.file);
+  const kind = await kindOf(source.file);
   if (kind === "ids") {
     const tensor = await readTokenTensor(source);
     if (tensor.columns < seqlen) throw rowsTooShort(nameOf(source, tensor), tensor.columns, seqlen);
@@ -133,7 +134,7 @@ export async function loadTrainingTokens(
     const { sha256 } = finish([ids], description, source.file, vocabSize);
     return { ids, isContinuous, sha256, description };
   };
-  const kind = kindOf(source.file);
+  const kind = await kindOf(source.file);
   if (kind === "ids") {
     const tensor = await readTokenTensor(source);
     if (tensor.columns < seqlen) throw rowsTooShort(nameOf(source, tensor), tensor.columns, seqlen);
@@ -162,7 +163,7 @@ interface EvaluationStream {
 }
 
 async function readEvaluationStream(source: TokenSource, options: EvaluationOptions): Promise<EvaluationStream> {
-  const kind = kindOf(source.file);
+  const kind = await kindOf(source.file);
   if (kind === "ids") {
     const tensor = await readTokenTensor(source);
     const ids = concatenateIds(tensor.rows);
@@ -248,20 +249,6 @@ async function sampleDocuments(
 function randomWindow(ids: Int32Array, seqlen: number, random: MersenneTwister): Int32Array {
   const start = random.randomInteger(0, ids.length - seqlen - 1);
   return ids.slice(start, start + seqlen);
-}
-
-type SourceKind = "text" | "documents" | "ids";
-
-function kindOf(file: string): SourceKind {
-  sizeOfFile(file);
-  const name = file.toLowerCase();
-  if (name.endsWith(".txt")) return "text";
-  if (name.endsWith(".jsonl") || name.endsWith(".jsonl.gz")) return "documents";
-  if (name.endsWith(".safetensors")) return "ids";
-  throw new CalibrationError("E_TEXT_EXTENSION", `${file}: unknown kind of file.`, {
-    hint: `Use .txt, .jsonl or .jsonl.gz (one {"text": …} per line), or .safetensors (integer token ids [sequences, tokens]).`,
-    details: { file },
-  });
 }
 
 function finish(

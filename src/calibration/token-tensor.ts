@@ -5,7 +5,7 @@ import { bytesPerElement } from "../checkpoint/dtype.js";
 import { parseHeader, parseHeaderLength, type SafetensorsHeader, type TensorEntry } from "../checkpoint/header.js";
 import type { TokenSource } from "../contract.js";
 import { CalibrationError } from "../errors.js";
-import { sizeOfFile } from "./text.js";
+import { sizeOfFile } from "./source-file.js";
 
 export interface TokenTensor {
   readonly name: string;

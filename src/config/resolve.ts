@@ -334,7 +334,7 @@ export function parseTokenSource(flag: string, text: string, workingDirectory: s
   if (existsSync(whole) || hash === -1) return { file: whole };
   const tensor = text.slice(hash + 1);
   const file = text.slice(0, hash);
-  if (!file.endsWith(".safetensors") || tensor === "") {
+  if (!/\.safetensors$/i.test(file) || tensor === "") {
     return new UsageError("E_TOKEN_SOURCE", `${flag}: "${text}" is neither a file nor FILE.safetensors#TENSOR.`, {
       details: { value: text },
     });
@@ -360,7 +360,7 @@ export async function resolveSeqlen(
   }
   const limits: [number, string][] = [[DEFAULT_SEQLEN, ""]];
   if (context !== undefined) limits.push([context, "the model's context (max_position_embeddings)"]);
-  if (source?.file.endsWith(".safetensors") === true) {
+  if (source !== undefined && /\.safetensors$/i.test(source.file)) {
     try {
       limits.push([await tokenRowLength(source), `the rows of ${source.file}`]);
     } catch (error) {

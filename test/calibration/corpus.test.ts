@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -24,6 +24,11 @@ after(() => rmSync(folder, { recursive: true }));
 
 const OPTIONS: CalibrationOptions = { modelDirectory: DEMO_MODEL, nsamples: 3, seqlen: 8, seed: 0, vocabSize: 4096 };
 const TEXT = Array.from({ length: 40 }, (_, i) => `The ${i}th day was like the one before it.`).join("\n");
+
+const DOCUMENTS = Array.from(
+  { length: 12 },
+  (_, i) => `${JSON.stringify({ text: `On day ${i} — ½ of it — nothing whatever happened.` })}\n`,
+).join("");
 
 function write(name: string, content: string | Uint8Array): string {
   const file = join(folder, name);
@@ -238,6 +243,66 @@ const REFUSALS: readonly { what: string; file: () => string; code: string; messa
     message: /untexted\.jsonl:3: has no string "text"/,
   },
   {
+    what: "a gzip file that is cut off",
+    file: () => write("cut.json.gz", gzipSync(DOCUMENTS).subarray(0, 60)),
+    code: "E_TEXT_GZIP",
+    message: /cut\.json\.gz: cannot be unpacked: unexpected end of file/,
+  },
+  {
+    what: "a gzip file made to fill a disk",
+    file: () => write("bomb.jsonl.gz", gzipSync(Buffer.alloc(2 ** 26 + 1, " "))),
+    code: "E_TEXT_GZIP",
+    message: /bomb\.jsonl\.gz: cannot be unpacked: it is over 200 times/,
+  },
+  {
+    what: "a document without an end",
+    file: () => write("endless.jsonl", `{"text":"${"a".repeat(2 ** 25)}"}`),
+    code: "E_TEXT_TOO_LONG",
+    message: /endless\.jsonl:1: over \d+ bytes in a line/,
+  },
+  {
+    what: "documents that are not UTF-8",
+    file: () => write("latin.jsonl", Buffer.from('{"text":"a"}\n\n{"text":"caf\xe9"}\n', "latin1")),
+    code: "E_TEXT_ENCODING",
+    message: /latin\.jsonl:3: is not valid UTF-8/,
+  },
+  {
+    what: "gzipped documents that are not UTF-8",
+    file: () => write("latin.jsonl.gz", gzipSync(Buffer.from('{"text":"caf\xe9"}\n', "latin1"))),
+    code: "E_TEXT_ENCODING",
+    message: /latin\.jsonl\.gz:1: is not valid UTF-8/,
+  },
+  {
+    what: "half of a surrogate pair",
+    file: () => write("half.jsonl", '{"text":"\\ud83d\\ude00"}\n{"text":"\\ud83d"}\n'),
+    code: "E_TEXT_ENCODING",
+    message: /half\.jsonl:2: "text" holds half of a surrogate pair/,
+  },
+  {
+    what: "UTF-16",
+    file: () => write("utf16.txt", Buffer.from("\ufeffa text", "utf16le")),
+    code: "E_TEXT_ENCODING",
+    message: /utf16\.txt:1: is not valid UTF-8 but UTF-16/,
+  },
+  {
+    what: "a JSON array",
+    file: () => write("array.json", '\n [{"text":"a"}]'),
+    code: "E_TEXT_JSON",
+    message: /array\.json: is one JSON array/,
+  },
+  {
+    what: "a Git LFS pointer",
+    file: () => write("pointer.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"),
+    code: "E_TEXT_EXTENSION",
+    message: /pointer\.txt: is a Git LFS pointer/,
+  },
+  {
+    what: "a Parquet file",
+    file: () => write("train.jsonl", "PAR1\u0015\u0004"),
+    code: "E_TEXT_EXTENSION",
+    message: /train\.jsonl: is a Parquet file/,
+  },
+  {
     what: "a broken gzip file",
     file: () => write("broken.jsonl.gz", "not gzip"),
     code: "E_TEXT_GZIP",
@@ -258,9 +323,9 @@ const REFUSALS: readonly { what: string; file: () => string; code: string; messa
   },
   {
     what: "bytes that are not UTF-8",
-    file: () => write("latin.txt", Uint8Array.of(0x61, 0xe9, 0x62)),
+    file: () => write("latin.txt", Uint8Array.of(0x61, 0x0a, 0x62, 0xe9, 0x62)),
     code: "E_TEXT_ENCODING",
-    message: /not valid UTF-8/,
+    message: /latin\.txt:2: is not valid UTF-8/,
   },
   {
     what: "an id outside the vocabulary",
@@ -354,4 +419,35 @@ test("a training takes all rows of stored ids, each cut; what is shorter than a 
     loadTrainingTokens({ file }, { ...options, vocabSize: 9 }),
     /token id 10 .*outside the model's vocabulary of 9/,
   );
+});
+
+test("content decides what a file is, in any case of its ending, gzipped or not, with or without a byte order mark", async () => {
+  const sequencesOf = async (file: string): Promise<number[][]> =>
+    lists((await loadCalibration({ file }, OPTIONS)).sequences);
+  const documents = await sequencesOf(write("plain.jsonl", DOCUMENTS));
+  const text = await sequencesOf(write("plain.txt", TEXT));
+  const rows = await sequencesOf(writeTensors("rows.safetensors", { ids: countingRows(3, 8) }));
+  const marked = `\ufeff${DOCUMENTS}`;
+  for (const [name, content] of [
+    ["c4-train.00000-of-01024.json.gz", gzipSync(DOCUMENTS)],
+    ["marked.jsonl", marked],
+    ["MARKED.JSONL.GZ", gzipSync(marked)],
+    ["lines.json", DOCUMENTS],
+    ["lines.NDJSON", DOCUMENTS],
+    ["unpacked.jsonl.gz", DOCUMENTS],
+    ["packed.jsonl", gzipSync(DOCUMENTS)],
+    ["without-ending", DOCUMENTS],
+    ["python.jsonl", DOCUMENTS.replaceAll('{"text"', '{"score": NaN, "text"')],
+  ] as const)
+    assert.deepEqual(await sequencesOf(write(name, content)), documents, name);
+  for (const [name, content] of [
+    ["UPPER.TXT", TEXT],
+    ["marked.txt", `\ufeff${TEXT}`],
+    ["packed.txt.gz", gzipSync(TEXT)],
+    ["packed.txt", gzipSync(`\ufeff${TEXT}`)],
+  ] as const)
+    assert.deepEqual(await sequencesOf(write(name, content)), text, name);
+  const stored = readFileSync(join(folder, "rows.safetensors"));
+  for (const name of ["ROWS.SAFETENSORS", "rows.bin", "rows.txt"])
+    assert.deepEqual(await sequencesOf(write(name, stored)), rows, name);
 });

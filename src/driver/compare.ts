@@ -29,6 +29,7 @@ import { UNIFORM } from "../allocation/registry.js";
 import { VERSION } from "../version.js";
 import { hashOf } from "./journal.js";
 import { StoredStatistics } from "./stored-statistics.js";
+import { checkWeights } from "./finite-weights.js";
 import { decidePrunables } from "./prunables.js";
 import { pruneModel } from "./prune-model.js";
 import { loadCalibrationTokens, type SharedWork } from "./session.js";
@@ -94,9 +95,10 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
     ...(config.maxWindows === undefined ? {} : { maxWindows: config.maxWindows }),
   });
   requireUsableCells(config, model);
+  const nonFinite = await checkWeights(model, config.run, context);
   const calibration = await loadCalibrationTokens(config.run, model);
   await using statistics = new StoredStatistics(join(config.workDirectory, STATISTICS_NAME));
-  const shared: SharedWork = { calibration, allocations: new Map(), statistics };
+  const shared: SharedWork = { calibration, allocations: new Map(), statistics, nonFinite };
   const results = join(config.workDirectory, RESULTS_NAME);
   const fingerprint = fingerprintOf(config, model.checkpoint.headersSha256, corpus.sha256, calibration.sha256);
   const earlier = config.resume ? await readResults(results, fingerprint) : undefined;

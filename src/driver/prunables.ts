@@ -29,12 +29,14 @@ export interface Prunables {
 
 /**
  * @param unmatched whether patterns that match nothing are an error, or only listed
+ * @param keptTensors tensors that are not to be pruned, whatever the patterns say
  * @throws UsageError, ConfigError naming all problems
  */
 export function decidePrunables(
   config: RunConfig,
   architecture: Architecture,
   unmatched: "refused" | "listed",
+  keptTensors?: ReadonlySet<string>,
 ): Prunables {
   const problems = new Problems();
   const compiles = (pattern: string, source: string): boolean =>
@@ -42,6 +44,7 @@ export function decidePrunables(
   const selection = selectLinears(
     architecture,
     config.ignore.filter((pattern) => compiles(pattern, "--ignore")),
+    keptTensors,
   );
   const usable = config.overrides.filter(({ match }) => compiles(match, "overrides"));
   const resolved = resolveOverrides({ ...config, overrides: usable }, selection.selected);

@@ -2,7 +2,7 @@
 import type { SparsityOverride } from "../contract.js";
 import { ConfigError, UsageError, type PruneError } from "../errors.js";
 import { formatPattern, type Pattern } from "../sparsity/pattern.js";
-import { prunableLinears, type Architecture, type LinearSpec } from "../model/architecture.js";
+import { prunableLinears, tensorOf, type Architecture, type LinearSpec } from "../model/architecture.js";
 
 export interface LinearSelection {
   readonly selected: readonly LinearSpec[];
@@ -37,11 +37,24 @@ export function compilePathPattern(pattern: string, source = "--ignore"): RegExp
   return new RegExp(`^${text}$`, "u");
 }
 
-/** Split a model's linears by the ignore patterns. */
-export function selectLinears(architecture: Architecture, ignore: readonly string[]): LinearSelection {
+/**
+ * Split a model's linears by the ignore patterns.
+ * @param keptTensors tensors whose linears are ignored as well
+ */
+export function selectLinears(
+  architecture: Architecture,
+  ignore: readonly string[],
+  keptTensors: ReadonlySet<string> = new Set(),
+): LinearSelection {
   const linears = prunableLinears(architecture);
+  const kept = new Set(
+    architecture.blocks.flatMap((block) =>
+      block.groups.flatMap((group) => group.linears.filter((linear) => keptTensors.has(tensorOf(block, linear)))),
+    ),
+  );
   const patterns = ignore.map((text) => ({ text, expression: compilePathPattern(text) }));
-  const isIgnored = ({ name }: LinearSpec): boolean => patterns.some(({ expression }) => expression.test(name));
+  const isIgnored = (linear: LinearSpec): boolean =>
+    kept.has(linear) || patterns.some(({ expression }) => expression.test(linear.name));
   return {
     selected: linears.filter((linear) => !isIgnored(linear)),
     ignored: linears.filter(isIgnored),

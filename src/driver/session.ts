@@ -42,6 +42,7 @@ import { openDevice } from "./devices.js";
 import { scratchBytesOf } from "./disk-cost.js";
 import { GRADIENT_STATES_NAME, GRADIENTS_NAME, gradientsOf, GradientSource } from "./gradient-source.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
+import { checkWeights } from "./finite-weights.js";
 import { decidePrunables } from "./prunables.js";
 import type { Run } from "./prune-block.js";
 import {
@@ -95,6 +96,8 @@ export interface SharedWork {
   readonly calibration?: TokenSequences;
   /** By `allocationKey`; runs of one model and one calibration add to it. */
   readonly allocations?: Map<string, SharedAllocation>;
+  /** What `checkWeights` gives. */
+  readonly nonFinite?: ReadonlySet<string>;
   /** Used under dense propagation, unless the model routes tokens to experts. */
   readonly statistics?: StoredStatistics;
 }
@@ -133,7 +136,9 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
   const resources = new Resources();
   try {
     const model = resources.own(await openModel(config.model, { family: config.family, logger: context.logger }));
-    const { selection, overrides } = decidePrunables(config, model.architecture, "refused");
+    decidePrunables(config, model.architecture, "refused"); // before anything is read
+    const kept = shared.nonFinite ?? (await checkWeights(model, config, context));
+    const { selection, overrides } = decidePrunables(config, model.architecture, "refused", kept);
     const solver = solverOf(config);
     const selected = new Set(selection.selected.map((linear) => linear.name));
     const isAnyRouted = model.architecture.blocks.some(isRouted);

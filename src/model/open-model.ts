@@ -41,7 +41,7 @@ export function describeCheckpoint(family: Family, config: ModelConfig, checkpoi
 }
 
 /** All tensors the forward needs, each once: a tied head names the embedding again. */
-function wantedTensors(architecture: Architecture): ReadonlyMap<string, BlockTensor> {
+export function wantedTensors(architecture: Architecture): ReadonlyMap<string, BlockTensor> {
   const { vocabularySize, embedding, embeddingWidth, prologue, blocks, head } = architecture;
   const wanted: BlockTensor[] = [
     { tensor: embedding, shape: [vocabularySize, embeddingWidth] },

@@ -171,6 +171,14 @@ export const RUN_OPTIONS = {
     decides: "result",
     compare: "shared",
   }),
+  allowNonFinite: option(types.toggle, {
+    help: "prune a checkpoint with NaN or infinite weights; tensors that hold some are left as they are",
+    default: false,
+    flag: { group: TO_PRUNE },
+    recipe: "allowNonFinite",
+    decides: "result",
+    compare: "shared",
+  }),
   /** undefined: the model's own calibration.txt (the demo model) or no calibration (magnitude). */
   calibration: option(types.tokens, {
     help: '.txt, .jsonl, .jsonl.gz with "text", or .safetensors[#tensor] of token ids',

@@ -84,6 +84,7 @@ test("every default is filled in", async () => {
     memoryBytes: 4000,
     reproduce: "layer",
     measureLoss: false,
+    allowNonFinite: false,
   } satisfies RunConfig);
 });
 

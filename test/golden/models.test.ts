@@ -97,6 +97,7 @@ function runConfig(golden: GoldenModel, result: GoldenResult, counting: Counting
     memoryBytes: 2 ** 30,
     reproduce: "layer",
     measureLoss: false,
+    allowNonFinite: false,
     ...RUNS[result.method],
     methodOptions: { ...RUNS[result.method].methodOptions, ...(counting === "exact" ? {} : { counting }) },
   };

@@ -23,6 +23,7 @@ const SAMPLES: Partial<Record<RunOptionKey, Partial<RunConfig>>> = {
   allocation: { allocation: allocationSchema.parse({ rule: "atp", beta: 0.003 }) },
   overrides: { overrides: [{ match: "*.o_proj", sparsity: 0.2 }] },
   ignore: { ignore: ["*.k_proj"] },
+  allowNonFinite: { allowNonFinite: true },
   calibration: {
     calibration: { file: repositoryPath("test/fixtures/models/demo-self.safetensors"), tensor: "evaluation" },
   },

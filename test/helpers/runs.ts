@@ -30,6 +30,7 @@ export function demoRun(out: string, overrides: Partial<RunConfig> = {}): RunCon
     memoryBytes: 2 ** 28,
     reproduce: "layer",
     measureLoss: false,
+    allowNonFinite: false,
     ...overrides,
   };
 }

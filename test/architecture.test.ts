@@ -15,6 +15,7 @@ const EVERYWHERE = [
   "files",
   "is-record",
   "json",
+  "layout-hint",
   "logging",
   "look-up",
   "nearest-name",

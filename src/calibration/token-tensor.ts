@@ -2,6 +2,7 @@
 import type { OpenFile } from "../files/door.js";
 import { open } from "../files/text-files.js";
 import { bytesPerElement } from "../checkpoint/dtype.js";
+import { FOREIGN_HEAD_BYTES, refusalOfForeign } from "../checkpoint/foreign-file.js";
 import { parseHeader, parseHeaderLength, type SafetensorsHeader, type TensorEntry } from "../checkpoint/header.js";
 import type { TokenSource } from "../contract.js";
 import { CalibrationError } from "../errors.js";
@@ -56,8 +57,13 @@ export async function tokenRowLength(source: TokenSource): Promise<number> {
 }
 
 async function readHeader(handle: OpenFile, file: string, sizeBytes: number): Promise<SafetensorsHeader> {
-  const headerBytes = parseHeaderLength(await readBytes(handle, 0, Math.min(8, sizeBytes)), file, sizeBytes);
-  return parseHeader(await readBytes(handle, 8, headerBytes), file, sizeBytes);
+  const head = await readBytes(handle, 0, Math.min(FOREIGN_HEAD_BYTES, sizeBytes));
+  try {
+    const headerBytes = parseHeaderLength(head.subarray(0, 8), file, sizeBytes);
+    return parseHeader(await readBytes(handle, 8, headerBytes), file, sizeBytes);
+  } catch (problem) {
+    throw refusalOfForeign(file, head) ?? problem;
+  }
 }
 
 async function readBytes(handle: OpenFile, position: number, length: number): Promise<Uint8Array> {

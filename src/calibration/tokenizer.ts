@@ -4,10 +4,12 @@
  * Special tokens are the tokenizer's own default: what its post-processor puts around a text (for Llama, one <s> in
  * front of the whole stream). Nothing here knows windows, samples or perplexity.
  */
-import { existsSync, readFileSync } from "../files/checkpoint-files.js";
+import { existsSync, readFileSync, statSync } from "../files/checkpoint-files.js";
 import { join } from "node:path";
+import { FOREIGN_HEAD_BYTES, refusalOfForeign } from "../checkpoint/foreign-file.js";
 import { CalibrationError, CheckpointError, PruneError, ResourceError } from "../errors.js";
 import { isRecord } from "../is-record.js";
+import { parseJson } from "../json.js";
 import { concatenateIds } from "./ids.js";
 import { TokenizerFailure, TokenizerLibrary } from "./tokenizer-library.js";
 
@@ -154,12 +156,16 @@ function readJson(file: string): JsonFile {
   }
   const problem = (what: string, cause?: unknown): PruneError =>
     new CheckpointError("E_TOKENIZER", `${file}: ${what}.`, { hint: TOKEN_IDS_HINT, details: { file }, cause });
+  if (!statSync(file).isFile()) throw problem("is not a regular file");
   const text = readFileSync(file, "utf8");
   let values: unknown;
   try {
-    values = JSON.parse(text);
+    values = parseJson(text);
   } catch (cause) {
-    throw problem(`not valid JSON: ${cause instanceof Error ? cause.message : String(cause)}`, cause);
+    throw (
+      refusalOfForeign(file, Buffer.from(text.slice(0, FOREIGN_HEAD_BYTES))) ??
+      problem(`not valid JSON: ${cause instanceof Error ? cause.message : String(cause)}`, cause)
+    );
   }
   if (!isRecord(values)) throw problem("must hold a JSON object");
   return { text, values };

@@ -11,6 +11,8 @@ import { join, resolve } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { isFloatDtype, widen, type FloatDtype } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
+import { refusalOfForeign } from "./foreign-file.js";
+import { layoutHint } from "../layout-hint.js";
 import { nearestName } from "../nearest-name.js";
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
@@ -40,6 +42,8 @@ export interface Checkpoint extends AsyncDisposable {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   /** sha256 over names, sizes and headers of all shards: equal for checkpoints of the same layout. */
   readonly headersSha256: string;
+  /** Tensors that the shards hold and the index does not list. */
+  readonly unlisted: readonly string[];
   /** Bytes read so far, headers included. */
   readonly bytesRead: number;
   has(name: string): boolean;
@@ -88,8 +92,11 @@ export class OpenCheckpoint implements Checkpoint {
   readonly files: ReadonlyMap<string, ShardFile>;
   readonly #pool = new BufferPool();
 
-  private constructor(directory: string, files: readonly ShardFile[]) {
+  readonly unlisted: readonly string[];
+
+  private constructor(directory: string, files: readonly ShardFile[], unlisted: readonly string[]) {
     this.directory = directory;
+    this.unlisted = unlisted;
     this.shards = files.map((file) => file.name);
     this.files = new Map(files.map((file) => [file.name, file]));
     this.tensors = indexTensors(files);
@@ -103,11 +110,9 @@ export class OpenCheckpoint implements Checkpoint {
     const files: ShardFile[] = [];
     try {
       for (const name of names) files.push(await ShardFile.open(absolute, name, flags));
-      if (index !== undefined) {
-        const held = new Map(files.map((file) => [file.name, file.header.tensors.map((tensor) => tensor.name)]));
-        checkShardIndex(index, held, join(absolute, INDEX_FILE));
-      }
-      return new OpenCheckpoint(absolute, files);
+      const held = new Map(files.map((file) => [file.name, file.header.tensors.map((tensor) => tensor.name)]));
+      const unlisted = index === undefined ? [] : checkShardIndex(index, held, join(absolute, INDEX_FILE));
+      return new OpenCheckpoint(absolute, files, unlisted);
     } catch (error) {
       await Promise.all(files.map((file) => file.close()));
       throw error;
@@ -311,7 +316,10 @@ async function findShards(directory: string): Promise<ShardIndex | undefined> {
       details: { file: path, size, limit: INDEX_SIZE_CAP },
     });
   }
-  return parseShardIndex(await readFile(path), path);
+  const bytes = await readFile(path);
+  const foreign = refusalOfForeign(path, bytes);
+  if (foreign !== undefined) throw foreign;
+  return parseShardIndex(bytes, path);
 }
 
 async function isDirectory(path: string): Promise<boolean> {
@@ -335,17 +343,9 @@ async function sizeOf(path: string): Promise<number | undefined> {
 }
 
 async function noSafetensors(directory: string): Promise<CheckpointError> {
-  const names = (await readdir(directory)).sort();
-  const hint = (): string => {
-    const other = names.find((name) => /\.(bin|pt|pth|gguf|h5|msgpack|onnx)$/i.test(name));
-    const shard = names.find((name) => name.endsWith(".safetensors"));
-    if (shard !== undefined)
-      return `${quoteName(shard)} is there, but ${INDEX_FILE}, which lists the shards, is missing.`;
-    if (other === undefined) return "Give the directory that holds config.json and model.safetensors.";
-    return `Only ${quoteName(other)} is there: convert the checkpoint to safetensors first (transformers: save_pretrained).`;
-  };
+  const names = await readdir(directory);
   return new CheckpointError("E_NO_SAFETENSORS", `${directory}: neither ${SINGLE_FILE} nor ${INDEX_FILE} is there.`, {
-    hint: hint(),
+    hint: layoutHint(names) ?? "Give the directory that holds config.json and model.safetensors.",
     details: { directory },
   });
 }

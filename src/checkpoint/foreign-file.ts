@@ -1,4 +1,5 @@
 /** Files that are often found where another was meant, told by their first bytes, whatever their name says. */
+import { CheckpointError } from "../errors.js";
 
 export interface ForeignFile {
   /** With its article: "a Git LFS pointer, not the file itself". */
@@ -42,4 +43,17 @@ export function recogniseForeign(head: Uint8Array): ForeignFile | undefined {
   const text = Buffer.from(head.subarray(0, FOREIGN_HEAD_BYTES)).toString("latin1");
   const found = BEGINNINGS.find(([beginning]) => beginning.test(text));
   return found === undefined ? undefined : { what: found[1], hint: found[2] };
+}
+
+/**
+ * The error for a file of a checkpoint that is another kind of file; undefined where nothing is known of it.
+ * @param head the file's first bytes
+ */
+export function refusalOfForeign(file: string, head: Uint8Array): CheckpointError | undefined {
+  const foreign = recogniseForeign(head);
+  if (foreign === undefined) return undefined;
+  return new CheckpointError("E_FOREIGN_FILE", `${file}: is ${foreign.what}.`, {
+    hint: foreign.hint,
+    details: { file, found: foreign.what },
+  });
 }

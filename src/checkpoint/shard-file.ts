@@ -7,6 +7,7 @@ import * as source from "../files/checkpoint-files.js";
 import * as output from "../files/output-files.js";
 import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
+import { FOREIGN_HEAD_BYTES, refusalOfForeign } from "./foreign-file.js";
 import { parseHeader, parseHeaderLength, type SafetensorsHeader } from "./header.js";
 
 /** Node refuses single reads of 2 GiB and more. */
@@ -64,22 +65,18 @@ export class ShardFile {
    */
   static async open(directory: string, name: string, flags: "r" | "r+"): Promise<ShardFile> {
     const path = join(directory, name);
+    if ((await source.stat(path)).isFIFO()) throw notRegular(path); // opening it would wait for a writer
     const handle = await (flags === "r" ? source : output).open(path, flags);
     try {
       const opened = stampOf(name, await handle.stat({ bigint: true }));
-      const stat = await handle.stat();
-      if (!stat.isFile()) {
-        throw new CheckpointError("E_FILE_UNREADABLE", `${path}: not a regular file; expected a safetensors file.`, {
-          details: { file: path },
-        });
-      }
-      const first8 = new Uint8Array(Math.min(8, stat.size));
-      await readFully(handle, first8, 0, path);
-      const headerBytes = new Uint8Array(8 + parseHeaderLength(first8, path, stat.size));
-      await readFully(handle, headerBytes, 0, path);
-      const header = parseHeader(headerBytes.subarray(8), path, stat.size);
-      const bytesRead = first8.byteLength + headerBytes.byteLength;
-      return new ShardFile({ name, path, sizeBytes: stat.size, header, headerBytes, bytesRead }, handle, opened);
+      const status = await handle.stat();
+      if (!status.isFile()) throw notRegular(path);
+      const { size: sizeBytes } = status;
+      const head = new Uint8Array(Math.min(FOREIGN_HEAD_BYTES, sizeBytes));
+      await readFully(handle, head, 0, path);
+      const { header, headerBytes } = await readHeader(handle, head, path, sizeBytes);
+      const bytesRead = head.byteLength + headerBytes.byteLength;
+      return new ShardFile({ name, path, sizeBytes, header, headerBytes, bytesRead }, handle, opened);
     } catch (error) {
       await handle.close();
       throw error;
@@ -119,6 +116,28 @@ export class ShardFile {
 
   async close(): Promise<void> {
     await this.#handle.close();
+  }
+}
+
+function notRegular(path: string): CheckpointError {
+  return new CheckpointError("E_FILE_UNREADABLE", `${path}: not a regular file; expected a safetensors file.`, {
+    details: { file: path },
+  });
+}
+
+/** @throws CheckpointError that says what the file is where it is a known kind of another file, else what is wrong with it */
+async function readHeader(
+  handle: OpenFile,
+  head: Uint8Array,
+  path: string,
+  sizeBytes: number,
+): Promise<Pick<ShardFile, "header" | "headerBytes">> {
+  try {
+    const headerBytes = new Uint8Array(8 + parseHeaderLength(head.subarray(0, 8), path, sizeBytes));
+    await readFully(handle, headerBytes, 0, path);
+    return { header: parseHeader(headerBytes.subarray(8), path, sizeBytes), headerBytes };
+  } catch (problem) {
+    throw refusalOfForeign(path, head) ?? problem;
   }
 }
 

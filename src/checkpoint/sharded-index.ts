@@ -71,29 +71,35 @@ function checkShardName(shard: string, tensor: string, file: string): void {
 const LISTED_PROBLEMS = 5;
 
 /**
- * Compare the index with what the shards hold; all differences are reported at once.
+ * Compare the index with what the shards hold; all differences are reported at once. Tensors that it leaves out are no
+ * problem by themselves: loaders take whatever a shard holds.
  *
  * @param held tensor names of each shard
+ * @returns tensors of the shards that the index does not list
  * @throws CheckpointError `E_INDEX_MISMATCH`
  */
 export function checkShardIndex(
   index: ShardIndex,
   held: ReadonlyMap<string, Iterable<string>>,
   file: string = INDEX_FILE,
-): void {
+): string[] {
   const problems: string[] = [];
+  const unlisted = new Map<string, string>();
   const missing = new Map(index.shardOf);
   for (const [shard, names] of held) {
     for (const name of names) {
       const listed = index.shardOf.get(name);
+      const other = unlisted.get(name);
       if (listed === shard) missing.delete(name);
-      else if (listed === undefined) problems.push(`tensor ${quoteName(name)} of ${shard} is not listed`);
-      else problems.push(`tensor ${quoteName(name)} of ${shard} is listed in ${listed}`);
+      else if (listed !== undefined) problems.push(`tensor ${quoteName(name)} of ${shard} is listed in ${listed}`);
+      else if (other !== undefined) problems.push(`tensor ${quoteName(name)} is in ${other} and in ${shard}`);
+      else unlisted.set(name, shard);
     }
   }
   for (const [name, shard] of missing)
     problems.push(`tensor ${quoteName(name)} is listed in ${shard}, which does not hold it`);
-  if (problems.length === 0) return;
+  if (problems.length === 0) return [...unlisted.keys()];
+  for (const [name, shard] of unlisted) problems.push(`tensor ${quoteName(name)} of ${shard} is not listed`);
   const more = problems.length > LISTED_PROBLEMS ? `; and ${problems.length - LISTED_PROBLEMS} more` : "";
   throw new CheckpointError("E_INDEX_MISMATCH", `${file}: ${problems.slice(0, LISTED_PROBLEMS).join("; ")}${more}.`, {
     hint: INDEX_HINT,

@@ -2,10 +2,11 @@
  * A request → a run with no defaults left to fill in. Looks at directories and at config.json's context length, because
  * some defaults depend on them; opens no weights.
  */
-import { existsSync, readFileSync } from "../files/request-files.js";
+import { existsSync, readFileSync, statSync } from "../files/request-files.js";
 import { dirname, join, resolve } from "node:path";
 import type { EvaluationConfig, FurtherStep, RunConfig, TokenSource } from "../contract.js";
 import { PruneError, UsageError } from "../errors.js";
+import { parseJson } from "../json.js";
 import { EVALUATION_OPTIONS, type EvaluationRequest } from "../options/evaluation-options.js";
 import { flagOf } from "../options/option.js";
 import { readOptions } from "../options/read.js";
@@ -384,7 +385,9 @@ interface ContextKeys {
 /** max_position_embeddings where config.json has a usable one; the engine reports a broken config.json. */
 function contextLength(model: string): number | undefined {
   try {
-    const config = JSON.parse(readFileSync(join(model, "config.json"), "utf8")) as ContextKeys & {
+    const file = join(model, "config.json");
+    if (!statSync(file).isFile()) return undefined;
+    const config = parseJson(readFileSync(file, "utf8")) as ContextKeys & {
       text_config?: ContextKeys | null;
     };
     const value = (config.text_config ?? config).max_position_embeddings;

@@ -3,9 +3,10 @@
  * throwing it, so that all problems of a command line are reported at once. Whether the output may be written is
  * checked where it is opened (checkpoint/output-place.ts).
  */
-import { existsSync, statSync } from "../files/request-files.js";
+import { existsSync, readdirSync, statSync } from "../files/request-files.js";
 import { join } from "node:path";
 import { CheckpointError, ConfigError, PruneError, UsageError } from "../errors.js";
+import { layoutHint } from "../layout-hint.js";
 import { flagOf } from "../options/option.js";
 import { METHOD_FLAGS, type RunConfig } from "../options/run-options.js";
 import type { FurtherStep, Permutation, Propagation, Reproduced } from "../options/values.js";
@@ -108,9 +109,12 @@ export function checkModelDirectory(model: string): PruneError | undefined {
       details: { model },
     });
   }
-  if (!statSync(model).isDirectory() || !existsSync(join(model, "config.json"))) {
+  const isDirectory = statSync(model).isDirectory();
+  if (!isDirectory || !existsSync(join(model, "config.json"))) {
     return new CheckpointError("E_MODEL_LAYOUT", `${model}: is not a directory with a config.json.`, {
-      hint: "Give the directory of a checkpoint in Hugging Face layout (config.json and .safetensors files).",
+      hint:
+        (isDirectory ? layoutHint(readdirSync(model)) : undefined) ??
+        "Give the directory of a checkpoint in Hugging Face layout (config.json and .safetensors files).",
       details: { model },
     });
   }

@@ -2,7 +2,7 @@
  * The one door to the file system: Node's functions, under their names, for one purpose. Whatever they throw of the system's is a
  * PruneError that names the file and what it is for. Nothing else imports node:fs.
  */
-import { createReadStream, existsSync, fstatSync, readFileSync, statSync, writeSync } from "node:fs";
+import { createReadStream, existsSync, fstatSync, readdirSync, readFileSync, statSync, writeSync } from "node:fs";
 import * as system from "node:fs/promises";
 import { fileError, type Purpose } from "./file-errors.js";
 
@@ -41,6 +41,7 @@ export interface Door {
   /** All of a text to a descriptor that is a file: a disk that has room for a part of it only is full. */
   writeWholeSync(descriptor: number, text: string): void;
   readonly existsSync: typeof existsSync;
+  readonly readdirSync: (path: string) => string[];
   readonly readFileSync: typeof readFileSync;
   readonly statSync: typeof statSync;
 }
@@ -132,6 +133,7 @@ export function doorFor(purpose: Purpose): Door {
       }
     },
     existsSync,
+    readdirSync: namedSync((path: string) => readdirSync(path)),
     readFileSync: namedSync(readFileSync),
     statSync: namedSync(statSync),
   };

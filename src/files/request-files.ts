@@ -2,7 +2,7 @@
 import { UsageError } from "../errors.js";
 import { doorFor } from "./door.js";
 
-export const { existsSync, readFile, readFileSync, realpath, statSync } = doorFor({
+export const { existsSync, readdirSync, readFile, readFileSync, realpath, statSync } = doorFor({
   what: "named on the command line",
   Problem: UsageError,
   hint: "Name a file that is there and that this user may read.",

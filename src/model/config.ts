@@ -3,9 +3,11 @@
  * the key and what was found. Which keys mean what is the families' business.
  */
 import { isRecord } from "../is-record.js";
-import { readFile } from "../files/checkpoint-files.js";
+import { readFile, stat } from "../files/checkpoint-files.js";
 import { join } from "node:path";
+import { refusalOfForeign } from "../checkpoint/foreign-file.js";
 import { CheckpointError } from "../errors.js";
+import { parseJson } from "../json.js";
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -138,6 +140,8 @@ export interface ModelConfig {
   readonly modelType: string;
   /** The file's own model_type where it describes more than a language model. */
   readonly wrapper?: string;
+  /** What the file says of a quantisation of the weights. */
+  readonly quantisation?: Readonly<Record<string, unknown>>;
   /** The file as it stands, for the run's fingerprint. */
   readonly text: string;
 }
@@ -147,6 +151,7 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
   const file = join(directory, "config.json");
   let text: string;
   try {
+    if (!(await stat(file)).isFile()) throw new Error("it is not a regular file");
     text = await readFile(file, "utf8");
   } catch (cause) {
     throw new CheckpointError("E_CONFIG_MISSING", `${file}: cannot be read.`, {
@@ -157,12 +162,15 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
   }
   let parsed: unknown;
   try {
-    parsed = JSON.parse(text);
+    parsed = parseJson(text);
   } catch (cause) {
-    throw new CheckpointError("E_CONFIG", `${file}: is not valid JSON (${(cause as Error).message}).`, {
-      details: { file },
-      cause,
-    });
+    throw (
+      refusalOfForeign(file, Buffer.from(text)) ??
+      new CheckpointError("E_CONFIG", `${file}: is not valid JSON (${(cause as Error).message}).`, {
+        details: { file },
+        cause,
+      })
+    );
   }
   if (!isRecord(parsed)) {
     throw new CheckpointError("E_CONFIG", `${file}: must hold a JSON object.`, { details: { file } });
@@ -170,7 +178,14 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
   const outer = new ConfigObject(parsed as Json, "config.json");
   const modelType = outer.string("model_type");
   const inner = outer.object("text_config");
-  if (inner !== undefined) return { values: inner, modelType: inner.string("model_type"), wrapper: modelType, text };
-  const isMultimodal = outer.has("vision_config") || outer.has("audio_config");
-  return { values: outer, modelType, ...(isMultimodal ? { wrapper: modelType } : {}), text };
+  const isMultimodal = inner !== undefined || outer.has("vision_config") || outer.has("audio_config");
+  const values = inner ?? outer;
+  const quantisation = [outer, values]
+    .flatMap((object) => [object.raw("quantization_config"), object.raw("compression_config")])
+    .find(isRecord);
+  return {
+    ...{ values, text, modelType: values.string("model_type") },
+    ...(isMultimodal ? { wrapper: modelType } : {}),
+    ...(quantisation === undefined ? {} : { quantisation }),
+  };
 }

@@ -1,8 +1,9 @@
 /** What a checkpoint says of how text is made with it: generation_config.json, and the tokens that end a text. */
-import { existsSync, readFileSync } from "../files/checkpoint-files.js";
+import { existsSync, readFileSync, statSync } from "../files/checkpoint-files.js";
 import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { isRecord } from "../is-record.js";
+import { parseJson } from "../json.js";
 import type { ModelConfig } from "./config.js";
 
 export interface GenerationDefaults {
@@ -60,7 +61,8 @@ function isTokenId(value: unknown): value is number {
 function readObject(file: string): Readonly<Record<string, unknown>> {
   let parsed: unknown;
   try {
-    parsed = JSON.parse(readFileSync(file, "utf8"));
+    if (!statSync(file).isFile()) throw new Error("it is not a regular file");
+    parsed = parseJson(readFileSync(file, "utf8"));
   } catch (cause) {
     throw refuse(file, `is not valid JSON (${(cause as Error).message})`, {}, cause);
   }

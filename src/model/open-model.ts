@@ -8,6 +8,7 @@ import { readModelConfig, type ModelConfig } from "./config.js";
 import { FAMILIES, familyOf, findFamily, modelTypesOf } from "./families/registry.js";
 import type { Family } from "./family.js";
 import { saysNothing } from "./silent-keys.js";
+import { isQuantisationIdle, quantisationProblem } from "./quantisation.js";
 import { findTensorNames, renameTensors } from "./tensor-names.js";
 
 export interface Model extends AsyncDisposable {
@@ -143,6 +144,11 @@ function keysUnknownTo(family: Family, config: ModelConfig, checkpoint: Checkpoi
   return asked.values.unasked().filter((key) => !saysNothing(key));
 }
 
+function refuseQuantised(...asked: Parameters<typeof quantisationProblem>): void {
+  const problem = quantisationProblem(...asked);
+  if (problem !== undefined) throw problem;
+}
+
 function requireNoProblems(problems: readonly string[], directory: string): void {
   if (problems.length === 0) return;
   const shown = problems.slice(0, MOST_PROBLEMS_SHOWN).join("; ");
@@ -180,6 +186,21 @@ function tellOfOtherParts({ architecture, checkpoint, config }: Model, logger: L
   );
 }
 
+/** Say what loaders pass over without a word. */
+function tellOfOddities({ checkpoint, config }: Model, logger: Logger): void {
+  const { unlisted } = checkpoint;
+  if (unlisted.length > 0) {
+    const [first = ""] = unlisted;
+    const others = unlisted.length === 1 ? "" : ` and ${unlisted.length - 1} more`;
+    logger.warn(`the index does not list ${first}${others}, which the shards hold: carried along`, {
+      tensors: unlisted.slice(0, MOST_PROBLEMS_SHOWN),
+      count: unlisted.length,
+    });
+  }
+  if (isQuantisationIdle(config, checkpoint))
+    logger.info("config.json has a quantization_config, but all weights are floats: it is not heeded");
+}
+
 /**
  * Open DIRECTORY and check every tensor the forward needs; all problems are reported at once.
  * @throws CheckpointError E_ARCHITECTURE, E_TENSORS, E_CONFIG and those of opening; UsageError E_FAMILY
@@ -188,9 +209,12 @@ export async function openModel(directory: string, options: OpenModelOptions = {
   const config = await readModelConfig(directory);
   const checkpoint = await openCheckpoint(directory);
   try {
+    refuseQuantised(config, checkpoint, false);
     const family = chooseFamily(options.family, config, checkpoint);
     const architecture = describeCheckpoint(family, config, checkpoint);
-    requireNoProblems(findTensorProblems(architecture, checkpoint, config), directory);
+    const problems = findTensorProblems(architecture, checkpoint, config);
+    if (problems.length > 0) refuseQuantised(config, checkpoint, true);
+    requireNoProblems(problems, directory);
     const model: Model = {
       directory,
       config,
@@ -198,7 +222,10 @@ export async function openModel(directory: string, options: OpenModelOptions = {
       checkpoint,
       [Symbol.asyncDispose]: () => checkpoint[Symbol.asyncDispose](),
     };
-    if (options.logger !== undefined) tellOfOtherParts(model, options.logger);
+    if (options.logger !== undefined) {
+      tellOfOtherParts(model, options.logger);
+      tellOfOddities(model, options.logger);
+    }
     return model;
   } catch (error) {
     await checkpoint[Symbol.asyncDispose]();

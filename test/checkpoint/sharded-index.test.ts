@@ -82,10 +82,24 @@ test("every difference between index and shards is reported at once, naming tens
 });
 
 test("a long list of differences is shortened", () => {
-  const index = parse('{"weight_map":{"a":"x.safetensors"}}');
-  const names = ["a", ...Array.from({ length: 20 }, (_, i) => `extra.${i}`)];
+  const names = Array.from({ length: 20 }, (_, i) => `"lost.${i}":"x.safetensors"`);
+  const index = parse(`{"weight_map":{"a":"x.safetensors",${names.join()}}}`);
   assert.throws(
-    () => checkShardIndex(index, new Map([["x.safetensors", names]])),
+    () => checkShardIndex(index, new Map([["x.safetensors", ["a"]]])),
     hasCode("E_INDEX_MISMATCH", /and 15 more/),
+  );
+});
+
+test("tensors that the index leaves out are listed, unless two shards hold one of the name", () => {
+  const index = parse('{"weight_map":{"a":"x.safetensors","b":"y.safetensors"}}');
+  const held = (...second: string[]): Map<string, string[]> =>
+    new Map([
+      ["x.safetensors", ["a", "mtp.weight"]],
+      ["y.safetensors", ["b", ...second]],
+    ]);
+  assert.deepEqual(checkShardIndex(index, held("other")), ["mtp.weight", "other"]);
+  assert.throws(
+    () => checkShardIndex(index, held("mtp.weight")),
+    hasCode("E_INDEX_MISMATCH", /"mtp\.weight" is in x\.safetensors and in y\.safetensors/),
   );
 });

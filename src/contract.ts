@@ -280,6 +280,19 @@ export interface InspectionConfig {
   readonly family?: string;
 }
 
+/** `--json` of `prune inspect --config`: the language model's keys. */
+export interface ConfigReport {
+  readonly schema: "prune.config/v1";
+  readonly model: string;
+  readonly modelType: string;
+  /** null where no family reads it. */
+  readonly family: string | null;
+  /** What config.json says. */
+  readonly given: Readonly<Record<string, unknown>>;
+  /** What is taken for keys that it leaves out. */
+  readonly defaults: Readonly<Record<string, number | string | boolean>>;
+}
+
 /** `--json` of `prune inspect`. Totals count the prunable linears only, as the field does. */
 export interface InspectionReport {
   readonly schema: "prune.inspect/v1";

@@ -11,9 +11,11 @@ import { resolveEvaluationConfig, resolveRunConfig, type Resolved } from "../con
 import { checkModelDirectory } from "../config/rules.js";
 import type {
   ComparisonReport,
+  ConfigReport,
   EngineEvent,
   EvaluationReport,
   GenerationReport,
+  InspectionConfig,
   InspectionReport,
   PlanReport,
   RunReport,
@@ -54,6 +56,9 @@ const GENERATE = workOf<typeof import("../generation/generate-calibration.js")>(
 )("generateCalibration");
 const INSPECT = workOf<typeof import("../inspection/inspect-model.js")>(url("../inspection/inspect-model.js"))(
   "inspectModel",
+);
+const INSPECT_CONFIG = workOf<typeof import("../inspection/inspect-config.js")>(url("../inspection/inspect-config.js"))(
+  "inspectConfig",
 );
 const DEVICES = workOf<typeof import("../driver/devices.js")>(url("../driver/devices.js"))("describeDevices");
 
@@ -121,12 +126,26 @@ export interface InspectionRequest {
  * @throws UsageError, CheckpointError
  */
 export async function inspect(options: InspectionRequest & Listening): Promise<InspectionReport> {
-  const { model, family, ...listening } = options;
+  return workOn(INSPECT, options);
+}
+
+async function workOn<Report>(
+  reference: WorkReference<InspectionConfig, Report>,
+  { model, family, ...listening }: InspectionRequest & Listening,
+): Promise<Report> {
   const directory = resolve(model);
   const problem = checkModelDirectory(directory);
   if (problem !== undefined) throw problem;
   const config = { directory, ...(family === undefined ? {} : { family }) };
-  return work(INSPECT, { config, notes: [] }, listening);
+  return work(reference, { config, notes: [] }, listening);
+}
+
+/**
+ * What a checkpoint's config.json means: its keys, and the defaults of those it leaves out.
+ * @throws UsageError, CheckpointError
+ */
+export async function inspectConfig(options: InspectionRequest & Listening): Promise<ConfigReport> {
+  return workOn(INSPECT_CONFIG, options);
 }
 
 /** Adapters, their limits, and what `device: "auto"` takes. */

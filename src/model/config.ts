@@ -44,6 +44,16 @@ export class ConfigObject {
     return this.#values[key];
   }
 
+  /** With these values where it has no such key. */
+  with(defaults: Json): ConfigObject {
+    return new ConfigObject({ ...defaults, ...this.#values }, this.#path);
+  }
+
+  /** Its keys, as written. */
+  keys(): string[] {
+    return Object.keys(this.#values);
+  }
+
   has(key: string): boolean {
     return this.#read(key) !== undefined && this.#read(key) !== null;
   }
@@ -146,6 +156,18 @@ export interface ModelConfig {
   readonly text: string;
 }
 
+/** The `model_type` of a multimodal model's text_config, where that does not say it. */
+const LANGUAGE_MODELS_OF: Readonly<Record<string, string>> = {
+  gemma3: "gemma3_text",
+  llava: "llama",
+  llava_next: "llama",
+  mistral3: "mistral",
+  paligemma: "gemma",
+  qwen2_vl: "qwen2_vl_text",
+  qwen2_5_vl: "qwen2_5_vl_text",
+  qwen3_vl: "qwen3_vl_text",
+};
+
 /** Read DIRECTORY/config.json. */
 export async function readModelConfig(directory: string): Promise<ModelConfig> {
   const file = join(directory, "config.json");
@@ -184,7 +206,7 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
     .flatMap((object) => [object.raw("quantization_config"), object.raw("compression_config")])
     .find(isRecord);
   return {
-    ...{ values, text, modelType: values.string("model_type") },
+    ...{ values, text, modelType: values.string("model_type", inner && LANGUAGE_MODELS_OF[modelType]) },
     ...(isMultimodal ? { wrapper: modelType } : {}),
     ...(quantisation === undefined ? {} : { quantisation }),
   };

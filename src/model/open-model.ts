@@ -4,11 +4,12 @@ import { isFloatDtype } from "../checkpoint/dtype.js";
 import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
 import type { Logger } from "../logging.js";
 import type { Architecture, BlockTensor } from "./architecture.js";
+import { withDefaults } from "./class-defaults.js";
 import { readModelConfig, type ModelConfig } from "./config.js";
 import { FAMILIES, familyOf, findFamily, modelTypesOf } from "./families/registry.js";
 import type { Family } from "./family.js";
 import { saysNothing } from "./silent-keys.js";
-import { isQuantisationIdle, quantisationProblem } from "./quantisation.js";
+import { quantisationProblem } from "./quantisation.js";
 import { findTensorNames, renameTensors } from "./tensor-names.js";
 
 export interface Model extends AsyncDisposable {
@@ -30,11 +31,12 @@ const MOST_PROBLEMS_SHOWN = 12;
 /** A family's description of a checkpoint, in the names its tensors have there. Nothing is checked yet. */
 export function describeCheckpoint(family: Family, config: ModelConfig, checkpoint: Checkpoint): Architecture {
   const shapeOf = (name: string): readonly number[] | undefined => checkpoint.tensors.get(name)?.shape;
-  const canonical = family.describe(config, (name) => checkpoint.has(name), shapeOf);
+  const complete = withDefaults(config);
+  const canonical = family.describe(complete, (name) => checkpoint.has(name), shapeOf);
   const rename = findTensorNames(canonical, checkpoint.tensors);
   // What a family decides by looking at tensors (tied heads, layouts of experts) it must decide by the stored names.
   const architecture = family.describe(
-    config,
+    complete,
     (name) => checkpoint.has(rename(name)),
     (name) => shapeOf(rename(name)),
   );
@@ -144,17 +146,15 @@ function keysUnknownTo(family: Family, config: ModelConfig, checkpoint: Checkpoi
   return asked.values.unasked().filter((key) => !saysNothing(key));
 }
 
-function refuseQuantised(...asked: Parameters<typeof quantisationProblem>): void {
-  const problem = quantisationProblem(...asked);
-  if (problem !== undefined) throw problem;
-}
-
-function requireNoProblems(problems: readonly string[], directory: string): void {
+function requireNoProblems(problems: readonly string[], config: ModelConfig, checkpoint: Checkpoint): void {
   if (problems.length === 0) return;
+  const quantised = quantisationProblem(config, checkpoint);
+  if (quantised !== undefined) throw quantised;
+  const { directory } = checkpoint;
   const shown = problems.slice(0, MOST_PROBLEMS_SHOWN).join("; ");
   const more = problems.length > MOST_PROBLEMS_SHOWN ? `; and ${problems.length - MOST_PROBLEMS_SHOWN} more` : "";
   throw new CheckpointError("E_TENSORS", `${directory}: tensors do not fit config.json: ${shown}${more}.`, {
-    hint: "The download may be incomplete, or config.json belongs to another checkpoint.",
+    hint: "The download may be incomplete, or config.json belongs to another checkpoint. `prune inspect --config` shows what is taken for keys that it leaves out.",
     details: { directory, problems },
   });
 }
@@ -187,7 +187,11 @@ function tellOfOtherParts({ architecture, checkpoint, config }: Model, logger: L
 }
 
 /** Say what loaders pass over without a word. */
-function tellOfOddities({ checkpoint, config }: Model, logger: Logger): void {
+function tellOfOddities({ architecture, checkpoint, config }: Model, logger: Logger): void {
+  if (architecture.isHeadTied && !withDefaults(config).values.boolean("tie_word_embeddings", true))
+    logger.warn(
+      "there is no head (lm_head), and config.json does not tie it to the embedding: the embedding stands in for it, so that perplexities and trainings mean little",
+    );
   const { unlisted } = checkpoint;
   if (unlisted.length > 0) {
     const [first = ""] = unlisted;
@@ -197,8 +201,8 @@ function tellOfOddities({ checkpoint, config }: Model, logger: Logger): void {
       count: unlisted.length,
     });
   }
-  if (isQuantisationIdle(config, checkpoint))
-    logger.info("config.json has a quantization_config, but all weights are floats: it is not heeded");
+  if (config.quantisation !== undefined)
+    logger.info("config.json has a quantization_config, but the weights are floats: it is not heeded");
 }
 
 /**
@@ -209,12 +213,9 @@ export async function openModel(directory: string, options: OpenModelOptions = {
   const config = await readModelConfig(directory);
   const checkpoint = await openCheckpoint(directory);
   try {
-    refuseQuantised(config, checkpoint, false);
     const family = chooseFamily(options.family, config, checkpoint);
     const architecture = describeCheckpoint(family, config, checkpoint);
-    const problems = findTensorProblems(architecture, checkpoint, config);
-    if (problems.length > 0) refuseQuantised(config, checkpoint, true);
-    requireNoProblems(problems, directory);
+    requireNoProblems(findTensorProblems(architecture, checkpoint, config), config, checkpoint);
     const model: Model = {
       directory,
       config,

@@ -41,23 +41,10 @@ function stored({ tensors }: Checkpoint): { readonly kind: string; readonly tens
   return undefined;
 }
 
-/** Whether config.json speaks of a quantisation that the tensors know nothing of. */
-export function isQuantisationIdle(config: ModelConfig, checkpoint: Checkpoint): boolean {
-  return declared(config) !== undefined && stored(checkpoint) === undefined;
-}
-
-/**
- * The error for a checkpoint whose weights are not stored as floats; undefined where nothing says that they are
- * quantised.
- * @param isUnfit whether the tensors do not fit the model: then config.json's word alone counts
- */
-export function quantisationProblem(
-  config: ModelConfig,
-  checkpoint: Checkpoint,
-  isUnfit: boolean,
-): CheckpointError | undefined {
+/** The error for a checkpoint whose tensors do not fit its model; undefined where nothing says that they are quantised. */
+export function quantisationProblem(config: ModelConfig, checkpoint: Checkpoint): CheckpointError | undefined {
   const [said, found] = [declared(config), stored(checkpoint)];
-  if (found === undefined && (said === undefined || !isUnfit)) return undefined;
+  if (found === undefined && said === undefined) return undefined;
   const grounds = [
     ...(said === undefined ? [] : [`config.json: quantization_config ${said}`]),
     ...(found === undefined ? [] : [`tensors as of ${found.kind}, such as ${found.tensor}`]),

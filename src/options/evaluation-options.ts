@@ -37,5 +37,15 @@ export const EVALUATION_OPTIONS = {
   }),
 } as const satisfies Table;
 
+/** Of `prune inspect`. */
+export const INSPECTION_OPTIONS = {
+  family: EVALUATION_OPTIONS.family,
+  config: option(types.toggle, {
+    help: "show what config.json means instead: its keys, and the defaults of those it leaves out",
+    default: false,
+    flag: { group: "Model" },
+  }),
+} as const satisfies Table;
+
 export type EvaluationRequest = RequestOf<typeof EVALUATION_OPTIONS>;
 export type AskedEvaluation = AskedOf<typeof EVALUATION_OPTIONS>;

@@ -2,6 +2,7 @@
 import { elementsOf } from "../array.js";
 import type {
   BlockTrainingReport,
+  ConfigReport,
   Estimate,
   ReferenceComparison,
   EvaluationReport,
@@ -196,6 +197,20 @@ export function renderInspection(report: InspectionReport): string {
   ]);
   const total = `${formatCount(report.zeros)} zeros of ${formatCount(report.elements)} weights in prunable linears: ${formatPercent(report.sparsity, 4)}`;
   return `${table}\n\n${total}`;
+}
+
+export function renderConfig({ model, modelType, family, given, defaults }: ConfigReport): string {
+  const facts = formatFacts([
+    ["model", model],
+    ["model_type", modelType],
+    ["family", family ?? "none that is known"],
+  ]);
+  const row = ([key, value]: [string, unknown], from: string): string[] => [key, JSON.stringify(value) ?? "-", from];
+  const rows = [
+    ...Object.entries(given).map((entry) => row(entry, "config.json")),
+    ...Object.entries(defaults).map((entry) => row(entry, "default")),
+  ].sort(([a = ""], [b = ""]) => (a < b ? -1 : 1));
+  return `${facts}\n\n${formatTable(["key", "value", "from"], rows, [])}`;
 }
 
 export function renderDevices(report: DevicesReport): string {

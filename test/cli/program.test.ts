@@ -98,6 +98,7 @@ const TABLE: readonly [string, unknown[]][] = [
     ],
   ],
   ["inspect m --json -q", ["inspect", { model: "m", json: true, quiet: true }]],
+  ["inspect m --config", ["inspect", { model: "m", config: true }]],
   ["devices --json", ["devices", { json: true }]],
 ];
 

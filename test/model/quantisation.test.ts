@@ -68,7 +68,7 @@ test("a quantisation that no tensor knows of is passed over with a note, and bel
   const logger = createMemoryLogger();
   await using model = await openModel(await llamaWith(t, { quantization_config }), { logger });
   assert.equal(model.architecture.family, "llama");
-  assert.ok(logger.lines.some(({ message }) => message.includes("quantization_config, but all weights are floats")));
+  assert.ok(logger.lines.some(({ message }) => message.includes("quantization_config, but the weights are floats")));
   const unfit = await llamaWith(t, { quantization_config, intermediate_size: 1 });
   await assert.rejects(openModel(unfit), { code: "E_QUANTISED", message: /quantization_config fbgemm_fp8\)/ });
 });

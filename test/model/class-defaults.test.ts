@@ -1,0 +1,133 @@
+/** Keys that config.json leaves out mean what the library's classes say, not nothing. */
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test, type TestContext } from "node:test";
+import { inspectConfig } from "../../src/inspection/inspect-config.js";
+import type { Architecture } from "../../src/model/architecture.js";
+import { missingDefaults, withDefaults } from "../../src/model/class-defaults.js";
+import { readModelConfig, type ModelConfig } from "../../src/model/config.js";
+import { FAMILIES, familyOf, modelTypesOf } from "../../src/model/families/registry.js";
+import { openModel } from "../../src/model/open-model.js";
+import { createMemoryLogger } from "../../src/logging.js";
+import { copyFixture, fixtures } from "../helpers/architectures.js";
+import { temporaryDirectory } from "../helpers/checkpoints.js";
+
+async function read(t: TestContext, config: object | string): Promise<ModelConfig> {
+  const directory = temporaryDirectory(t);
+  writeFileSync(join(directory, "config.json"), typeof config === "string" ? config : JSON.stringify(config));
+  return readModelConfig(directory);
+}
+
+async function describe(t: TestContext, config: object | string): Promise<Architecture> {
+  const complete = withDefaults(await read(t, config));
+  const family = familyOf(complete.modelType);
+  assert.ok(family);
+  return family.describe(
+    complete,
+    () => false,
+    () => undefined,
+  );
+}
+
+const SMALL = {
+  ...{ hidden_size: 8, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2 },
+  ...{ num_key_value_heads: 1, vocab_size: 32 },
+};
+
+const windowsOf = ({ masks }: Architecture): string[] => [...masks.keys()];
+const shapeOf = ({ blocks }: Architecture, role: string): readonly number[] | undefined =>
+  blocks[0]?.tensors.get(role)?.shape;
+
+test("Mistral without sliding_window has one of 4096, with null none", async (t) => {
+  const config = { ...SMALL, model_type: "mistral" };
+  assert.deepEqual(windowsOf(await describe(t, config)), ["window-4096"]);
+  assert.deepEqual(windowsOf(await describe(t, { ...config, sliding_window: null })), []);
+  assert.deepEqual(windowsOf(await describe(t, { ...config, sliding_window: 7 })), ["window-7"]);
+});
+
+test("a text_config that says little is that of its class, also where it leaves out its model_type", async (t) => {
+  const text_config = { hidden_size: 2560, intermediate_size: 10240, num_hidden_layers: 1, sliding_window: 1024 };
+  for (const inner of [text_config, { ...text_config, model_type: "gemma3_text" }]) {
+    const gemma = await describe(t, { model_type: "gemma3", text_config: inner, vision_config: {} });
+    assert.equal(gemma.vocabularySize, 262208);
+    assert.deepEqual(shapeOf(gemma, "self_attn.q_proj.weight"), [8 * 256, 2560]);
+    assert.deepEqual(shapeOf(gemma, "self_attn.k_proj.weight"), [4 * 256, 2560]);
+  }
+  // XGen-MM
+  const phi = await describe(t, { model_type: "xgenmm", text_config: { model_type: "phi3", sliding_window: 2047 } });
+  assert.deepEqual([phi.blocks.length, phi.hiddenSize, phi.vocabularySize], [32, 3072, 32064]);
+  assert.deepEqual(windowsOf(phi), ["window-2047"]);
+  const llava = await describe(t, { model_type: "llava", text_config: { vocab_size: 32064 } });
+  assert.deepEqual([llava.family, llava.hiddenSize, llava.vocabularySize], ["llama", 4096, 32064]);
+});
+
+test("defaults of head widths, counts and rotary bases are each class's own", async (t) => {
+  const { num_key_value_heads: _, ...sparse } = SMALL;
+  const q = "self_attn.q_proj.weight";
+  assert.deepEqual(shapeOf(await describe(t, { ...SMALL, model_type: "qwen3" }), q), [2 * 128, 8]);
+  const k = "self_attn.k_proj.weight";
+  const heads = { ...sparse, num_attention_heads: 64, hidden_size: 128 };
+  assert.deepEqual(shapeOf(await describe(t, { ...heads, model_type: "qwen2" }), k), [32 * 2, 128]);
+  assert.deepEqual(shapeOf(await describe(t, { ...heads, model_type: "llama" }), k), [64 * 2, 128]);
+  assert.deepEqual(shapeOf(await describe(t, { ...heads, model_type: "mistral" }), k), [8 * 2, 128]);
+  const secondOf = async (model_type: string): Promise<number | undefined> =>
+    (await describe(t, { ...SMALL, model_type })).rotaryTables.get("default")?.at(8).inverseFrequencies[1];
+  assert.equal(await secondOf("llama"), Math.fround(10000 ** -0.5));
+  assert.equal(await secondOf("cohere"), Math.fround(1 / Math.fround(500000 ** 0.5)));
+  assert.equal(await secondOf("mixtral"), Math.fround(1 / 1000));
+});
+
+test("a default does not come before another name of its key", async (t) => {
+  const gpt2 = await read(t, { model_type: "gpt2", hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4 });
+  assert.deepEqual(missingDefaults(gpt2), {
+    tie_word_embeddings: true,
+    vocab_size: 50257,
+    n_positions: 1024,
+    activation_function: "gelu_new",
+    layer_norm_epsilon: 1e-5,
+  });
+  assert.deepEqual(
+    shapeOf(await describe(t, { model_type: "gpt2", hidden_size: 64, n_layer: 1, n_head: 4 }), "attn.c_proj.weight"),
+    [64, 64],
+  );
+});
+
+test("every family can be described from its model_type alone", async (t) => {
+  for (const modelType of FAMILIES.flatMap(modelTypesOf)) {
+    if (modelType === "qwen3_vl") continue; // has its keys in a text_config always
+    if (modelType === "deepseek_v2") continue; // its class leaves num_experts_per_tok to the file
+    const { blocks } = await describe(t, { model_type: modelType });
+    assert.ok(blocks.length > 0, modelType);
+  }
+});
+
+test("config.json as Python writes it, and what inspect --config says of it", async (t) => {
+  const directory = temporaryDirectory(t);
+  const { sliding_window: _, ...config } = { ...SMALL, model_type: "mistral", sliding_window: 1 };
+  const text = JSON.stringify(config).replace("{", '\ufeff{"time_step_limit": [0.0, Infinity], "x": NaN, ');
+  writeFileSync(join(directory, "config.json"), text);
+  const report = await inspectConfig({ directory });
+  assert.deepEqual([report.schema, report.modelType, report.family], ["prune.config/v1", "mistral", "mistral"]);
+  assert.deepEqual(report.given["time_step_limit"], [0, Infinity]);
+  assert.equal(report.defaults["sliding_window"], 4096);
+  assert.equal(report.defaults["hidden_size"], undefined);
+  const values = (await readModelConfig(directory)).values;
+  assert.throws(() => values.number("x"), { code: "E_CONFIG", message: /"x" is "NaN"/ });
+});
+
+test("a model without a head that its config does not tie is told of", async (t) => {
+  const messages = async (folder: string, changes: object): Promise<string> => {
+    const fixture = fixtures().find((candidate) => candidate.folder === folder);
+    assert.ok(fixture);
+    const directory = await copyFixture(t, fixture, "config.json");
+    const { text } = await readModelConfig(directory);
+    writeFileSync(join(directory, "config.json"), JSON.stringify({ ...(JSON.parse(text) as object), ...changes }));
+    const logger = createMemoryLogger();
+    await using _model = await openModel(directory, { logger });
+    return logger.lines.map(({ message }) => message).join();
+  };
+  assert.match(await messages("gemma", { tie_word_embeddings: false }), /there is no head \(lm_head\)/);
+  assert.doesNotMatch(await messages("gemma", {}), /there is no head/);
+  assert.doesNotMatch(await messages("llama", {}), /there is no head/);
+});

@@ -70,7 +70,11 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
   const written = isIds ? cutRows(grown, nsamples, seqlen) : grown.sequences;
   const texts =
     isIds || tokenizer === undefined ? [] : await Promise.all(written.map(async (ids) => tokenizer.decode(ids)));
-  const bytes = isIds ? encodeRows(written) : out.toLowerCase().endsWith(".txt") ? encodeText(texts) : encodeDocuments(texts);
+  const bytes = isIds
+    ? encodeRows(written)
+    : out.toLowerCase().endsWith(".txt")
+      ? encodeText(texts)
+      : encodeDocuments(texts);
   await writeWhole(out, bytes);
   const ended = grown.sequences.filter((ids) => endTokens.includes(ids.at(-1) as number)).length;
   return {

@@ -54,6 +54,13 @@ test("the kind of a quantisation is told by config.json, and by what the tensors
     }
 });
 
+test("an incomplete checkpoint with a buffer of integers is not called quantised", async (t) => {
+  const directory = temporaryDirectory(t);
+  const tensors = { [`${MODULE}.weight`]: bytes("F32", 4), "model.position_ids": bytes("I64", 8) };
+  await writeCheckpoint(directory, { config: { model_type: "llama" }, tensors });
+  await assert.rejects(openModel(directory), { code: "E_TENSORS" });
+});
+
 async function llamaWith(t: TestContext, changes: object): Promise<string> {
   const fixture = fixtures().find(({ folder }) => folder === "llama");
   assert.ok(fixture);

@@ -73,6 +73,18 @@ test("ids of a text encoded in pieces equal those of one call", async () => {
   assert.deepEqual(await tokenizer.encode(long), whole);
 });
 
+test("a run of white space that is more than ASCII's is not cut", async (t) => {
+  const directory = temporaryDirectory(t);
+  const base = JSON.parse(readFileSync(join(FIXTURES, "whitespace/tokenizer.json"), "utf8")) as {
+    model: { vocab: Record<string, number>; merges: string[] };
+  };
+  base.model = { ...base.model, vocab: { ...base.model.vocab, ħĠ: 258 }, merges: ["ħ Ġ"] }; // of U+0085's second byte and a space
+  writeFileSync(join(directory, "tokenizer.json"), JSON.stringify(base));
+  using tokenizer = await loadTokenizer(directory);
+  const ids = await tokenizer.encode("\u0085 ".repeat(140_000)); // longer than a piece
+  assert.deepEqual([ids.length, ids.findIndex((id) => id !== 194 && id !== 258)], [280_000, -1]);
+});
+
 test("special tokens are the tokenizer's own: one <s> in front, none behind", async () => {
   assert.deepEqual([...(await (await loadTokenizer(DEMO_MODEL)).encode(""))], [1]);
   const ids = await (await loadTokenizer(DEMO_MODEL)).encode("a</s>b");

@@ -81,17 +81,35 @@ function placeOf(index: number, shape: readonly number[]): number[] {
 }
 
 function indexOf(place: readonly number[], shape: readonly number[]): number {
-  return stridesOf(shape).reduce((sum, stride, axis) => sum + stride * (place[axis] as number), 0);
+  let index = 0;
+  for (let axis = 0; axis < shape.length; axis++) index = index * (shape[axis] as number) + (place[axis] as number);
+  return index;
 }
 
+/** @param at is given one array for all places: it must not keep it */
 function byPlace(shape: readonly number[], at: (place: readonly number[]) => number): Tensor {
-  return tensor(shape, (index) => at(placeOf(index, shape)));
+  const values = new Float64Array(sizeOf(shape));
+  const place = shape.map(() => 0);
+  for (let index = 0; index < values.length; index++) {
+    values[index] = at(place);
+    for (let axis = shape.length - 1; axis >= 0; axis--) {
+      const next = (place[axis] as number) + 1;
+      place[axis] = next === shape[axis] ? 0 : next;
+      if (next !== shape[axis]) break;
+    }
+  }
+  return { shape, values };
 }
 
 /** The entry of a value that is stretched to a place of more or larger axes. */
 function stretched({ shape, values }: Tensor, place: readonly number[]): number {
-  const own = shape.map((size, axis) => (size === 1 ? 0 : (place.at(axis - shape.length) as number)));
-  return values[indexOf(own, shape)] as number;
+  const offset = place.length - shape.length;
+  let index = 0;
+  for (let axis = 0; axis < shape.length; axis++) {
+    const size = shape[axis] as number;
+    index = index * size + (size === 1 ? 0 : (place[offset + axis] as number));
+  }
+  return values[index] as number;
 }
 
 function commonShape(...tensors: readonly Tensor[]): number[] {
@@ -175,24 +193,31 @@ function best(row: readonly number[], count: number): number[] {
 function multiply(a: Tensor, b: Tensor, transposeB = false): Tensor {
   const [m, k] = a.shape as [number, number];
   const n = (transposeB ? b.shape[0] : b.shape[1]) as number;
-  return byPlace([m, n], ([row = 0, column = 0]) => {
-    let total = 0;
-    for (let i = 0; i < k; i++)
-      total += (a.values[row * k + i] as number) * (b.values[transposeB ? column * k + i : i * n + column] as number);
-    return total;
-  });
+  const values = new Float64Array(m * n);
+  for (let row = 0; row < m; row++) {
+    for (let column = 0; column < n; column++) {
+      let total = 0;
+      for (let i = 0; i < k; i++)
+        total += (a.values[row * k + i] as number) * (b.values[transposeB ? column * k + i : i * n + column] as number);
+      values[row * n + column] = total;
+    }
+  }
+  return { shape: [m, n], values };
 }
 
 function transposed({ shape: [rows = 0, columns = 0], values }: Tensor): Tensor {
-  return byPlace([columns, rows], ([row = 0, column = 0]) => values[column * columns + row] as number);
+  const turned = new Float64Array(rows * columns);
+  for (let row = 0; row < columns; row++)
+    for (let column = 0; column < rows; column++)
+      turned[row * rows + column] = values[column * columns + row] as number;
+  return { shape: [columns, rows], values: turned };
 }
 
 function rowsAt({ shape, values }: Tensor, rows: readonly number[]): Tensor {
   const width = sizeOf(shape.slice(1));
-  return {
-    shape: [rows.length, ...shape.slice(1)],
-    values: Float64Array.from(rows.flatMap((row) => [...values.subarray(row * width, (row + 1) * width)])),
-  };
+  const gathered = new Float64Array(rows.length * width);
+  rows.forEach((row, place) => gathered.set(values.subarray(row * width, (row + 1) * width), place * width));
+  return { shape: [rows.length, ...shape.slice(1)], values: gathered };
 }
 
 /** Columns, or with axis 0 rows, [start, end) of a matrix. */
@@ -502,6 +527,7 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
   ],
   gemm([a, b, c], { transposeA = false, transposeB = false, alpha = 1 }) {
     const product = multiply(transposeA ? transposed(a as Tensor) : (a as Tensor), b as Tensor, transposeB);
+    if (c === undefined && alpha === 1) return [product];
     return [
       byPlace(
         product.shape,

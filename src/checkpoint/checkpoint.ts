@@ -16,6 +16,7 @@ import { layoutHint } from "../layout-hint.js";
 import { nearestName } from "../nearest-name.js";
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
+import { findPacked, unpack, type PackedTensor } from "./packed.js";
 import { ShardFile, type ShardStamp } from "./shard-file.js";
 import { checkShardIndex, INDEX_FILE, INDEX_SIZE_CAP, parseShardIndex, type ShardIndex } from "./sharded-index.js";
 import { quoteName } from "./strict-json.js";
@@ -46,13 +47,16 @@ export interface Checkpoint extends AsyncDisposable {
   readonly unlisted: readonly string[];
   /** Bytes read so far, headers included. */
   readonly bytesRead: number;
+  /** By name, tensors that pairs of stored ones make (packed.ts): these can be read whole, and not be written. */
+  readonly packed: ReadonlyMap<string, TensorInfo>;
+  /** Whether a tensor is stored, or made by a pair. */
   has(name: string): boolean;
   /** @throws CheckpointError `E_TENSOR_MISSING` with the nearest existing name as a hint */
   info(name: string): TensorInfo;
   /**
    * A whole float tensor, widened to f32, row-major.
    * @param out receives the elements; must hold exactly as many
-   * @throws CheckpointError `E_TENSOR_MISSING`, `E_TENSOR_DTYPE` for anything but F32, F16 and BF16
+   * @throws CheckpointError `E_TENSOR_MISSING`, `E_TENSOR_DTYPE` for anything but F32, F16, BF16 and what pairs make
    */
   readTensor(name: string, out?: Float32Array): Promise<Float32Array>;
   /** Rows [firstRow, firstRow + rows) of a 2-D float tensor, widened to f32, [rows, columns]. */
@@ -88,6 +92,7 @@ export class OpenCheckpoint implements Checkpoint {
   readonly directory: string;
   readonly shards: readonly string[];
   readonly tensors: ReadonlyMap<string, TensorInfo>;
+  readonly packed: ReadonlyMap<string, PackedTensor>;
   readonly headersSha256: string;
   readonly files: ReadonlyMap<string, ShardFile>;
   readonly #pool = new BufferPool();
@@ -100,6 +105,7 @@ export class OpenCheckpoint implements Checkpoint {
     this.shards = files.map((file) => file.name);
     this.files = new Map(files.map((file) => [file.name, file]));
     this.tensors = indexTensors(files);
+    this.packed = findPacked(this.tensors);
     this.headersSha256 = hashHeaders(files);
   }
 
@@ -126,11 +132,11 @@ export class OpenCheckpoint implements Checkpoint {
   }
 
   has(name: string): boolean {
-    return this.tensors.has(name);
+    return this.tensors.has(name) || this.packed.has(name);
   }
 
   info(name: string): TensorInfo {
-    const info = this.tensors.get(name);
+    const info = this.tensors.get(name) ?? this.packed.get(name);
     if (info !== undefined) return info;
     const nearest = nearestName(name, this.tensors.keys());
     throw new CheckpointError("E_TENSOR_MISSING", `${this.directory}: tensor ${quoteName(name)} is in no shard.`, {
@@ -144,6 +150,8 @@ export class OpenCheckpoint implements Checkpoint {
 
   async readTensor(name: string, out?: Float32Array): Promise<Float32Array> {
     const info = this.info(name);
+    const pair = this.packed.get(name);
+    if (pair !== undefined) return await this.#readPacked(pair, out ?? new Float32Array(elementsOf(info.shape)));
     return this.#readFloats(info, 0, elementsOf(info.shape), out);
   }
 
@@ -222,6 +230,19 @@ export class OpenCheckpoint implements Checkpoint {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.files.values()].map((file) => file.close()));
+  }
+
+  async #readPacked(pair: PackedTensor, out: Float32Array): Promise<Float32Array> {
+    if (out.length !== elementsOf(pair.shape))
+      throw new RangeError(`${pair.name}: out holds ${out.length} elements, not ${elementsOf(pair.shape)}.`);
+    const scales = await this.readBytes(pair.scales);
+    const perPiece = Math.floor(PIECE_BYTES / 16);
+    for (let first = 0; first < scales.length; first += perPiece) {
+      const end = Math.min(scales.length, first + perPiece);
+      const blocks = await this.readBytes(pair.blocks, 16 * first, 16 * end);
+      unpack(blocks, scales.subarray(first, end), out.subarray(32 * first, 32 * end));
+    }
+    return out;
   }
 
   async #readFloats(

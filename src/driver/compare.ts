@@ -47,11 +47,11 @@ interface Cell {
 }
 
 /** Refuse the sweep before any work where some cell's pattern, patterns of linears or allocation does not fit the model. */
-function requireUsableCells(config: ComparisonConfig, { architecture }: Model): void {
+function requireUsableCells(config: ComparisonConfig, model: Model): void {
   const problems = new Map<string, PruneError>();
   for (const cell of cellsOf(config)) {
     try {
-      decidePrunables({ ...config.run, ...settingsOf(cell) }, architecture, "refused");
+      decidePrunables({ ...config.run, ...settingsOf(cell) }, model, "refused");
     } catch (error) {
       if (!(error instanceof PruneError)) throw error;
       problems.set(error.message, error); // the same for every method

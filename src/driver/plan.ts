@@ -46,7 +46,7 @@ const TRIES = 16;
  */
 export async function planRun(config: RunConfig, context: EngineContext): Promise<PlanReport> {
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
-  const { selection, overrides, unmatchedPatterns } = decidePrunables(config, model.architecture, "listed");
+  const { selection, overrides, unmatchedPatterns } = decidePrunables(config, model, "listed");
   const solver = solverOf(config);
   await using device = await openDevice(config.device, context.logger);
   const { blocks } = model.architecture;

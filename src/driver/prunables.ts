@@ -5,7 +5,10 @@
 import type { FurtherStep, RunConfig } from "../contract.js";
 import { ConfigError, type PruneError } from "../errors.js";
 import { dependsOnMethod } from "../allocation/registry.js";
-import type { Architecture } from "../model/architecture.js";
+import type { Checkpoint } from "../checkpoint/checkpoint.js";
+import { PACKED_DTYPE } from "../checkpoint/packed.js";
+import { tensorOf, type Architecture } from "../model/architecture.js";
+import type { Model } from "../model/open-model.js";
 import { Problems } from "../problems.js";
 import {
   compilePathPattern,
@@ -34,7 +37,7 @@ export interface Prunables {
  */
 export function decidePrunables(
   config: RunConfig,
-  architecture: Architecture,
+  { architecture, checkpoint }: Pick<Model, "architecture" | "checkpoint">,
   unmatched: "refused" | "listed",
   keptTensors?: ReadonlySet<string>,
 ): Prunables {
@@ -58,6 +61,7 @@ export function decidePrunables(
   );
   const found = [
     selectionProblem(isListed ? { ...selection, unmatchedPatterns: [] } : selection, config.pattern),
+    packedProblem(selection, architecture, checkpoint),
     overrideProblem(isListed ? { ...resolved, unmatchedPatterns: [] } : resolved),
     isListed ? undefined : stepProblem(idle),
     allocationProblem(config, architecture.blocks, allocated),
@@ -71,6 +75,30 @@ export function decidePrunables(
     overrides: resolved.sparsities,
     unmatchedPatterns: [...selection.unmatchedPatterns, ...resolved.unmatchedPatterns, ...idle],
   };
+}
+
+/** Linears that are stored in fewer bits than a weight can be written in. */
+function packedProblem(
+  { selected }: LinearSelection,
+  { blocks }: Architecture,
+  { packed }: Checkpoint,
+): PruneError | undefined {
+  const names = new Set(selected.map(({ name }) => name));
+  const all = blocks.flatMap((block) =>
+    block.groups
+      .flatMap(({ linears }) => linears)
+      .filter((linear) => names.has(linear.name) && packed.has(tensorOf(block, linear)))
+      .map(({ name }) => name),
+  );
+  if (all.length === 0) return undefined;
+  return new ConfigError(
+    "E_PACKED",
+    `${all.length} of the linears to prune, ${all[0]} among them, are stored as ${PACKED_DTYPE}: in place no pruned weight can be written over them.`,
+    {
+      hint: 'Save the model in bf16 first (transformers: load it with Mxfp4Config(dequantize=True), then save_pretrained), or leave them as they are with --ignore "*.experts.*".',
+      details: { linears: all.length, first: all[0], dtype: PACKED_DTYPE },
+    },
+  );
 }
 
 /** A search prunes linears of the dense model by the run's method, and has no gradients of them. */

@@ -12,7 +12,7 @@ export function addBlockInputs(
   { rotaryTables }: Architecture,
   block: BlockSpec,
   positions: Value,
-): Pick<BlockContext, "tensor" | "rotary"> {
+): Pick<BlockContext, "tensor" | "rotary" | "positions"> {
   const tensors = new Map([...block.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
   const tables = new Map(
     [...rotaryTables].map(([name, { dimensions }]) => {
@@ -20,5 +20,5 @@ export function addBlockInputs(
       return [name, { cos: graph.input(`cos.${name}`, shape), sin: graph.input(`sin.${name}`, shape), positions }];
     }),
   );
-  return { tensor: (role) => lookUp(tensors, role), rotary: (name) => lookUp(tables, name) };
+  return { tensor: (role) => lookUp(tensors, role), rotary: (name) => lookUp(tables, name), positions };
 }

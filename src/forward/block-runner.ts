@@ -5,7 +5,7 @@
  */
 import type { NdArray } from "../array.js";
 import type { GramPanel } from "../graph/composites.js";
-import { product } from "../graph/dimensions.js";
+import { product, type Dim } from "../graph/dimensions.js";
 import type { Executor, Program } from "../graph/executor.js";
 import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
@@ -88,35 +88,39 @@ function tapOutputs(graph: GraphBuilder, kind: TapKind, input: Value, panelWidth
   }
 }
 
-const ROWS = product("batch", "tokens");
+export interface BlockGraphOptions {
+  readonly panelWidth?: number;
+  /** Of a sequence, where that is known: a recurrent block's graph is then smaller. */
+  readonly tokens?: Dim;
+}
 
 /** A block's forward as a graph with the outputs that a request asks for. */
 export function buildBlockGraph(
   architecture: Architecture,
   block: BlockSpec,
   request: BlockRequest,
-  panelWidth = GRAM_PANEL_WIDTH,
+  { panelWidth = GRAM_PANEL_WIDTH, tokens = "tokens" }: BlockGraphOptions = {},
 ): Graph {
   const graph = new GraphBuilder(block.shapeKey);
-  const hidden = graph.input("hidden", [ROWS, architecture.hiddenSize]);
-  const positions = graph.input("positions", ["batch", "tokens"], "i64");
+  const rows = product("batch", tokens);
+  const hidden = graph.input("hidden", [rows, architecture.hiddenSize]);
+  const positions = graph.input("positions", ["batch", tokens], "i64");
   const masks = new Map(
-    [...architecture.masks].map(([name, { slopes }]) => [
-      name,
-      graph.input(`mask.${name}`, maskShape(slopes, "tokens")),
-    ]),
+    [...architecture.masks].map(([name, { slopes }]) => [name, graph.input(`mask.${name}`, maskShape(slopes, tokens))]),
   );
   const { taps } = request;
   const routed = new Set(block.groups.filter((group) => group.isRouted === true).map((group) => group.name));
   const output = block.build({
     graph,
     hidden,
-    rows: ROWS,
+    rows,
     isRoutingBypassed: taps?.isRoutingBypassed === true,
     ...addBlockInputs(graph, architecture, block, positions),
-    attend(query, key, value, { mask, ...how }) {
-      const operands = mask === undefined ? [query, key, value] : [query, key, value, lookUp(masks, mask)];
-      return graph.apply("attention", operands, { ...how, tokens: "tokens", isCausal: mask === undefined });
+    attend(query, key, value, { mask, sinks, ...how }) {
+      const table = mask === undefined ? [] : [lookUp(masks, mask)];
+      const attributes = { ...how, tokens, isCausal: mask === undefined };
+      if (sinks === undefined) return graph.apply("attention", [query, key, value, ...table], attributes);
+      return graph.apply("sinkAttention", [query, key, value, sinks, ...table], attributes);
     },
     isTapped: (group) => taps?.groups.includes(group) === true,
     tap(group, input) {
@@ -127,7 +131,7 @@ export function buildBlockGraph(
       });
       if (taps.hasMoments !== true) return;
       // An expert's tokens count as one sequence.
-      const moments = graph.applyAll("moments", [input], routed.has(group) ? {} : { tokens: "tokens" });
+      const moments = graph.applyAll("moments", [input], routed.has(group) ? {} : { tokens });
       MOMENTS.forEach((moment, index) => graph.output(momentName(group, moment), moments[index] as Value));
     },
   });
@@ -213,7 +217,7 @@ export class BlockRunner implements AsyncDisposable {
     { batch, tokens }: { readonly batch: number; readonly tokens: number },
     request: BlockRequest,
   ): Promise<BlockResult> {
-    const program = await this.#program(block, request);
+    const program = await this.#program(block, request, tokens);
     const tensors = weightArrays(block, weights);
     const results = await program.run(
       new Map<string, NdArray>([...this.positions.of(batch, tokens), ...tensors, ["hidden", hidden]]),
@@ -245,11 +249,12 @@ export class BlockRunner implements AsyncDisposable {
     if (this.#isExecutorOwn) await this.#executor[Symbol.asyncDispose]();
   }
 
-  async #program(block: BlockSpec, request: BlockRequest): Promise<Program> {
-    const key = JSON.stringify([block.shapeKey, request]);
+  async #program(block: BlockSpec, request: BlockRequest, tokens: number): Promise<Program> {
+    const sizes = block.isRecurrent === true ? { tokens } : {};
+    const key = JSON.stringify([block.shapeKey, request, sizes]);
     const known = this.#programs.get(key) ?? (this.#bypassing?.key === key ? this.#bypassing.program : undefined);
     if (known !== undefined) return known;
-    const graph = buildBlockGraph(this.#architecture, block, request, this.#panelWidth);
+    const graph = buildBlockGraph(this.#architecture, block, request, { panelWidth: this.#panelWidth, ...sizes });
     const program = await this.#executor.compile(graph);
     this.#sessionsCompiled++;
     if (request.taps?.isRoutingBypassed !== true) {

@@ -25,7 +25,7 @@ export function buildStepGraph(architecture: Architecture, block: BlockSpec): Gr
     rows: "rows",
     isRoutingBypassed: false,
     ...addBlockInputs(graph, architecture, block, positions),
-    attend(query, key, value, { mask = PLAIN_MASK, ...how }) {
+    attend(query, key, value, { mask = PLAIN_MASK, sinks, ...how }) {
       const cached = ([name, states]: readonly [string, Value]): Value => {
         const width = (states.shape[1] as number) / how.keyValueHeads;
         return graph.input(name, ["rows", how.keyValueHeads, "past", width]);
@@ -33,7 +33,8 @@ export function buildStepGraph(architecture: Architecture, block: BlockSpec): Gr
       graph.output("key", key);
       graph.output("value", value);
       const [keys, values] = [cached(["keys", key]), cached(["values", value])];
-      return graph.apply("cachedAttention", [query, key, value, keys, values, lookUp(masks, mask)], how);
+      const operands = [query, key, value, keys, values, lookUp(masks, mask), ...(sinks === undefined ? [] : [sinks])];
+      return graph.apply("cachedAttention", operands, how);
     },
     isTapped: () => false,
     tap: () => undefined,

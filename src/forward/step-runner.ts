@@ -6,6 +6,7 @@ import { borrowed, type HostArray, type NdArray } from "../array.js";
 import type { Program } from "../graph/executor.js";
 import type { Graph } from "../graph/graph.js";
 import { lookUp } from "../look-up.js";
+import { requireKeysAndValues } from "../model/architecture.js";
 import { fillMaskRow } from "../model/mask.js";
 import type { Model } from "../model/open-model.js";
 import { OnnxExecutor } from "../onnx/executor.js";
@@ -61,7 +62,9 @@ export class StepRunner implements AsyncDisposable {
     this.#rotary = rotaryFeeds(architecture, options.tokens);
   }
 
+  /** @throws ConfigError E_GENERATION_STATE for a model that keeps another state than keys and values */
   static async open(model: Model, options: StepRunnerOptions): Promise<StepRunner> {
+    requireKeysAndValues(model.architecture);
     const executor = new OnnxExecutor();
     try {
       return new StepRunner(model, options, executor, await compilePrograms(model, executor));

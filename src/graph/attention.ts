@@ -115,6 +115,36 @@ export const attentionByHead: Operator<AttentionAttributes> = {
   },
 };
 
+/**
+ * Attention whose softmax has one more score per head, a sink's, that takes its share and has no value (gpt-oss): each
+ * head's output is attention's times sigmoid(logSumExp(scores) - sink).
+ * Inputs: query, key and value; sinks [heads]; and the mask, as attention's.
+ */
+export const sinkAttention: Operator<AttentionAttributes> = {
+  dims: ["tokens"],
+  infer(inputs, attributes) {
+    requireShape("sinkAttention", inputs, 3, [attributes.heads]);
+    if (inputs.length > 4) requireMask("sinkAttention", inputs, 4, attributes);
+    return [inferAttention("sinkAttention", inputs, attributes)];
+  },
+  decompose(graph, inputs, attributes) {
+    const [query, key, value, sinks, mask] = inputs as readonly [Value, Value, Value, Value, Value?];
+    const { heads, keyValueHeads, tokens, softcap } = attributes;
+    const cut = headsOf(graph, dimAt(query, 0), tokens);
+    const queries = cut(scaledBy(graph, query, attributes.scale), heads);
+    const [keys, values] = [cut(key, keyValueHeads), cut(value, keyValueHeads)];
+    const tables = scoreTables(graph, mask, attributes);
+    const mixed = queries.map((scaledQuery, head) => {
+      const group = Math.floor(head / (heads / keyValueHeads));
+      const sink = graph.apply("slice", [sinks], { axis: 0, start: head, end: head + 1 });
+      const { shares, left } = headShares(graph, scaledQuery, keys[group] as Value, tables(head), softcap, sink);
+      return graph.apply("multiply", [graph.apply("matmul", [shares, values[group] as Value]), left as Value]);
+    });
+    const shape = [dimAt(query, 0), heads * (knownDim(value, 1) / keyValueHeads)];
+    return [graph.apply("reshape", [graph.apply("concat", mixed, { axis: 2 })], { shape })];
+  },
+};
+
 /** Cuts states [rows, features] into [sequences, tokens, features / count] for each of `count` heads. */
 function headsOf(graph: GraphBuilder, rows: Dim, tokens: Dim): (states: Value, count: number) => readonly Value[] {
   const sequences = quotient(rows, tokens) as Dim;
@@ -143,19 +173,26 @@ function scoreTables(
   };
 }
 
-/** A head's softmax, and the scores that it is of but for the table: both [sequences, tokens, tokens]. */
+/**
+ * A head's softmax, and the scores that it is of but for the table: both [sequences, tokens, tokens]; and what a sink
+ * leaves of each row's softmax, [sequences, tokens, 1].
+ */
 function headShares(
   graph: GraphBuilder,
   scaledQuery: Value,
   key: Value,
   table: Value | undefined,
   softcap: number | undefined,
-): { readonly shares: Value; readonly scores: Value } {
+  sink?: Value,
+): { readonly shares: Value; readonly scores: Value; readonly left: Value | undefined } {
   const products = graph.apply("matmul", [scaledQuery, turned(graph, key)]);
   const scores = softcap === undefined ? products : cap(graph, products, softcap);
+  const all = table === undefined ? scores : graph.apply("add", [scores, table]);
+  const sum = (): Value => graph.apply("logSumExp", [all], { axes: [-1], keepsAxes: true });
   return {
-    shares: graph.apply("softmax", [table === undefined ? scores : graph.apply("add", [scores, table])]),
+    shares: graph.apply("softmax", [all]),
     scores,
+    left: sink && graph.apply("sigmoid", [graph.apply("subtract", [sum(), sink])]),
   };
 }
 
@@ -181,28 +218,69 @@ export const attentionGradient: Operator<AttentionAttributes> = {
     if (inputs.length > 5) requireMask("attentionGradient", inputs, 5, attributes);
     return inputs.slice(0, 3).map((input) => ({ shape: input.shape, dtype: "f32" }));
   },
-  decompose(graph, inputs, attributes) {
-    const { heads, keyValueHeads, tokens } = attributes;
-    const [query, key, value] = inputs as readonly [Value, Value, Value];
-    const sequences = sequencesOf("attentionGradient", inputs, tokens);
-    const sizes = [knownDim(query, 1) / heads, knownDim(query, 1) / heads, knownDim(value, 1) / keyValueHeads] as const;
-    // A head's gradients are put together, so that an executor is done with its scores before it begins the next one's.
-    const parts = headOperands(graph, inputs, attributes).map((operands) => headGradients(graph, operands, attributes));
-    const together = graph.apply("reshape", [graph.apply("concat", parts, { axis: 2 })], {
-      shape: [sequences, tokens, keyValueHeads, heads / keyValueHeads, sizes[0] + sizes[1] + sizes[2]],
+  decompose: (graph, inputs, attributes) => gradientsByHead(graph, inputs, attributes),
+};
+
+/** With respect to query, key and value, and where there are any sinks. @param inputs as attentionGradient's */
+function gradientsByHead(
+  graph: GraphBuilder,
+  inputs: readonly Value[],
+  attributes: AttentionAttributes,
+  sinks?: Value,
+): readonly Value[] {
+  const { heads, keyValueHeads, tokens } = attributes;
+  const [query, key, value] = inputs as readonly [Value, Value, Value];
+  const sequences = sequencesOf("attentionGradient", inputs, tokens);
+  const [keyDim, valueDim] = [knownDim(query, 1) / heads, knownDim(value, 1) / keyValueHeads];
+  const sizes = [keyDim, keyDim, valueDim, ...(sinks === undefined ? [] : [1])];
+  // A head's gradients are put together, so that an executor is done with its scores before it begins the next one's.
+  const parts = headOperands(graph, inputs, attributes, sinks).map((operands) =>
+    headGradients(graph, operands, attributes),
+  );
+  const together = graph.apply("reshape", [graph.apply("concat", parts, { axis: 2 })], {
+    shape: [sequences, tokens, keyValueHeads, heads / keyValueHeads, sizes.reduce((sum, size) => sum + size)],
+  });
+  const [ofQuery, ofKey, ofValue, ofSinks] = graph.applyAll("split", [together], { axis: 4, sizes }) as readonly [
+    Value,
+    Value,
+    Value,
+    Value?,
+  ];
+  const summed = (part: Value): Value =>
+    heads === keyValueHeads ? part : graph.apply("reduceSum", [part], { axes: [3] });
+  const ofSink = (rows: Value): Value => {
+    const sums = graph.apply("reduceSum", [rows], { axes: [0, 1] });
+    return graph.apply("reshape", [sums], { shape: [heads] });
+  };
+  return [
+    graph.apply("reshape", [ofQuery], { shape: query.shape }),
+    graph.apply("reshape", [summed(ofKey)], { shape: key.shape }),
+    graph.apply("reshape", [summed(ofValue)], { shape: value.shape }),
+    ...(ofSinks === undefined ? [] : [ofSink(ofSinks)]),
+  ];
+}
+
+/**
+ * The same for attention with sinks. Inputs: query, key and value; what sinkAttention returned; the gradient with respect
+ * to that; the sinks; and the mask. Returns gradients with respect to query, key, value and sinks.
+ *
+ * A sink has a share of every row and no value: its gradient is that of any score, - share · Σ gradient · output.
+ */
+export const sinkAttentionGradient: Operator<AttentionAttributes> = {
+  dims: ["tokens"],
+  infer(inputs, attributes) {
+    const { shape } = inferAttention("sinkAttentionGradient", inputs, attributes);
+    for (const index of [3, 4]) requireShape("sinkAttentionGradient", inputs, index, shape);
+    requireShape("sinkAttentionGradient", inputs, 5, [attributes.heads]);
+    if (inputs.length > 6) requireMask("sinkAttentionGradient", inputs, 6, attributes);
+    return [0, 1, 2, 5].map((index) => {
+      return { shape: inputAt("sinkAttentionGradient", inputs, index).shape, dtype: "f32" };
     });
-    const [ofQuery, ofKey, ofValue] = graph.applyAll("split", [together], { axis: 4, sizes }) as readonly [
-      Value,
-      Value,
-      Value,
-    ];
-    const summed = (part: Value): Value =>
-      heads === keyValueHeads ? part : graph.apply("reduceSum", [part], { axes: [3] });
-    return [
-      graph.apply("reshape", [ofQuery], { shape: query.shape }),
-      graph.apply("reshape", [summed(ofKey)], { shape: key.shape }),
-      graph.apply("reshape", [summed(ofValue)], { shape: value.shape }),
-    ];
+  },
+  decompose(graph, inputs, attributes) {
+    const [sinks, mask] = inputs.slice(5) as [Value, Value?];
+    const others = [...inputs.slice(0, 5), ...(mask === undefined ? [] : [mask])];
+    return gradientsByHead(graph, others, attributes, sinks);
   },
 };
 
@@ -217,9 +295,16 @@ interface HeadOperands {
   readonly loss: Value;
   /** What is added to its scores, [tokens, tokens]. */
   readonly table: Value | undefined;
+  /** [1] */
+  readonly sink: Value | undefined;
 }
 
-function headOperands(graph: GraphBuilder, inputs: readonly Value[], attributes: AttentionAttributes): HeadOperands[] {
+function headOperands(
+  graph: GraphBuilder,
+  inputs: readonly Value[],
+  attributes: AttentionAttributes,
+  sinks: Value | undefined,
+): HeadOperands[] {
   const [query, key, value, output, gradient, mask] = inputs as readonly [Value, Value, Value, Value, Value, Value?];
   const { heads, keyValueHeads, tokens, scale } = attributes;
   const rows = dimAt(query, 0);
@@ -242,6 +327,7 @@ function headOperands(graph: GraphBuilder, inputs: readonly Value[], attributes:
       gradient: gradients[head] as Value,
       loss: losses[head] as Value,
       table: tables(head),
+      sink: sinks && graph.apply("slice", [sinks], { axis: 0, start: head, end: head + 1 }),
     };
   });
 }
@@ -253,14 +339,19 @@ function maskOf(graph: GraphBuilder, mask: Value, head: number, tokens: Dim): Va
   return graph.apply("gather", [tables, graph.integers([head], [])]);
 }
 
-/** Gradients with respect to a head's query, key and value, side by side: [sequences, tokens, their dimensions]. */
+/**
+ * Gradients with respect to a head's query, key and value, side by side: [sequences, tokens, their dimensions]; and each
+ * row's part of that of its sink.
+ */
 function headGradients(graph: GraphBuilder, operands: HeadOperands, { softcap }: AttentionAttributes): Value {
-  const { scaledQuery, key, scaledKey, value, gradient, loss, table } = operands;
+  const { scaledQuery, key, scaledKey, value, gradient, loss, table, sink } = operands;
   const times = (a: Value, b: Value): Value => graph.apply("multiply", [a, b]);
   const product = (a: Value, b: Value): Value => graph.apply("matmul", [a, b]);
   const [sequences, tokens] = value.shape as readonly [Dim, Dim];
 
-  const { shares, scores } = headShares(graph, scaledQuery, key, table, softcap);
+  const made = headShares(graph, scaledQuery, key, table, softcap, sink);
+  const { scores, left } = made;
+  const shares = left === undefined ? made.shares : times(made.shares, left);
   const ones = graph.apply("fill", [], { shape: [sequences, tokens, 1], value: 1 });
   const difference = product(
     graph.apply("concat", [gradient, loss], { axis: 2 }),
@@ -274,6 +365,7 @@ function headGradients(graph: GraphBuilder, operands: HeadOperands, { softcap }:
       product(ofScores, scaledKey),
       product(turned(graph, ofScores), scaledQuery),
       product(turned(graph, shares), gradient),
+      ...(left === undefined ? [] : [times(graph.apply("subtract", [graph.scalar(1), left]), loss)]),
     ],
     { axis: 2 },
   );

@@ -25,7 +25,8 @@ function headSizes(
  * softmax([q keysᵀ · scale + mask, q kᵀ · scale]) [values; v] per head and sequence. A row is a sequence.
  * Inputs: query [rows, heads * d], key [rows, keyValueHeads * d], value [rows, keyValueHeads * e]; the cache, keys
  * [rows, keyValueHeads, past, d] and values [rows, keyValueHeads, past, e]; and what is added to the scores of the cached
- * keys, [rows, 1, past] or [rows, heads, past]. Returns [rows, heads * e].
+ * keys, [rows, 1, past] or [rows, heads, past]; and where there are any sinks, as sinkAttention's. Returns
+ * [rows, heads * e].
  *
  * The two parts of the softmax are made apart and share the largest score and the sum, so that the cache is never
  * copied into something longer by one.
@@ -43,11 +44,15 @@ export const cachedAttention: Operator<CachedAttentionAttributes> = {
     requireShape("cachedAttention", inputs, 3, [rows, keyValueHeads, past, keyDim]);
     requireShape("cachedAttention", inputs, 4, [rows, keyValueHeads, past, valueDim]);
     requireShape("cachedAttention", inputs, 5, [rows, isShared ? 1 : heads, past]);
+    if (inputs.length > 6) requireShape("cachedAttention", inputs, 6, [heads]);
     return [{ shape: [rows, heads * valueDim], dtype: "f32" }];
   },
   decompose(graph, inputs, attributes) {
     const { heads, keyValueHeads: groups, scale, softcap } = attributes;
-    const [query, key, value, keys, values, mask] = inputs as readonly [Value, Value, Value, Value, Value, Value];
+    const [query, key, value, keys, values, mask, sinks] = inputs as readonly [
+      ...[Value, Value, Value, Value, Value, Value],
+      Value?,
+    ];
     const { keyDim, valueDim } = headSizes(inputs, attributes);
     const perGroup = heads / groups;
     const rows = dimAt(query, 0);
@@ -66,11 +71,14 @@ export const cachedAttention: Operator<CachedAttentionAttributes> = {
     const table = mask.shape[1] === 1 ? reshape(mask, rows, 1, 1, past) : reshape(mask, rows, groups, perGroup, past);
     const before = graph.apply("add", [cached, table]);
     const own = scoresOf(reshape(key, rows, groups, keyDim, 1));
-    const top = last("reduceMax", graph.apply("concat", [last("reduceMax", before), own], { axis: 3 }));
-    const [beforeShare, ownShare] = [before, own].map((scores) =>
-      graph.apply("exp", [graph.apply("subtract", [scores, top])]),
-    ) as [Value, Value];
-    const sum = graph.apply("add", [last("reduceSum", beforeShare), ownShare]);
+    const sink =
+      sinks && graph.apply("expand", [reshape(sinks, 1, groups, perGroup, 1)], { shape: [rows, groups, perGroup, 1] });
+    const tops = [last("reduceMax", before), own, ...(sink === undefined ? [] : [sink])];
+    const top = last("reduceMax", graph.apply("concat", tops, { axis: 3 }));
+    const shareOf = (scores: Value): Value => graph.apply("exp", [graph.apply("subtract", [scores, top])]);
+    const [beforeShare, ownShare] = [shareOf(before), shareOf(own)];
+    const withOwn = graph.apply("add", [last("reduceSum", beforeShare), ownShare]);
+    const sum = sink === undefined ? withOwn : graph.apply("add", [withOwn, shareOf(sink)]);
     const mixed = graph.apply("add", [
       graph.apply("matmul", [beforeShare, values]),
       graph.apply("multiply", [ownShare, reshape(value, rows, groups, 1, valueDim)]),

@@ -5,12 +5,15 @@
 import type { AttentionAttributes } from "./attention.js";
 import { activate, type Activation } from "./composites.js";
 import type { GraphBuilder, Value } from "./graph.js";
-import { knownDim } from "./operator.js";
+import { quotient, type Dim } from "./dimensions.js";
+import { dimAt, knownDim } from "./operator.js";
 import type { OperatorName } from "./operators.js";
+import type { ConvolutionAttributes } from "./recurrent.js";
 import {
   multiply,
   negative,
   reduceTo,
+  reshape,
   scaled,
   single,
   subtract,
@@ -96,6 +99,53 @@ const attentionPullback: Pullback<AttentionAttributes> = single(
   },
 );
 
+const sinkAttentionPullback: Pullback<AttentionAttributes> = single(
+  ({ graph, gradient, inputs, y, attributes, isWanted }) => {
+    const [query, key, value, sinks, mask] = inputs as readonly [Value, Value, Value, Value, Value?];
+    if (isWanted[4] === true) return undefined;
+    const operands = [query, key, value, y, gradient, sinks, ...(mask === undefined ? [] : [mask])];
+    return graph.applyAll("sinkAttentionGradient", operands, attributes).map((of) => () => of);
+  },
+);
+
+/** Tap by tap, each moving x or the gradient again rather than keep what was moved. */
+const convolutionPullback: Pullback<ConvolutionAttributes> = single(
+  ({ graph, gradient, inputs, attributes: { tokens } }) => {
+    const [x, weight, bias] = inputs as readonly [Value, Value, Value?];
+    const [channels, taps] = [knownDim(x, 1), knownDim(weight, 2)];
+    const sequences = (value: Value): Value =>
+      reshape(graph, value, [quotient(dimAt(x, 0), tokens) as Dim, tokens, channels]);
+    const moved = (value: Value, by: number): Value =>
+      by === 0 ? value : graph.apply("shift", [value], { axis: 1, by });
+    const each = <Item>(of: (tap: number, before: number) => Item): Item[] =>
+      Array.from({ length: taps }, (_, tap) => of(tap, taps - 1 - tap));
+    const [states, gradients] = [sequences(x), sequences(gradient)];
+    const byTap = graph.apply("transpose", [reshape(graph, weight, [channels, taps])], { order: [1, 0] });
+    return [
+      () => {
+        const parts = each((tap, before) => () => {
+          const own = graph.apply("slice", [byTap], { axis: 0, start: tap, end: tap + 1 });
+          return multiply(graph, moved(gradients, -before), own);
+        });
+        const [first, ...others] = parts as [() => Value, ...(() => Value)[]];
+        return reshape(
+          graph,
+          others.reduce((sum, part) => add(graph, sum, part()), first()),
+          x.shape,
+        );
+      },
+      () => {
+        const sums = each((_, before) =>
+          graph.apply("reduceSum", [multiply(graph, gradients, moved(states, before))], { axes: [0, 1] }),
+        ).map((sum) => reshape(graph, sum, [1, channels]));
+        const together = graph.apply("transpose", [graph.apply("concat", sums, { axis: 0 })], { order: [1, 0] });
+        return reshape(graph, together, weight.shape);
+      },
+      bias && (() => reduceTo(graph, gradient, bias)),
+    ];
+  },
+);
+
 /** Operators that are run again on the way back rather than keep what they returned: a pass over as large an input. */
 export const RUN_AGAIN: ReadonlySet<OperatorName> = new Set(["rmsNorm", "layerNorm"]);
 
@@ -140,6 +190,8 @@ export const COMPOSITE_PULLBACKS = {
     return [() => graph.apply("rotary", [gradient, cos, negative(graph, sin), positions], attributes)];
   }),
   attention: attentionPullback,
+  sinkAttention: sinkAttentionPullback,
+  convolution: convolutionPullback,
   attentionByHead: attentionPullback,
   /** The softmax of x. */
   logSumExp: single(({ graph, gradient, x, y, attributes: { axes } }) => [

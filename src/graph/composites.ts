@@ -2,11 +2,13 @@
  * Operators that an executor may have as one kernel, and what each is made of where it has not. Rows are tokens:
  * activations are [rows, features], sequence after sequence, so that only what mixes tokens knows how long sequences are.
  */
-import { attention, attentionByHead, attentionGradient } from "./attention.js";
+import { attention, attentionByHead, attentionGradient, sinkAttention, sinkAttentionGradient } from "./attention.js";
 import { cachedAttention } from "./cached-attention.js";
 import { type Dim, product, type Shape } from "./dimensions.js";
+import { applyGate, clampedGate, type Gate } from "./gates.js";
 import type { GraphBuilder, Value, ValueType } from "./graph.js";
 import { dimAt, inputAt, knownDim, type None, refuse, requireShape, requireType, type Operator } from "./operator.js";
+import { convolution, deltaRule, fadingAttention } from "./recurrent.js";
 import { reducedShape, reduction, type ReductionAttributes, sequencesOf } from "./primitives.js";
 
 /** "relu2" is the square of relu. */
@@ -189,12 +191,14 @@ export interface RouterAttributes {
   readonly scores?: "softmax" | "sigmoid";
   /** Choose only among the experts of this many groups: those with the best expert, or the best two by their sum. */
   readonly limit?: { readonly groups: number; readonly kept: number; readonly by?: "best" | "best-two" };
+  /** Whether the input after the weight is a bias of the logits. */
+  readonly hasBias?: boolean;
 }
 
 function inferRouter(operator: string, inputs: readonly ValueType[], chosen: number): readonly ValueType[] {
-  const [x, weight, correction] = [inputAt(operator, inputs, 0), inputAt(operator, inputs, 1), inputs[2]];
+  const [x, weight] = [inputAt(operator, inputs, 0), inputAt(operator, inputs, 1)];
   requireShape(operator, inputs, 1, [dimAt(weight, 0), dimAt(x, 1)]);
-  if (correction !== undefined) requireShape(operator, inputs, 2, [dimAt(weight, 0)]);
+  for (let index = 2; index < inputs.length; index++) requireShape(operator, inputs, index, [dimAt(weight, 0)]);
   const shape = [dimAt(x, 0), chosen];
   return [
     { shape, dtype: "i64" },
@@ -204,14 +208,14 @@ function inferRouter(operator: string, inputs: readonly ValueType[], chosen: num
 
 /**
  * The best `chosen` of all experts by their scores, and these as weights.
- * Inputs: x [rows, hidden], weight [experts, hidden], and optionally what is added to the scores [experts] for the
- * choice alone. Returns experts (i64) and weights, each [rows, chosen].
+ * Inputs: x [rows, hidden], weight [experts, hidden], where the logits have one their bias [experts], and optionally what
+ * is added to the scores [experts] for the choice alone. Returns experts (i64) and weights, each [rows, chosen].
  */
 const router: Operator<RouterAttributes> = {
   infer: (inputs, { chosen }) => inferRouter("router", inputs, chosen),
-  decompose(graph, inputs, { chosen, isRenormalized, scale = 1, scores = "softmax", limit }) {
-    const [x, weight, correction] = inputs as readonly [Value, Value, Value?];
-    const all = graph.apply(scores, [graph.apply("gemm", [x, weight], { transposeB: true })]);
+  decompose(graph, inputs, { chosen, isRenormalized, scale = 1, scores = "softmax", limit, hasBias = false }) {
+    const correction = inputs[hasBias ? 3 : 2];
+    const all = graph.apply(scores, [graph.apply("gemm", inputs.slice(0, hasBias ? 3 : 2), { transposeB: true })]);
     const corrected = correction === undefined ? all : graph.apply("add", [all, correction]);
     const eligible = limit === undefined ? corrected : limitToGroups(graph, corrected, limit);
     const [largest, experts] = graph.applyAll("topK", [eligible], { count: chosen }) as readonly [Value, Value];
@@ -289,14 +293,25 @@ export interface ExpertTap {
   readonly at: "input" | "activated";
 }
 
+export interface StackedLayout {
+  readonly kind: "stacked";
+  readonly inputAxis: 0 | 1;
+  /** Whether outputs of gate and up take turns, not gate before up. */
+  readonly isInterleaved?: boolean;
+  /** Whether two more inputs hold the biases of both, [experts, out]. */
+  readonly hasBias?: boolean;
+}
+
 export interface ExpertsAttributes {
   readonly experts: number;
-  readonly activation: Activation;
+  readonly activation: Gate;
   /**
    * "separate": inputs are gate, up and down of expert 0, of expert 1, …, each [out, in]; "stacked": two inputs hold
-   * all experts, [experts, out, in] (inputAxis 1) or [experts, in, out] (inputAxis 0), gate before up in the first.
+   * all experts, [experts, out, in] (inputAxis 1) or [experts, in, out] (inputAxis 0), gate and up in the first.
    */
-  readonly layout: { readonly kind: "separate" } | { readonly kind: "stacked"; readonly inputAxis: 0 | 1 };
+  readonly layout: { readonly kind: "separate" } | StackedLayout;
+  /** Whether the routing's weight is a factor on what an expert reads, not on what it returns. */
+  readonly isInputScaled?: boolean;
   /** Whether the input after the weights of the routing is what the experts' outputs are added to; else zeros are. */
   readonly hasSum: boolean;
   /** Each is an output after the first. */
@@ -308,7 +323,8 @@ export interface ExpertsAttributes {
 /**
  * All experts of a mixture, gated MLPs: each is run on the rows routed to it alone, in order, and what it returns is
  * added, times the routing's weight, to the rows it came from, expert after expert.
- * Inputs: x [rows, hidden]; experts and weights [rows, chosen], as the router returns them; the sum; the matrices.
+ * Inputs: x [rows, hidden]; experts and weights [rows, chosen], as the router returns them; the sum; the matrices; and
+ * where taps bypass a routing whose weights scale inputs, the weights of all experts, [rows, experts].
  * Returns [rows, hidden] and the taps, whose rows only a run knows.
  */
 const experts: Operator<ExpertsAttributes> = {
@@ -316,7 +332,7 @@ const experts: Operator<ExpertsAttributes> = {
     const x = inputAt("experts", inputs, 0);
     const matrices = expertMatrices(inputs, attributes);
     const { layout } = attributes;
-    const expected = layout.kind === "stacked" ? 2 : 3 * attributes.experts;
+    const expected = layout.kind === "stacked" ? stackedInputs(layout) : 3 * attributes.experts;
     if (matrices.length !== expected) throw refuse("experts", inputs, `${expected} inputs of weights`);
     if (attributes.hasSum) requireShape("experts", inputs, 3, x.shape);
     const width = expertWidth(inputs, attributes);
@@ -334,7 +350,7 @@ const experts: Operator<ExpertsAttributes> = {
   },
   decompose(graph, inputs, attributes) {
     const [x, chosen, weights] = inputs as readonly [Value, Value, Value];
-    const { activation, layout, taps } = attributes;
+    const { activation, layout, taps, isInputScaled = false } = attributes;
     const first = attributes.hasSum ? (inputs[3] as Value) : graph.apply("fill", [], { shape: x.shape, value: 0 });
     const all = Array.from({ length: attributes.experts }, (_, expert) => expert);
     const matricesOf = (expert: number): readonly Value[] => {
@@ -344,19 +360,26 @@ const experts: Operator<ExpertsAttributes> = {
     if (taps.length === 0) {
       const add = (sum: Value, expert: number): Value => {
         const operands = [sum, x, chosen, weights, ...matricesOf(expert)];
-        return graph.apply("expert", operands, { expert, activation, layout });
+        return graph.apply("expert", operands, {
+          expert,
+          activation,
+          layout,
+          ...(isInputScaled ? { isInputScaled } : {}),
+        });
       };
       return [all.reduce(add, first)];
     }
-    const runs = all.map((expert) =>
-      runExpert(graph, { x, chosen, weights, matrices: matricesOf(expert), attributes: { ...attributes, expert } }),
-    );
+    const allWeights = hasAllWeights(attributes) ? (inputs.at(-1) as Value) : undefined;
+    const runs = all.map((expert) => {
+      const own = { matrices: matricesOf(expert), attributes: { ...attributes, expert } };
+      return runExpert(graph, { x, chosen, weights, ...own, ...(allWeights === undefined ? {} : { allWeights }) });
+    });
     const sum = runs.reduce((total, run) => addExpert(graph, total, run), first);
     return [sum, ...taps.map(({ expert, at }) => (runs[expert] as ExpertRun)[at]())];
   },
 };
 
-export interface ExpertAttributes extends Pick<ExpertsAttributes, "activation" | "layout"> {
+export interface ExpertAttributes extends Pick<ExpertsAttributes, "activation" | "layout" | "isInputScaled"> {
   /** Which of all. */
   readonly expert: number;
 }
@@ -369,7 +392,7 @@ const expert: Operator<ExpertAttributes> = {
   infer(inputs, { layout }) {
     const x = inputAt("expert", inputs, 1);
     requireShape("expert", inputs, 0, x.shape);
-    const expected = layout.kind === "stacked" ? 2 : 3;
+    const expected = layout.kind === "stacked" ? stackedInputs(layout) : 3;
     if (inputs.length !== 4 + expected) throw refuse("expert", inputs, `${expected} inputs of weights`);
     return [{ shape: x.shape, dtype: "f32" }];
   },
@@ -386,9 +409,18 @@ function addExpert(graph: GraphBuilder, sum: Value, { places, output }: ExpertRu
 /** The inputs that are weights. */
 function expertMatrices<Type extends ValueType>(
   inputs: readonly Type[],
-  { hasSum }: ExpertsAttributes,
+  attributes: ExpertsAttributes,
 ): readonly Type[] {
-  return inputs.slice(hasSum ? 4 : 3);
+  return inputs.slice(attributes.hasSum ? 4 : 3, hasAllWeights(attributes) ? -1 : undefined);
+}
+
+function hasAllWeights({ isInputScaled, isRoutingBypassed, taps }: ExpertsAttributes): boolean {
+  return isInputScaled === true && isRoutingBypassed === true && taps.length > 0;
+}
+
+/** Two stacks, and their biases. */
+function stackedInputs({ hasBias }: StackedLayout): number {
+  return hasBias === true ? 4 : 2;
 }
 
 /** Of the hidden layer of an expert. */
@@ -415,39 +447,46 @@ interface ExpertInputs {
   readonly weights: Value;
   /** Its own three, or the stacks of all. */
   readonly matrices: readonly Value[];
+  readonly allWeights?: Value;
   readonly attributes: ExpertAttributes & Pick<ExpertsAttributes, "isRoutingBypassed">;
 }
 
 function runExpert(graph: GraphBuilder, run: ExpertInputs): ExpertRun {
   const { x, chosen, weights, attributes } = run;
   const multiplied = expertProducts(graph, run);
-  const activatedOf = (rows: Value): Value =>
-    graph.apply("gatedActivation", [multiplied.gate(rows), multiplied.up(rows)], {
-      activation: attributes.activation,
-    });
+  const activatedOf = (rows: Value): Value => applyGate(graph, attributes.activation, ...multiplied.gateAndUp(rows));
+  const isInputScaled = attributes.isInputScaled === true;
+  const times = (rows: Value, factors: Value): Value => {
+    const column = graph.apply("reshape", [factors], { shape: [dimAt(rows, 0), 1] });
+    return graph.apply("multiply", [rows, column]);
+  };
   const isChosen = graph.apply("equal", [chosen, graph.integers([attributes.expert], [])]);
   const found = graph.apply("nonZero", [isChosen]); // [2, n]: rows, and which of their choices
   const places = graph.apply("gather", [found, graph.integers([0], [])]); // a token chooses an expert once at most
   const points = graph.apply("transpose", [found], { order: [1, 0] });
   const weight = graph.apply("gatherPoints", [weights, points]);
-  const rows = graph.apply("gather", [x, places], { areRowsDistinct: true });
+  const unscaled = graph.apply("gather", [x, places], { areRowsDistinct: true });
+  const rows = isInputScaled ? times(unscaled, weight) : unscaled;
   const activated = activatedOf(rows);
   const isBypassed = attributes.isRoutingBypassed === true;
+  const all = (): Value => {
+    if (run.allWeights === undefined) return x;
+    const { expert } = attributes;
+    return graph.apply("multiply", [
+      x,
+      graph.apply("slice", [run.allWeights], { axis: 1, start: expert, end: expert + 1 }),
+    ]);
+  };
   return {
     places,
-    output: () =>
-      graph.apply("multiply", [
-        multiplied.down(activated),
-        graph.apply("reshape", [weight], { shape: [dimAt(points, 0), 1] }),
-      ]),
-    input: () => (isBypassed ? x : rows),
-    activated: () => (isBypassed ? activatedOf(x) : activated),
+    output: () => (isInputScaled ? multiplied.down(activated) : times(multiplied.down(activated), weight)),
+    input: () => (isBypassed ? all() : rows),
+    activated: () => (isBypassed ? activatedOf(all()) : activated),
   };
 }
 
 interface ExpertProducts {
-  gate(rows: Value): Value;
-  up(rows: Value): Value;
+  gateAndUp(rows: Value): readonly [gate: Value, up: Value];
   down(rows: Value): Value;
 }
 
@@ -456,21 +495,38 @@ function expertProducts(graph: GraphBuilder, { attributes, matrices }: ExpertInp
   if (layout.kind === "separate") {
     const by = (index: number) => (rows: Value) =>
       graph.apply("gemm", [rows, matrices[index] as Value], { transposeB: true });
-    return { gate: by(0), up: by(1), down: by(2) };
+    return { gateAndUp: (rows) => [by(0)(rows), by(1)(rows)], down: by(2) };
   }
   const transposeB = layout.inputAxis === 1;
-  const [gateUp, down] = matrices as readonly [Value, Value];
+  const [gateUp, down, gateUpBias, downBias] = matrices as readonly [Value, Value, Value?, Value?];
   const width = knownDim(gateUp, transposeB ? 1 : 2) / 2;
   const slab = (stack: Value): Value => graph.apply("gather", [stack, graph.integers([expert], [])]);
-  const both = slab(gateUp);
-  const half = (start: number): Value =>
-    graph.apply("slice", [both], { axis: transposeB ? 0 : 1, start, end: start + width });
-  const times = (rows: Value, matrix: Value): Value => graph.apply("gemm", [rows, matrix], { transposeB });
-  return {
-    gate: (rows) => times(rows, half(0)),
-    up: (rows) => times(rows, half(width)),
-    down: (rows) => times(rows, slab(down)),
+  const times = (rows: Value, matrix: Value, bias?: Value): Value =>
+    graph.apply("gemm", bias === undefined ? [rows, matrix] : [rows, matrix, bias], { transposeB });
+  const [both, bothBias] = [slab(gateUp), gateUpBias && slab(gateUpBias)];
+  const half = (rows: Value, start: number): Value => {
+    const cut = (value: Value, axis: number): Value =>
+      graph.apply("slice", [value], { axis, start, end: start + width });
+    return times(rows, cut(both, transposeB ? 0 : 1), bothBias && cut(bothBias, 0));
   };
+  return {
+    gateAndUp: (rows) =>
+      layout.isInterleaved === true
+        ? everySecond(graph, times(rows, both, bothBias))
+        : [half(rows, 0), half(rows, width)],
+    down: (rows) => times(rows, slab(down), downBias && slab(downBias)),
+  };
+}
+
+/** The even and the odd columns of a matrix. */
+function everySecond(graph: GraphBuilder, value: Value): readonly [even: Value, odd: Value] {
+  const [rows, half] = [dimAt(value, 0), knownDim(value, 1) / 2];
+  const pairs = graph.apply("reshape", [value], { shape: [rows, half, 2] });
+  const parts = graph.applyAll("split", [pairs], { axis: 2, sizes: [1, 1] });
+  return parts.map((part) => graph.apply("reshape", [part], { shape: [rows, half] })) as unknown as readonly [
+    Value,
+    Value,
+  ];
 }
 
 /** log Σ exp(x) over axes. */
@@ -546,13 +602,19 @@ export const COMPOSITES = {
   silu,
   gelu,
   gatedActivation,
+  clampedGate,
   rmsNorm,
   layerNorm,
   rotary,
   attention,
   attentionByHead,
+  sinkAttention,
+  sinkAttentionGradient,
   attentionGradient,
   cachedAttention,
+  convolution,
+  deltaRule,
+  fadingAttention,
   router,
   sparseMixer,
   expert,

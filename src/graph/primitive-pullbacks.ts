@@ -214,6 +214,13 @@ export const PRIMITIVE_PULLBACKS = {
   pad: single(({ graph, gradient, x, attributes: { axis } }) => [
     () => graph.apply("slice", [gradient], { axis, start: 0, end: knownDim(x, axis) }),
   ]),
+  shift: single(({ graph, gradient, attributes: { axis, by } }) => [
+    () => graph.apply("shift", [gradient], { axis, by: -by }),
+  ]),
+  cut: single(({ graph, gradient, x }) => [() => graph.apply("join", [gradient], { length: dimAt(x, 0) })]),
+  join: single(({ graph, gradient, x }) => [
+    () => graph.apply("cut", [gradient], { size: knownDim(x, 1), count: dimAt(x, 0) }),
+  ]),
   gather: single(({ graph, gradient, inputs, attributes }) => {
     const [table, indices] = inputs as readonly [Value, Value];
     const areRowsDistinct = attributes.areRowsDistinct === true || product(...indices.shape) === 1;

@@ -260,6 +260,40 @@ export interface RowAttributes {
   readonly areRowsDistinct?: boolean;
 }
 
+/** Entries moved along an axis, to higher places where `by` is positive; zeros come after them, others fall off the end. */
+const shift: Operator<{ readonly axis: number; readonly by: number }> = {
+  infer(inputs, { axis }) {
+    requireType("shift", inputs, "f32");
+    const input = inputAt("shift", inputs, 0);
+    dimAt(input, axis);
+    return [{ shape: input.shape, dtype: input.dtype }];
+  },
+};
+
+/**
+ * The first axis in pieces of one size, the last of them filled up with zeros: [pieces, size, …].
+ * `count` says what their number is called where a value before was cut the same way.
+ */
+const cut: Operator<{ readonly size: number; readonly count?: Dim }> = {
+  dims: ["count"],
+  infer(inputs, { size, count }, fresh) {
+    const input = inputAt("cut", inputs, 0);
+    requireType("cut", inputs, "f32");
+    const length = dimAt(input, 0);
+    const pieces = typeof length === "number" ? Math.ceil(length / size) : (count ?? fresh("pieces"));
+    return [{ shape: [pieces, size, ...input.shape.slice(1)], dtype: "f32" }];
+  },
+};
+
+/** Pieces one after the other, as far as `length`: the inverse of `cut`. */
+const join: Operator<{ readonly length: Dim }> = {
+  dims: ["length"],
+  infer(inputs, { length }) {
+    requireType("join", inputs, "f32");
+    return [{ shape: [length, ...inputAt("join", inputs, 0).shape.slice(2)], dtype: "f32" }];
+  },
+};
+
 /** The slices of a table along its first axis that indices name. */
 const gather: Operator<RowAttributes> = {
   infer(inputs) {
@@ -368,6 +402,9 @@ export const PRIMITIVES = {
   split,
   concat,
   pad,
+  shift,
+  cut,
+  join,
   gather,
   gatherAlong,
   gatherPoints,

@@ -8,10 +8,12 @@ import type { Dim } from "../graph/dimensions.js";
 import type { GraphBuilder, Value } from "../graph/graph.js";
 import type { RotaryTable } from "./rotary.js";
 
-/** Consecutive outputs of a stored matrix. */
+/** Outputs of a stored matrix: consecutive ones, or every `step`-th. */
 export interface OutputRange {
   readonly first: number;
   readonly count: number;
+  /** Default 1. */
+  readonly step?: number;
 }
 
 /**
@@ -69,6 +71,8 @@ export interface BlockTensor {
 export interface Attending extends Pick<AttentionAttributes, "heads" | "keyValueHeads" | "scale" | "softcap"> {
   /** Which of the architecture's masks, causal themselves; default: all of a token's past. */
   readonly mask?: string | undefined;
+  /** A score per head, [heads], that takes its share of every softmax and has no value. */
+  readonly sinks?: Value;
 }
 
 /** What a family's graph function is given. */
@@ -82,6 +86,8 @@ export interface BlockContext {
   tensor(role: string): Value;
   /** cos and sin tables [tokens, rotaryDim / 2] and positions [batch, tokens] of one of the architecture's rotary tables. */
   rotary(name: string): { readonly cos: Value; readonly sin: Value; readonly positions: Value };
+  /** Of the rows within their sequences, [sequences, tokens], i64. */
+  readonly positions: Value;
   /**
    * Causal attention over the tokens of each sequence.
    * Inputs: query [rows, heads * d], key [rows, keyValueHeads * d], value [rows, keyValueHeads * e]; [rows, heads * e]
@@ -104,6 +110,8 @@ export interface BlockSpec {
   /** By role: the part of the tensor's name after the block's. */
   readonly tensors: ReadonlyMap<string, BlockTensor>;
   readonly groups: readonly InputGroup[];
+  /** Whether it keeps another state from token to token than keys and values. */
+  readonly isRecurrent?: boolean;
   /** The block's forward; returns the new hidden states [rows, hidden]. */
   build(context: BlockContext): Value;
 }
@@ -142,6 +150,8 @@ export interface HeadSpec {
 export interface AttentionMask {
   /** Position i sees j with i - window < j <= i. */
   readonly window?: number;
+  /** Position i sees j of its own chunk of so many positions only. */
+  readonly chunk?: number;
   /** ALiBi: slope · (j - i) is added per head. */
   readonly slopes?: readonly number[];
 }
@@ -178,6 +188,23 @@ export function requirePositions({ prologue }: Architecture, seqlen: number): vo
     {
       hint: `Give --seqlen ${limit} or less.`,
       details: { seqlen, limit },
+    },
+  );
+}
+
+/**
+ * That all a model remembers of earlier tokens are keys and values: text is made with nothing else.
+ * @throws ConfigError E_GENERATION_STATE naming the family
+ */
+export function requireKeysAndValues({ family, blocks }: Architecture): void {
+  const recurrent = blocks.filter(({ isRecurrent }) => isRecurrent === true);
+  if (recurrent.length === 0) return;
+  throw new ConfigError(
+    "E_GENERATION_STATE",
+    `${family}: ${recurrent.length} of its ${blocks.length} blocks, ${recurrent[0]?.name} among them, keep another state than keys and values; no text is made with such models yet.`,
+    {
+      hint: "Calibrate with a text (--calibration FILE), or sample from this model with another program.",
+      details: { family, blocks: recurrent.map(({ name }) => name) },
     },
   );
 }

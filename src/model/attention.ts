@@ -44,10 +44,17 @@ export interface HeadNorm {
   readonly key: string;
   /**
    * "all-heads": one norm over all heads together; "shared": per head, one gain for all; "own": per head, a gain for
-   * each stored as [heads, headDim]; "listed": the same, stored one by one as <path>.<head>.
+   * each stored as [heads, headDim]; "listed": the same, stored one by one as <path>.<head>; "none": per head, no gain.
    */
-  readonly gain: "all-heads" | "shared" | "own" | "listed";
+  readonly gain: "all-heads" | "shared" | "own" | "listed" | "none";
   readonly isAfterRotation?: boolean;
+}
+
+/** Queries grow with their position: by 1 + strength · log(1 + floor((position + offset) / step)). */
+export interface QueryGrowth {
+  readonly strength: number;
+  readonly step: number;
+  readonly offset: number;
 }
 
 export interface AttentionSpec extends AttentionShape {
@@ -55,6 +62,11 @@ export interface AttentionSpec extends AttentionShape {
   readonly headNorm?: HeadNorm;
   /** Queries, keys and values beyond this, after a norm and before rotation, are set to it; so are those below -clip. */
   readonly clip?: number;
+  readonly queryGrowth?: QueryGrowth;
+  /** Whether separate queries are twice as many, each head's followed by its gates: sigmoids on what attention returns. */
+  readonly hasOutputGate?: boolean;
+  /** Module path of a score per head that takes its share of every softmax, [heads]. */
+  readonly sinks?: string;
   readonly output: Projection;
 }
 
@@ -90,6 +102,14 @@ export function queryKeyValueParts(layout: FusedLayout, counts: Counts): Project
   });
 }
 
+/** The logical matrices of queries that each head's gates follow. */
+export function gatedQueryParts({ heads, headDim }: Pick<AttentionShape, "heads" | "headDim">): ProjectionPart[] {
+  return ["q", "gate"].map((name, part) => ({
+    name,
+    outputs: Array.from({ length: heads }, (_, head) => ({ first: (2 * head + part) * headDim, count: headDim })),
+  }));
+}
+
 function inputProjections(input: QueryKeyValue): Projection[] {
   return input.layout === "separate" ? [input.query, input.key, input.value] : [input.fused];
 }
@@ -108,6 +128,8 @@ function headNormShapes({ headNorm, heads, keyValueHeads, headDim }: AttentionSp
         return normShapes(headNorm.norm, path, headDim);
       case "own":
         return [[`${path}.weight`, [count, headDim]]];
+      case "none":
+        return [];
       case "listed":
         return Array.from({ length: count }, (_, head) => [`${path}.${head}.weight`, [headDim]] as const);
       default:
@@ -131,26 +153,45 @@ function normHeads(
     const heads = reshape(graph, states, product(rows, count), headDim);
     return joined(applyNorm(context, norm, path, heads));
   }
+  const ones = graph.floats(new Float32Array(headDim).fill(1), [headDim]);
+  const normed = normalize(graph, norm, reshape(graph, states, rows, count, headDim), ones);
+  if (gain === "none") return joined(normed);
   const own = (): Value[] => Array.from({ length: count }, (_, head) => tensor(`${path}.${head}.weight`));
   const gains =
     gain === "own"
       ? tensor(`${path}.weight`)
       : reshape(graph, graph.apply("concat", own(), { axis: 0 }), count, headDim);
-  const ones = graph.floats(new Float32Array(headDim).fill(1), [headDim]);
-  const normed = normalize(graph, norm, reshape(graph, states, rows, count, headDim), ones);
   return joined(graph.apply("multiply", [normed, gains]));
 }
 
-/** q, k and v. */
-function projectInput(context: BlockContext, spec: AttentionSpec, states: Value): readonly [Value, Value, Value] {
+/** @param states [rows, heads * headDim] */
+function growQueries(context: BlockContext, { strength, step, offset }: QueryGrowth, states: Value): Value {
+  const { graph, rows, positions } = context;
+  const number = (of: Value, to: "f32" | "i64"): Value => graph.apply("cast", [of], { to });
+  const place = number(graph.apply("add", [positions, graph.integers([offset], [])]), "f32");
+  const steps = number(graph.apply("divide", [place, graph.scalar(step)]), "i64"); // whole ones
+  const grown = graph.apply("log", [graph.apply("add", [number(steps, "f32"), graph.scalar(1)])]);
+  const factor = graph.apply("add", [graph.apply("multiply", [grown, graph.scalar(strength)]), graph.scalar(1)]);
+  return graph.apply("multiply", [states, reshape(graph, factor, rows, 1)]);
+}
+
+/** q, k and v, and where there are any gates of what attention returns. */
+function projectInput(
+  context: BlockContext,
+  spec: AttentionSpec,
+  states: Value,
+): readonly [Value, Value, Value, Value?] {
   const { graph, rows } = context;
   const { input, heads, keyValueHeads, headDim } = spec;
-  if (input.layout === "separate")
-    return [
-      project(context, input.query, states),
-      project(context, input.key, states),
-      project(context, input.value, states),
-    ];
+  if (input.layout === "separate") {
+    const [query, key, value] = [input.query, input.key, input.value].map((projection) =>
+      project(context, projection, states),
+    ) as [Value, Value, Value];
+    if (spec.hasOutputGate !== true) return [query, key, value];
+    const pairs = splitLast(graph, reshape(graph, query, rows, heads, 2 * headDim), [headDim, headDim]);
+    const [own, gate] = pairs.map((part) => reshape(graph, part, rows, heads * headDim)) as [Value, Value];
+    return [own, key, value, gate];
+  }
   const fused = project(context, input.fused, states);
   if (input.layout === "stacked")
     return splitLast(graph, fused, [heads * headDim, keyValueHeads * headDim, keyValueHeads * headDim]);
@@ -180,20 +221,26 @@ function clipTo(graph: GraphBuilder, value: Value, limit: number): Value {
 
 export function attentionBranch(spec: AttentionSpec): Branch {
   const projections = inputProjections(spec.input);
-  const { headNorm, heads, keyValueHeads, headDim, clip, output } = spec;
+  const { headNorm, heads, keyValueHeads, headDim, clip, output, queryGrowth, sinks } = spec;
   return {
     key: JSON.stringify(spec),
-    tensors: [...projections.flatMap(projectionShapes), ...headNormShapes(spec), ...projectionShapes(output)],
+    tensors: [
+      ...projections.flatMap(projectionShapes),
+      ...headNormShapes(spec),
+      ...(sinks === undefined ? [] : [[sinks, [heads]] as const]),
+      ...projectionShapes(output),
+    ],
     reads: projections.flatMap(projectionLinears),
     groups: [{ name: "attention-output", stage: 1, inFeatures: output.inFeatures, linears: projectionLinears(output) }],
     build(context, input) {
-      const [query, key, value] = projectInput(context, spec, input);
+      const { graph } = context;
+      const [query, key, value, gate] = projectInput(context, spec, input);
       const normed = (side: "query" | "key", states: Value, isAfterRotation: boolean): Value => {
         if (headNorm === undefined || isAfterRotation !== (headNorm.isAfterRotation ?? false)) return states;
         const count = side === "query" ? heads : keyValueHeads;
         return normHeads(context, headNorm, headDim, { path: headNorm[side], count, states });
       };
-      const clipped = (states: Value): Value => (clip === undefined ? states : clipTo(context.graph, states, clip));
+      const clipped = (states: Value): Value => (clip === undefined ? states : clipTo(graph, states, clip));
       const [turnedQuery, turnedKey] = rotateBoth(
         context,
         spec,
@@ -201,7 +248,10 @@ export function attentionBranch(spec: AttentionSpec): Branch {
         clipped(normed("key", key, false)),
       );
       const [finalQuery, finalKey] = [normed("query", turnedQuery, true), normed("key", turnedKey, true)];
-      const mixed = attention(context, spec, finalQuery, finalKey, clipped(value));
+      const grown = queryGrowth === undefined ? finalQuery : growQueries(context, queryGrowth, finalQuery);
+      const sunk = sinks === undefined ? spec : { ...spec, sinkScores: context.tensor(sinks) };
+      const attended = attention(context, sunk, grown, finalKey, clipped(value));
+      const mixed = gate === undefined ? attended : graph.apply("multiply", [attended, graph.apply("sigmoid", [gate])]);
       context.tap("attention-output", mixed);
       return project(context, output, mixed);
     },

@@ -16,6 +16,8 @@ export interface Branch {
   readonly reads: readonly LinearSpec[];
   /** Groups that the branch taps itself; their stages count from that of `reads`, which is 0. */
   readonly groups: readonly InputGroup[];
+  /** Whether a token is told more of those before it than their keys and values. */
+  readonly isRecurrent?: boolean;
   /** @param input [rows, hidden]; returns the same shape */
   build(context: BlockContext, input: Value): Value;
 }

@@ -109,6 +109,21 @@ export function readLocalLayers(values: ConfigObject, isLocal: (layer: number) =
   return (layer) => kinds[layer] === "sliding_attention";
 }
 
+/** What kind each layer is of: as `layer_types` says, else by the family's own rule. */
+export function readLayerKinds<Kind extends string>(
+  values: ConfigObject,
+  known: readonly Kind[],
+  fallback: (layer: number) => Kind,
+): (layer: number) => Kind {
+  const kinds = values.strings("layer_types");
+  if (kinds === undefined) return fallback;
+  const layers = values.count("num_hidden_layers");
+  const isKnown = (kind: string): kind is Kind => (known as readonly string[]).includes(kind);
+  if (!kinds.every(isKnown) || kinds.length !== layers)
+    throw values.refuse("layer_types", `${layers} times ${known.map((kind) => `"${kind}"`).join(" or ")}`);
+  return (layer) => kinds[layer] as Kind;
+}
+
 /** As the Qwen families have it: windows only with `use_sliding_window`, and then from `max_window_layers` on. */
 export function readSwitchedWindows(values: ConfigObject): WindowOf {
   const window = values.numberOrNull("sliding_window", 4096);

@@ -31,6 +31,8 @@ import type { RotaryTable } from "./rotary.js";
 
 /** Module paths, within the block, of the norms at each place; no norm where absent. */
 export interface NormPlaces {
+  /** On what enters the block, before anything else: also what residuals are added to. */
+  readonly onInput?: string;
   readonly beforeAttention?: string;
   /** On what attention returns, before it is added. */
   readonly afterAttention?: string;
@@ -42,6 +44,12 @@ export interface NormPlaces {
   readonly onMlpSum?: string;
 }
 
+/** A residual sum: kept · what there was + added · what the branch returns. */
+export interface ResidualFactors {
+  readonly kept: number;
+  readonly added: number;
+}
+
 export interface LayerPlan {
   readonly norm: Norm;
   readonly norms: NormPlaces;
@@ -49,6 +57,8 @@ export interface LayerPlan {
   readonly residual: "sequential" | "parallel";
   /** What branches return is multiplied by this before it is added; default 1. */
   readonly residualMultiplier?: number;
+  /** In place of the multiplier, each branch's own. */
+  readonly residualFactors?: { readonly attention: ResidualFactors; readonly mlp: ResidualFactors };
   readonly attention: Branch;
   readonly mlp: Branch;
 }
@@ -167,7 +177,8 @@ interface BlockPlace {
 }
 
 function describeBlock(plan: LayerPlan, { index, path, hiddenSize }: BlockPlace): BlockSpec {
-  const { norm, norms, residual, residualMultiplier, attention, mlp } = plan;
+  const { norm, norms, residual, residualMultiplier, residualFactors, attention, mlp } = plan;
+  const isRecurrent = [attention, mlp].some((branch) => branch.isRecurrent === true);
   const shapes: Shapes = [...new Set(Object.values(norms) as string[])].flatMap((place) =>
     normShapes(norm, place, hiddenSize),
   );
@@ -180,9 +191,18 @@ function describeBlock(plan: LayerPlan, { index, path, hiddenSize }: BlockPlace)
   return {
     index,
     name: path,
-    shapeKey: JSON.stringify({ norm, norms, residual, residualMultiplier, attention: attention.key, mlp: mlp.key }),
+    shapeKey: JSON.stringify({
+      norm,
+      norms,
+      residual,
+      residualMultiplier,
+      residualFactors,
+      attention: attention.key,
+      mlp: mlp.key,
+    }),
     tensors,
     groups: groupsOf(plan, path),
+    ...(isRecurrent ? { isRecurrent } : {}),
     build: (context) => buildBlock(plan, context),
   };
 }
@@ -212,20 +232,23 @@ function groupsOf(plan: LayerPlan, path: string): InputGroup[] {
 }
 
 function buildBlock(plan: LayerPlan, context: BlockContext): Value {
-  const { graph, hidden: input } = context;
-  const { norms, attention, mlp, residual } = plan;
+  const { graph } = context;
+  const { norms, attention, mlp, residual, residualMultiplier: added = 1 } = plan;
   const norm = (place: string | undefined, value: Value): Value =>
     place === undefined ? value : applyNorm(context, plan.norm, place, value);
-  const add = (sum: Value, branch: Value): Value =>
-    graph.apply("add", [sum, scaleBy(graph, branch, plan.residualMultiplier ?? 1)]);
+  const add = (sum: Value, branch: Value, factors: ResidualFactors = { kept: 1, added }): Value =>
+    graph.apply("add", [scaleBy(graph, sum, factors.kept), scaleBy(graph, branch, factors.added)]);
 
+  const input = norm(norms.onInput, context.hidden);
   const attentionInput = norm(norms.beforeAttention, input);
   context.tap(isInputShared(plan) ? "block-input" : "attention-input", attentionInput);
-  const attended = add(input, norm(norms.afterAttention, attention.build(context, attentionInput)));
+  const mixed = norm(norms.afterAttention, attention.build(context, attentionInput));
+  const attended = add(input, mixed, plan.residualFactors?.attention);
   const sum = norm(norms.onAttentionSum, attended);
 
   const mlpSource = residual === "parallel" ? input : sum;
   const mlpInput = isInputShared(plan) ? attentionInput : norm(norms.beforeMlp, mlpSource);
   if (!isInputShared(plan)) context.tap("mlp-input", mlpInput);
-  return norm(norms.onMlpSum, add(sum, norm(norms.afterMlp, mlp.build(context, mlpInput))));
+  const made = norm(norms.afterMlp, mlp.build(context, mlpInput));
+  return norm(norms.onMlpSum, add(sum, made, plan.residualFactors?.mlp));
 }

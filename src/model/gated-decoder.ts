@@ -3,10 +3,10 @@
  * change in it, as data. Families with other module names plan their decoder themselves (decoder.ts).
  */
 import type { Architecture, AttentionMask } from "./architecture.js";
-import { attentionBranch, queryKeyValueParts, type HeadNorm } from "./attention.js";
+import { attentionBranch, gatedQueryParts, queryKeyValueParts, type HeadNorm, type QueryGrowth } from "./attention.js";
 import type { Branch } from "./branch.js";
 import type { ConfigObject, ModelConfig } from "./config.js";
-import { describeDecoder, type NormPlaces } from "./decoder.js";
+import { describeDecoder, type LayerPlan, type NormPlaces } from "./decoder.js";
 import {
   readActivation,
   readHeads,
@@ -27,6 +27,7 @@ export interface GatedVariations {
   readonly norms?: NormPlaces;
   readonly residual?: "sequential" | "parallel";
   readonly residualMultiplier?: number;
+  readonly residualFactorsOf?: (layer: number) => LayerPlan["residualFactors"];
   /** Biases of q, k, v; default: `attention_bias`. */
   readonly hasInputBias?: boolean;
   /** Default: `attention_bias`. */
@@ -40,6 +41,13 @@ export interface GatedVariations {
   readonly attentionScale?: number;
   readonly attentionSoftcap?: number | undefined;
   readonly headNorm?: HeadNorm | undefined;
+  /** A layer's norm of heads in place of `headNorm`. */
+  readonly headNormOf?: (layer: number) => HeadNorm | undefined;
+  readonly queryGrowthOf?: (layer: number) => QueryGrowth | undefined;
+  /** Whether q_proj also has gates of what attention returns, see AttentionSpec. */
+  readonly hasOutputGate?: boolean;
+  /** Module path of the sinks of attention. */
+  readonly sinks?: string;
   /** Whether q, k, v are one tensor and gate, up another. */
   readonly isFused?: boolean;
   /** Whether gate and up are one tensor; default `isFused`. */
@@ -54,13 +62,15 @@ export interface GatedVariations {
   readonly queryRotary?: string;
   readonly isRotaryInterleaved?: boolean;
   readonly windowOf?: WindowOf;
+  /** Size of the chunks within which a layer's tokens see each other, or undefined where there are none. */
+  readonly chunkOf?: (layer: number) => number | undefined;
   readonly embeddingScale?: number;
   readonly logitScale?: number;
   readonly logitSoftcap?: number | undefined;
   readonly hasHeadBias?: boolean;
   readonly isTiedByDefault?: boolean;
   /** A layer's own attention in place of the usual one. */
-  readonly attentionOf?: (layer: number) => Branch;
+  readonly attentionOf?: (layer: number) => Branch | undefined;
   /** A layer's own MLP in place of the dense one. */
   readonly mlpOf?: (layer: number, dense: () => Branch) => Branch;
 }
@@ -107,6 +117,8 @@ export function describeGatedDecoder(
   for (let layer = 0; layer < layers; layer++) {
     const window = windowOf(layer);
     if (window !== undefined) masks.set(`window-${window}`, { window });
+    const chunk = variations.chunkOf?.(layer);
+    if (chunk !== undefined) masks.set(`chunk-${chunk}`, { chunk });
   }
   const dense = (): Branch => denseMlp(values, hiddenSize, variations);
   return describeDecoder({
@@ -124,6 +136,7 @@ export function describeGatedDecoder(
       norms,
       residual: variations.residual ?? "sequential",
       ...given("residualMultiplier", variations.residualMultiplier),
+      ...given("residualFactors", variations.residualFactorsOf?.(index)),
       attention:
         variations.attentionOf?.(index) ??
         usualAttention({ values, hiddenSize, heads, rotaryTables, variations }, index),
@@ -166,7 +179,8 @@ function usualAttention(context: AttentionContext, layer: number): Branch {
     hasBias: hasInputBias,
   });
   const rotary = rotaryOf === undefined ? "default" : rotaryOf(layer);
-  const window = windowOf?.(layer);
+  const [window, chunk] = [windowOf?.(layer), variations.chunkOf?.(layer)];
+  const headNorm = variations.headNormOf?.(layer) ?? variations.headNorm;
   return attentionBranch({
     ...heads,
     scale: variations.attentionScale ?? heads.headDim ** -0.5,
@@ -176,6 +190,7 @@ function usualAttention(context: AttentionContext, layer: number): Branch {
     ...given("rotaryDimensions", rotary === undefined ? undefined : rotaryTables.get(rotary)?.dimensions),
     ...given("isRotaryInterleaved", variations.isRotaryInterleaved),
     ...given("mask", window === undefined ? undefined : `window-${window}`),
+    ...given("mask", chunk === undefined ? undefined : `chunk-${chunk}`),
     input:
       variations.isFused === true
         ? {
@@ -184,12 +199,18 @@ function usualAttention(context: AttentionContext, layer: number): Branch {
           }
         : {
             layout: "separate",
-            query: input("q_proj", queries),
+            query:
+              variations.hasOutputGate === true
+                ? { ...input("q_proj", 2 * queries), parts: gatedQueryParts(heads) }
+                : input("q_proj", queries),
             key: input("k_proj", keys),
             value: input("v_proj", keys),
           },
-    ...given("headNorm", variations.headNorm),
+    ...given("headNorm", headNorm),
     ...given("clip", variations.clip),
+    ...given("queryGrowth", variations.queryGrowthOf?.(layer)),
+    ...given("sinks", variations.sinks),
+    ...given("hasOutputGate", variations.hasOutputGate),
     output: { path: "self_attn.o_proj", inFeatures: queries, outFeatures: hiddenSize, hasBias: hasOutputBias },
   });
 }

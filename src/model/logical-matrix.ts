@@ -23,10 +23,10 @@ function piecesOf(linear: Place, shape: readonly number[]): Piece[] {
   const base = (linear.slab ?? 0) * rows * columns;
   const isTransposed = linear.inputAxis === 0;
   let firstRow = 0;
-  return (linear.outputs ?? [{ first: 0, count: linear.outFeatures }]).map(({ first, count }) => {
+  return (linear.outputs ?? [{ first: 0, count: linear.outFeatures }]).map(({ first, count, step = 1 }) => {
     const piece = isTransposed
-      ? { offset: base + first, inputStep: columns, outputStep: 1, firstRow, rows: count }
-      : { offset: base + first * columns, inputStep: 1, outputStep: columns, firstRow, rows: count };
+      ? { offset: base + first, inputStep: columns, outputStep: step, firstRow, rows: count }
+      : { offset: base + first * columns, inputStep: 1, outputStep: step * columns, firstRow, rows: count };
     firstRow += count;
     return piece;
   });
@@ -43,7 +43,7 @@ export function takeMatrix(stored: Float32Array, shape: readonly number[], linea
   const { inFeatures, outFeatures } = linear;
   const matrix = new Float32Array(outFeatures * inFeatures);
   for (const { offset, inputStep, outputStep, firstRow, rows } of piecesOf(linear, shape)) {
-    if (inputStep === 1) {
+    if (inputStep === 1 && outputStep === inFeatures) {
       matrix.set(stored.subarray(offset, offset + rows * inFeatures), firstRow * inFeatures);
       continue;
     }
@@ -60,7 +60,7 @@ export function takeMatrix(stored: Float32Array, shape: readonly number[], linea
 export function putMatrix(matrix: Float32Array, stored: Float32Array, shape: readonly number[], linear: Place): void {
   const { inFeatures } = linear;
   for (const { offset, inputStep, outputStep, firstRow, rows } of piecesOf(linear, shape)) {
-    if (inputStep === 1) {
+    if (inputStep === 1 && outputStep === inFeatures) {
       stored.set(matrix.subarray(firstRow * inFeatures, (firstRow + rows) * inFeatures), offset);
       continue;
     }

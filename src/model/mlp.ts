@@ -1,5 +1,6 @@
 /** Dense MLPs as branches of a block: plain (up, activation, down) and gated (down(activation(gate) · up)). */
 import { activate } from "../graph/composites.js";
+import { applyGate, type Gate } from "../graph/gates.js";
 import type { Value } from "../graph/graph.js";
 import type { BlockContext, ChannelProducer } from "./architecture.js";
 import type { Branch } from "./branch.js";
@@ -33,7 +34,7 @@ export interface PlainMlpSpec {
 }
 
 /** Gate and up stored apart, or as one whose outputs are [gate; up]. */
-export type GatedMlpSpec = { readonly activation: Activation; readonly down: Projection } & (
+export type GatedMlpSpec = { readonly activation: Gate; readonly down: Projection } & (
   { readonly gate: Projection; readonly up: Projection } | { readonly gateUp: Projection }
 );
 
@@ -122,7 +123,7 @@ export function gatedMlp(spec: GatedMlpSpec): Branch {
   const inputs = "gateUp" in spec ? [spec.gateUp] : [spec.gate, spec.up];
   return mlpBranch(inputs, spec.down, JSON.stringify(spec), gatedProducers(spec), (context, input) => {
     const [gate, up] = gateAndUp(context, spec, input);
-    return context.graph.apply("gatedActivation", [gate, up], { activation: spec.activation });
+    return applyGate(context.graph, spec.activation, gate, up);
   });
 }
 

@@ -5,9 +5,10 @@
  * The router and the shared expert's gate are tiny and decide everything, so they are tensors of the branch but never
  * linears to prune. An expert is run on its routed rows only, in ascending token order; none at all is fine.
  */
-import type { ExpertTap, RouterAttributes } from "../graph/composites.js";
+import type { ExpertTap, RouterAttributes, StackedLayout } from "../graph/composites.js";
+import { applyGate, type Gate } from "../graph/gates.js";
 import type { Value } from "../graph/graph.js";
-import type { BlockContext, InputGroup, LinearSpec } from "./architecture.js";
+import type { BlockContext, ChannelProducer, InputGroup, LinearSpec } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import { gateAndUp, gatedProducers, type GatedMlpSpec } from "./mlp.js";
 import {
@@ -17,7 +18,6 @@ import {
   projectionLinears,
   projectionShapes,
   reshape,
-  type Activation,
   type Projection,
   type Shapes,
 } from "./pieces.js";
@@ -25,15 +25,11 @@ import {
 /**
  * "separate": <path>.<expert>.<name>.weight, each [out, in]; "stacked": <path>.gate_up_proj and <path>.down_proj (or as
  * `names` says) hold all experts, [experts, out, in] (inputAxis 1) or [experts, in, out] (inputAxis 0), gate rows before
- * up rows.
+ * up rows or in turn with them; the same names with _bias hold their biases where there are any.
  */
 export type ExpertLayout =
   | { readonly kind: "separate"; readonly gate: string; readonly up: string; readonly down: string }
-  | {
-      readonly kind: "stacked";
-      readonly inputAxis: 0 | 1;
-      readonly names?: { readonly gateUp: string; readonly down: string };
-    };
+  | (StackedLayout & { readonly names?: { readonly gateUp: string; readonly down: string } });
 
 export interface RouterSpec extends RouterAttributes {
   /** Module path; its weight is [experts, hidden]. */
@@ -58,9 +54,11 @@ export interface MixtureSpec {
   readonly hiddenSize: number;
   /** Inner width of an expert. */
   readonly width: number;
-  readonly activation: Activation;
+  readonly activation: Gate;
   readonly router: RouterSpec;
   readonly experts: { readonly path: string; readonly layout: ExpertLayout };
+  /** Whether a token's weight is a factor on what its experts read, not on what they return. */
+  readonly isInputScaled?: boolean;
   readonly shared?: SharedExpertSpec;
 }
 
@@ -102,20 +100,20 @@ function describeExpert({ hiddenSize, width, experts }: MixtureSpec, index: numb
       down: at(layout.down, width, hiddenSize),
     };
   }
-  const { inputAxis } = layout;
+  const { inputAxis, isInterleaved = false } = layout;
   const roles = stackedRoles(path, layout);
-  const half = (name: string, first: number): LinearSpec => ({
+  const half = (name: string, place: 0 | 1): LinearSpec => ({
     name: `${path}.${index}.${name}`,
     role: roles.gateUp,
     inFeatures: hiddenSize,
     outFeatures: width,
     inputAxis,
     slab: index,
-    outputs: [{ first, count: width }],
+    outputs: [isInterleaved ? { first: place, count: width, step: 2 } : { first: place * width, count: width }],
   });
   return {
     gate: half("gate", 0),
-    up: half("up", width),
+    up: half("up", 1),
     down: {
       name: `${path}.${index}.down`,
       role: roles.down,
@@ -147,6 +145,12 @@ function expertShapes({ hiddenSize, width, experts, router }: MixtureSpec, descr
   return [
     [roles.gateUp, stack(2 * width, hiddenSize)],
     [roles.down, stack(hiddenSize, width)],
+    ...(layout.hasBias === true
+      ? [
+          [`${roles.gateUp}_bias`, [router.experts, 2 * width]] as const,
+          [`${roles.down}_bias`, [router.experts, hiddenSize]] as const,
+        ]
+      : []),
   ];
 }
 
@@ -158,7 +162,17 @@ export function outputGroupOf(expert: number): string {
   return `expert-${expert}-output`;
 }
 
-function expertGroups(index: number, { gate, up, down }: Expert): InputGroup[] {
+/** What makes the input of an expert's down projection. */
+function innerProducers({ experts }: MixtureSpec, { gate, up }: Expert): ChannelProducer[] {
+  const { layout, path } = experts;
+  const weights = [gate, up].map((linear): ChannelProducer => ({ ...linear, kind: "weight" }));
+  if (layout.kind === "separate" || layout.hasBias !== true) return weights;
+  const ofBias = { kind: "bias", role: `${path}.gate_up_proj_bias`, inFeatures: 1, inputAxis: 1 } as const;
+  return [...weights, ...[gate, up].map((linear): ChannelProducer => ({ ...linear, ...ofBias }))];
+}
+
+function expertGroups(spec: MixtureSpec, index: number, expert: Expert): InputGroup[] {
+  const { gate, up, down } = expert;
   return [
     {
       name: inputGroupOf(index),
@@ -173,7 +187,7 @@ function expertGroups(index: number, { gate, up, down }: Expert): InputGroup[] {
       inFeatures: down.inFeatures,
       linears: [down],
       isRouted: true,
-      producers: [gate, up].map((linear) => ({ ...linear, kind: "weight" })), // no expert has biases
+      producers: innerProducers(spec, expert),
     },
   ];
 }
@@ -226,13 +240,14 @@ export function mixtureBranch(spec: MixtureSpec): Branch {
     tensors: [
       [`${router.path}.weight`, [router.experts, hiddenSize]],
       ...(router.correction === undefined ? [] : [[router.correction.role, router.correction.shape] as const]),
+      ...(router.hasBias === true ? [[`${router.path}.bias`, [router.experts]] as const] : []),
       ...expertShapes(spec, experts),
       ...(shared === undefined ? [] : [...sharedInputs(shared), shared.down].flatMap(projectionShapes)),
       ...(gate === undefined ? [] : [[`${gate}.weight`, [1, hiddenSize]] as const]),
     ],
     reads: [],
     groups: [
-      ...experts.flatMap((expert, index) => expertGroups(index, expert)),
+      ...experts.flatMap((expert, index) => expertGroups(spec, index, expert)),
       ...(shared === undefined ? [] : sharedGroups(hiddenSize, shared)),
     ].toSorted((a, b) => a.stage - b.stage),
     build(context, input) {
@@ -246,7 +261,7 @@ function runShared(context: BlockContext, spec: MixtureSpec, shared: GatedMlpSpe
   const { graph, tensor } = context;
   context.tap("shared-expert-input", input);
   const [gate, up] = gateAndUp(context, shared, input);
-  const activated = graph.apply("gatedActivation", [gate, up], { activation: spec.activation });
+  const activated = applyGate(graph, spec.activation, gate, up);
   context.tap("shared-expert-output", activated);
   const output = project(context, shared.down, activated);
   if (spec.shared?.gate === undefined) return output;
@@ -257,10 +272,15 @@ function runShared(context: BlockContext, spec: MixtureSpec, shared: GatedMlpSpe
 /** Experts and weights of every row. */
 function route({ graph, tensor }: BlockContext, router: RouterSpec, input: Value): readonly Value[] {
   const { path, experts, correction, mixerMargin, ...choice } = router;
-  const operands = [input, tensor(`${path}.weight`)];
+  const bias = choice.hasBias === true ? [tensor(`${path}.bias`)] : [];
+  const operands = [input, tensor(`${path}.weight`), ...bias];
   if (mixerMargin !== undefined) return graph.applyAll("sparseMixer", operands, { margin: mixerMargin });
   const corrections = correction === undefined ? [] : [reshape(graph, tensor(correction.role), experts)];
   return graph.applyAll("router", [...operands, ...corrections], choice);
+}
+
+function stackedOnly({ names: _, ...layout }: Exclude<ExpertLayout, { kind: "separate" }>): StackedLayout {
+  return layout;
 }
 
 /** @param sum [rows, hidden]: what the experts' outputs are added to; nothing where absent */
@@ -273,8 +293,10 @@ function runExperts(
 ): Value {
   const { graph, tensor } = context;
   const { layout } = spec.experts;
+  const { isInputScaled = false } = spec;
   const routing = route(context, spec.router, input);
   const roles = new Set(experts.flatMap(({ gate, up, down }) => [gate.role, up.role, down.role])); // stacked ones share
+  if (layout.kind === "stacked" && layout.hasBias === true) for (const role of [...roles]) roles.add(`${role}_bias`);
   const tapped = experts
     .flatMap((_, expert): readonly (ExpertTap & { readonly group: string })[] => [
       { group: inputGroupOf(expert), expert, at: "input" },
@@ -282,10 +304,13 @@ function runExperts(
     ])
     .filter(({ group }) => context.isTapped(group));
   const operands = [input, ...routing, ...(sum === undefined ? [] : [sum]), ...[...roles].map((role) => tensor(role))];
+  if (isInputScaled && context.isRoutingBypassed && tapped.length > 0)
+    operands.push(graph.apply("sigmoid", [linear(graph, input, tensor(`${spec.router.path}.weight`))]));
   const [output, ...taps] = graph.applyAll("experts", operands, {
     experts: spec.router.experts,
     activation: spec.activation,
-    layout: layout.kind === "separate" ? { kind: "separate" } : { kind: "stacked", inputAxis: layout.inputAxis },
+    layout: layout.kind === "separate" ? { kind: "separate" } : stackedOnly(layout),
+    ...(isInputScaled ? { isInputScaled } : {}),
     hasSum: sum !== undefined,
     taps: tapped.map(({ expert, at }) => ({ expert, at })),
     isRoutingBypassed: context.isRoutingBypassed, // changes what is tapped, never what the block returns

@@ -1,6 +1,7 @@
 /** Opening a checkpoint as a model: config, tensors and architecture, checked against each other before any work. */
 import { CheckpointError, PruneError } from "../errors.js";
 import { isFloatDtype } from "../checkpoint/dtype.js";
+import { PACKED_DTYPE } from "../checkpoint/packed.js";
 import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
 import type { Logger } from "../logging.js";
 import type { Architecture, BlockTensor } from "./architecture.js";
@@ -30,7 +31,8 @@ const MOST_PROBLEMS_SHOWN = 12;
 
 /** A family's description of a checkpoint, in the names its tensors have there. Nothing is checked yet. */
 export function describeCheckpoint(family: Family, config: ModelConfig, checkpoint: Checkpoint): Architecture {
-  const shapeOf = (name: string): readonly number[] | undefined => checkpoint.tensors.get(name)?.shape;
+  const shapeOf = (name: string): readonly number[] | undefined =>
+    (checkpoint.tensors.get(name) ?? checkpoint.packed.get(name))?.shape;
   const complete = withDefaults(config);
   const canonical = family.describe(complete, (name) => checkpoint.has(name), shapeOf);
   const rename = findTensorNames(canonical, checkpoint.tensors);
@@ -66,7 +68,8 @@ export function findTensorProblems(architecture: Architecture, checkpoint: Check
     if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
       return [`${tensor} in ${info.file} is [${info.shape.join(", ")}]; config.json says [${shape.join(", ")}]`];
     }
-    if (!isFloatDtype(info.dtype)) return [`${tensor} in ${info.file} is ${info.dtype}; expected F32, F16 or BF16`];
+    if (!isFloatDtype(info.dtype) && info.dtype !== PACKED_DTYPE)
+      return [`${tensor} in ${info.file} is ${info.dtype}; expected F32, F16 or BF16`];
     return [];
   });
   const surplus = surplusTensors(architecture, checkpoint, config).map((name) => {

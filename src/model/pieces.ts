@@ -173,7 +173,13 @@ export function rotateBoth(
 }
 
 /** Causal attention of [rows, heads * headDim] queries; returns [rows, heads * headDim]. */
-export function attention(context: BlockContext, shape: AttentionShape, query: Value, key: Value, value: Value): Value {
+export function attention(
+  context: BlockContext,
+  shape: AttentionShape & { readonly sinkScores?: Value },
+  query: Value,
+  key: Value,
+  value: Value,
+): Value {
   const { heads, keyValueHeads, scale, mask, softcap } = shape;
   return context.attend(query, key, value, {
     heads,
@@ -181,5 +187,6 @@ export function attention(context: BlockContext, shape: AttentionShape, query: V
     scale,
     mask,
     ...(softcap === undefined ? {} : { softcap }),
+    ...(shape.sinkScores === undefined ? {} : { sinks: shape.sinkScores }),
   });
 }

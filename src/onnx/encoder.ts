@@ -142,6 +142,36 @@ const RULES: { readonly [Name in OperatorName]?: Rule<Name> } = {
     const pads = Array.from({ length: 2 * rank }, (_, place) => (place === rank + axis ? after : 0));
     encoder.write("Pad", [encoder.read(inputs[0]), encoder.integers(pads)], outputs);
   },
+  shift(encoder, { inputs, outputs, attributes: { axis, by } }) {
+    const input = inputs[0] as Value;
+    const moved = encoder.read(input);
+    const length = encoder.node("Shape", [moved], { start: axis, end: axis + 1 });
+    const count = encoder.node("Min", [length, encoder.integers([Math.abs(by)])]); // no more zeros than there is room for
+    const around = [input.shape.slice(0, axis), input.shape.slice(axis + 1)].map((shape) => encoder.sizes(shape));
+    const zeros = encoder.node("ConstantOfShape", [
+      encoder.node("Concat", [around[0] as string, count, around[1] as string], { axis: 0 }),
+    ]);
+    const longer = encoder.node("Concat", by > 0 ? [zeros, moved] : [moved, zeros], { axis });
+    const range = by > 0 ? [encoder.integers([0]), length] : [count, encoder.integers([Number.MAX_SAFE_INTEGER])];
+    encoder.write("Slice", [longer, ...range, encoder.integers([axis])], outputs);
+  },
+  cut(encoder, { inputs, outputs, attributes: { size } }) {
+    const [input, output] = [inputs[0] as Value, outputs[0] as Value];
+    const zeros = (count: number): string => encoder.integers(new Array<number>(count).fill(0));
+    const length = encoder.node("Shape", [encoder.read(input)], { start: 0, end: 1 });
+    const missing = encoder.node("Mod", [encoder.node("Neg", [length]), encoder.integers([size])]);
+    const rank = input.shape.length;
+    const pads = encoder.node("Concat", [zeros(rank), missing, ...(rank > 1 ? [zeros(rank - 1)] : [])], { axis: 0 });
+    const padded = encoder.node("Pad", [encoder.read(input), pads]);
+    encoder.write("Reshape", [padded, encoder.sizes(output.shape, { isFirstInferred: true })], outputs);
+  },
+  join(encoder, { inputs, outputs, attributes: { length } }) {
+    const input = inputs[0] as Value;
+    const [pieces, size, ...rest] = input.shape as readonly [Dim, Dim, ...Dim[]];
+    const sizes = encoder.sizes([product(pieces, size), ...rest], { isFirstInferred: true });
+    const whole = encoder.node("Reshape", [encoder.read(input), sizes]);
+    encoder.write("Slice", [whole, encoder.integers([0]), encoder.sizes([length]), encoder.integers([0])], outputs);
+  },
   scatterAdd(encoder, { inputs, outputs, attributes: { areRowsDistinct = false } }) {
     const [sum, rows, updates] = inputs as [Value, Value, Value];
     if (areRowsDistinct) {

@@ -7,7 +7,7 @@ import { PruneError } from "../errors.js";
 import { buildBlockGraph } from "../forward/block-runner.js";
 import { buildStepGraph } from "../forward/step-graph.js";
 import { gradientOf } from "../graph/gradient.js";
-import type { Architecture, BlockSpec } from "../model/architecture.js";
+import { requireKeysAndValues, type Architecture, type BlockSpec } from "../model/architecture.js";
 import { ConfigObject } from "../model/config.js";
 import { FAMILIES, modelTypesOf, releasedModelsOf } from "../model/families/registry.js";
 import type { Family } from "../model/family.js";
@@ -72,6 +72,9 @@ const SMALL_CONFIG: Readonly<Record<string, unknown>> = {
   qk_nope_head_dim: 4,
   qk_rope_head_dim: 4,
   v_head_dim: 4,
+  full_attention_interval: 2,
+  full_attn_idxs: [1],
+  interleave_moe_layer_step: 2,
 };
 
 export function describeFamilies(): FamiliesReport {
@@ -97,7 +100,10 @@ function reportOf(family: Family): FamilyReport {
     models: releasedModelsOf(family),
     dense: [...new Set(blocks.flatMap(denseTensors))],
     gradients: blocks.every((block) => isPossible(() => gradientGraph(architecture, block))),
-    generation: blocks.every((block) => isPossible(() => buildStepGraph(architecture, block))),
+    generation: isPossible(() => {
+      requireKeysAndValues(architecture);
+      for (const block of blocks) buildStepGraph(architecture, block);
+    }),
     blocks: [...kinds.values()],
   };
 }
@@ -180,9 +186,9 @@ through untouched. Base prefixes (\`model.\`, \`transformer.\`, …) may be ther
 
 Linears in one pair of brackets read the same input, so one statistic serves them all. Arrows separate stages: what
 stands after an arrow reads what stands before it. \`*\` is every expert. Parts of fused tensors (\`qkv_proj.q\`) are
-pruned each by itself. Routers, gates of shared experts, corrections of a router's scores, embeddings and heads are never
-pruned; nor are layers that predict further tokens (\`num_nextn_predict_layers\`), which are passed through untouched and stay
-dense.
+pruned each by itself. Routers, gates of shared experts, corrections of a router's scores, attention sinks, short
+convolutions, the decays and step biases of delta nets (\`A_log\`, \`dt_bias\`), embeddings and heads are never pruned; nor are
+layers that predict further tokens (\`num_nextn_predict_layers\`), which are passed through untouched and stay dense.
 
 Models are some that were released with a layout, not all. Whole-run features are what needs more than a block's forward:
 methods and steps that look at gradients (\`gradients\`), and calibration text written by the model itself (\`generation\`).

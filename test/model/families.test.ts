@@ -1,9 +1,10 @@
 /**
- * Every family against stored forwards: embeddings, hidden states of every block, the inputs of one block's
- * linears, its groups and their stages, logits. Correct float32 implementations agree to 3e-5; 1e-4 is what the fixtures'
+ * Every family against stored forwards: embeddings, hidden states of every block, the inputs of the linears of one block
+ * or of all, its groups and their stages, logits. Correct float32 implementations agree to 3e-5; 1e-4 is what the fixtures'
  * authors accept, since a wrong epsilon or activation already costs 4e-4.
  */
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { BlockSpec } from "../../src/model/architecture.js";
@@ -29,7 +30,15 @@ import { readTensors, relativeError, rowsOf, tensorOf, type StoredTensor } from 
 
 const TOLERANCE = 1e-4;
 
+/**
+ * Inputs whose stored values are themselves further than TOLERANCE from the same block in float64, with what is allowed
+ * instead. A delta net's head that reads next to nothing is normed, and its roundings with it: here the stored values are
+ * 1.2e-4 from the interpreter's and ours 1e-5.
+ */
+const ROUGH: ReadonlyMap<string, number> = new Map([["qwen3_5_text model.layers.0.linear_attn.out_proj", 1.5e-4]]);
+
 function checkInputs(
+  folder: string,
   block: BlockSpec,
   taps: ReadonlyMap<string, PlainTap>,
   golden: ReadonlyMap<string, StoredTensor>,
@@ -43,9 +52,22 @@ function checkInputs(
       assert.deepEqual([input.length / inFeatures, inFeatures], expected.shape, `shape of the input of ${name}`);
       if (input.length === 0) continue; // an expert that no token reaches
       const error = relativeError(input, expected.values);
-      assert.ok(error < TOLERANCE, `input of ${name}: ${error}`);
+      assert.ok(error < (ROUGH.get(`${folder} ${name}`) ?? TOLERANCE), `input of ${name}: ${error}`);
     }
   }
+}
+
+/** Whether the numbers are as the reference library's own run gave them: every block by itself, and all inputs. */
+function isFromLibrary(golden: ReadonlyMap<string, StoredTensor>): boolean {
+  return golden.has("block/0");
+}
+
+/** What leaves a block. */
+function statesAfter(golden: ReadonlyMap<string, StoredTensor>, block: number): Float64Array {
+  if (isFromLibrary(golden)) return tensorOf(golden, `block/${block}`).values;
+  const { shape, values } = tensorOf(golden, "hidden_states");
+  const size = values.length / (shape[0] ?? 1);
+  return values.subarray(block * size, (block + 1) * size);
 }
 
 /** The stored forward of a folder against that of a checkpoint, which may store the same model otherwise. */
@@ -67,11 +89,11 @@ async function compareForward({ folder }: Fixture, directory: string): Promise<v
   assert.ok(embedError < TOLERANCE, `embeddings: ${embedError}`);
 
   await using runner = new BlockRunner(architecture);
-  const hiddenStates = tensorOf(golden, "hidden_states").values;
   for (const block of architecture.blocks) {
     const weights = await readBlockWeights(model.checkpoint, block);
     const groups = block.groups.map((group) => group.name);
-    const taps = block === sampleBlock(architecture) ? ({ kind: "inputs", groups } as const) : undefined;
+    const isTapped = isFromLibrary(golden) || block === sampleBlock(architecture);
+    const taps = isTapped ? ({ kind: "inputs", groups } as const) : undefined;
     const result = await runBlock(
       runner,
       block,
@@ -81,9 +103,8 @@ async function compareForward({ folder }: Fixture, directory: string): Promise<v
       { hidden: true, taps },
     );
     assert.ok(result.hidden);
-    if (taps !== undefined) checkInputs(block, result.taps, golden);
-    const size = 2 * tokens * architecture.hiddenSize;
-    const error = relativeError(result.hidden, hiddenStates.subarray(block.index * size, (block.index + 1) * size));
+    if (taps !== undefined) checkInputs(folder, block, result.taps, golden);
+    const error = relativeError(result.hidden, statesAfter(golden, block.index));
     assert.ok(error < TOLERANCE, `hidden states of block ${block.index}: ${error}`);
     await writeStates(states, 0, result.hidden);
   }
@@ -112,6 +133,37 @@ async function checkLosses(model: Model, states: HiddenStates, ids: Int32Array[]
   });
 }
 
+/** Linears of the library that decide or scale, and are never pruned. */
+const KEPT = /\.(router|gate|shared_expert_gate)$/;
+
+async function compareGroups({ folder, directory }: Fixture): Promise<void> {
+  const golden = readTensors(fixturePath(folder, "golden.safetensors"));
+  await using model = await openModel(directory);
+  for (const block of model.architecture.blocks) {
+    const modules = [...golden.keys()]
+      .filter((name) => name.startsWith(`inputs/${block.name}.`))
+      .map((name) => name.slice("inputs/".length));
+    const pruned = new Set<string>();
+    for (const group of block.groups) {
+      const places = group.linears.map(({ name, role }) => storedModule(block, role, name));
+      const known = places.filter((place) => golden.has(`inputs/${place}`));
+      assert.ok(known.length === places.length || group.isRouted === true, group.name);
+      for (const place of known) {
+        pruned.add(place);
+        const [first, own] = [known[0] as string, place].map((each) => tensorOf(golden, `inputs/${each}`).values);
+        assert.deepEqual(own, first, `${place} reads what ${known[0]} reads`);
+      }
+    }
+    const kept = modules.filter((module) => !pruned.has(module));
+    assert.deepEqual(
+      kept.filter((module) => !KEPT.test(module)),
+      [],
+    );
+  }
+  const config = readJson<{ tie_word_embeddings: boolean }>(fixturePath(folder, "config.json"));
+  assert.equal(model.architecture.isHeadTied, config.tie_word_embeddings);
+}
+
 interface StoredGroups {
   readonly block: number;
   readonly orientation: "out_in" | "in_out";
@@ -125,6 +177,13 @@ for (const fixture of fixtures()) {
     test(`${folder} with ${config} gives the stored hidden states, linear inputs and logits`, { skip }, async (t) =>
       compareForward(fixture, await copyFixture(t, fixture, config)),
     );
+  }
+
+  if (!existsSync(fixturePath(folder, "groups.json"))) {
+    test(`${folder}: what the library has as linears is pruned, those of a group read one input`, { skip }, () =>
+      compareGroups(fixture),
+    );
+    continue;
   }
 
   test(`${folder}: groups, stages, orientation and tie are the stored ones`, { skip }, async () => {
@@ -163,7 +222,7 @@ test("the logical matrices of every fused tensor cover its outputs once", async 
       const outputs = new Map<string, number[]>();
       for (const { role, outputs: ranges = [], slab = 0 } of block.groups.flatMap((group) => group.linears)) {
         const seen = outputs.get(`${role} ${slab}`) ?? [];
-        for (const { first, count } of ranges) for (let i = 0; i < count; i++) seen.push(first + i);
+        for (const { first, count, step = 1 } of ranges) for (let i = 0; i < count; i++) seen.push(first + i * step);
         if (ranges.length > 0) outputs.set(`${role} ${slab}`, seen);
       }
       for (const [place, seen] of outputs) {

@@ -3,12 +3,17 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import type { Architecture } from "../../src/model/architecture.js";
+import { buildBlockGraph } from "../../src/forward/block-runner.js";
+import { lookUp } from "../../src/look-up.js";
+import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
 import { ConfigObject } from "../../src/model/config.js";
 import { alibiSlopes } from "../../src/model/families/bloom.js";
 import { FAMILIES, familyOf } from "../../src/model/families/registry.js";
 import { openModel } from "../../src/model/open-model.js";
 import { copyFixture, fixturePath, fixtures, readJson } from "../helpers/architectures.js";
+import { blockFeeds } from "../helpers/block-feeds.js";
+import { relativeError } from "../helpers/tensors.js";
+import { interpret, type Tensor } from "../reference/graph-interpreter.js";
 
 type Json = Record<string, unknown>;
 
@@ -124,7 +129,7 @@ test("a Gemma file that only has hidden_act gets the tanh form of GELU, whatever
   assert.notEqual(exact?.shapeKey, old?.shapeKey);
 });
 
-/** Outputs of q, k, v in the fused tensor of block 0 as [first, count], from the layouts' definitions. */
+/** Outputs of q, k, v in the fused tensor of the first block that has it as [first, count], from the layouts' definitions. */
 const FUSED: readonly (readonly [
   folder: string,
   path: string,
@@ -182,11 +187,45 @@ const FUSED: readonly (readonly [
       ],
     },
   ],
+  [
+    "qwen3_next", // 4 heads of 16: per head 16 rows of queries and 16 of gates
+    "self_attn.q_proj",
+    {
+      q: [0, 32, 64, 96].map((first) => [first, 16]),
+      gate: [16, 48, 80, 112].map((first) => [first, 16]),
+    },
+  ],
+  [
+    "qwen3_next", // 2 key heads of 16, each for 2 value heads of 16
+    "linear_attn.in_proj_qkvz",
+    {
+      q: [0, 96].map((first) => [first, 16]),
+      k: [16, 112].map((first) => [first, 16]),
+      v: [32, 128].map((first) => [first, 32]),
+      z: [64, 160].map((first) => [first, 32]),
+    },
+  ],
+  [
+    "qwen3_next",
+    "linear_attn.in_proj_ba",
+    { b: [0, 4].map((first) => [first, 2]), a: [2, 6].map((first) => [first, 2]) },
+  ],
+  ["qwen3_5_text", "linear_attn.in_proj_qkv", { q: [[0, 32]], k: [[32, 32]], v: [[64, 64]] }],
+  [
+    "minimax", // 4 heads of 16: per head 16 rows each of q, k, v
+    "self_attn.qkv_proj",
+    {
+      q: [0, 48, 96, 144].map((first) => [first, 16]),
+      k: [16, 64, 112, 160].map((first) => [first, 16]),
+      v: [32, 80, 128, 176].map((first) => [first, 16]),
+    },
+  ],
+  ["lfm2", "conv.in_proj", { before: [[0, 64]], after: [[64, 64]], states: [[128, 64]] }],
 ];
 
 for (const [folder, path, parts] of FUSED) {
   test(`${folder}: ${path} is pruned as ${Object.keys(parts).join(", ")}, each its own rows`, () => {
-    const [block] = describe(folder, {}).blocks;
+    const block = describe(folder, {}).blocks.find(({ tensors }) => tensors.has(`${path}.weight`));
     const linears =
       block?.groups.flatMap((group) => group.linears).filter(({ role }) => role === `${path}.weight`) ?? [];
     const found = linears.map(({ name, outputs = [] }) => [name, outputs.map(({ first, count }) => [first, count])]);
@@ -196,6 +235,70 @@ for (const [folder, path, parts] of FUSED) {
     );
   });
 }
+
+test("gpt_oss: gate and up of an expert are every second output, gate first", () => {
+  const linears = describe("gpt_oss", {}).blocks[0]?.groups.flatMap((group) => group.linears) ?? [];
+  const rangesOf = (name: string): unknown => linears.find((linear) => linear.name.endsWith(name))?.outputs;
+  assert.deepEqual(rangesOf("experts.3.gate"), [{ first: 0, count: 96, step: 2 }]);
+  assert.deepEqual(rangesOf("experts.3.up"), [{ first: 1, count: 96, step: 2 }]);
+});
+
+test("minimax: what a branch returns is multiplied by its beta, and what it is added to by its alpha", async () => {
+  await using model = await openModel(fixturePath("minimax"));
+  const [attending] = model.architecture.blocks as [BlockSpec];
+  const feeds = await blockFeeds(model, attending);
+  const outputOf = (changes: Json, fed = feeds): Float64Array => {
+    const architecture = describe("minimax", changes);
+    const graph = buildBlockGraph(architecture, architecture.blocks[0] as BlockSpec, { hidden: true, taps: undefined });
+    return lookUp(interpret(graph, fed), "output").values;
+  };
+  const times = (role: string, factor: number): [string, Tensor] => {
+    const { shape, values } = lookUp(feeds, role);
+    return [role, { shape, values: values.map((value) => value * factor) }];
+  };
+  const downs = [...feeds.keys()].filter((role) => role.endsWith(".w2.weight"));
+  const scaled = new Map([...feeds, times("self_attn.o_proj.weight", 0.5), ...downs.map((role) => times(role, 3))]);
+  const betas = { full_attn_beta_factor: 0.5, mlp_beta_factor: 3 };
+  assert.ok(relativeError(outputOf(betas), outputOf({}, scaled)) < 1e-12);
+
+  const silent = { full_attn_beta_factor: 0, mlp_beta_factor: 0, full_attn_alpha_factor: 0.25, mlp_alpha_factor: 2 };
+  const normed = (x: Float64Array, role: string): Float64Array => {
+    const width = model.architecture.hiddenSize;
+    const gain = lookUp(feeds, role).values;
+    return x.map((value, i) => {
+      const row = x.subarray(i - (i % width), i - (i % width) + width);
+      const meanSquare = row.reduce((sum, each) => sum + each * each, 0) / width;
+      return (value / Math.sqrt(meanSquare + 1e-3)) * (gain[i % width] as number);
+    });
+  };
+  const first = normed(lookUp(feeds, "hidden").values, "input_layernorm.weight").map((value) => value / 4);
+  const expected = normed(first, "post_attention_layernorm.weight").map((value) => 2 * value);
+  assert.ok(relativeError(outputOf(silent), expected) < 1e-6);
+});
+
+test("llama4: queries of layers without positions grow with theirs, those of the others do not", async () => {
+  await using model = await openModel(fixturePath("llama4_text"));
+  const outputOf = (index: number, changes: Json, feeds: ReadonlyMap<string, Tensor>): Tensor => {
+    const architecture = describe("llama4_text", changes);
+    const block = architecture.blocks[index] as BlockSpec;
+    return lookUp(interpret(buildBlockGraph(architecture, block, { hidden: true, taps: undefined }), feeds), "output");
+  };
+  const growing = { floor_scale: 2, attn_scale: 0.5 };
+  const feeds = await blockFeeds(model, model.architecture.blocks[3] as BlockSpec);
+  const grown = outputOf(3, growing, feeds);
+  const width = grown.shape[1] as number;
+  for (let row = 0; row < (grown.shape[0] as number); row++) {
+    const factor = 1 + 0.5 * Math.log(1 + Math.floor(((row % 5) + 1) / 2)); // sequences of five tokens
+    const { shape, values } = lookUp(feeds, "self_attn.q_proj.weight");
+    const scaled = { shape, values: values.map((value) => value * factor) };
+    const still = { ...growing, attn_temperature_tuning: false };
+    const expected = outputOf(3, still, new Map([...feeds, ["self_attn.q_proj.weight", scaled] as const]));
+    const [found, wanted] = [grown, expected].map((each) => each.values.subarray(row * width, (row + 1) * width));
+    assert.ok(relativeError(found as Float64Array, wanted as Float64Array) < 1e-6, `row ${row}`);
+  }
+  const first = await blockFeeds(model, model.architecture.blocks[0] as BlockSpec);
+  assert.deepEqual(outputOf(0, growing, first), outputOf(0, {}, first));
+});
 
 test("ALiBi slopes are those of the paper for powers of two and interleave the next power's for other counts", () => {
   assert.deepEqual(

@@ -8,12 +8,12 @@ import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { parseHeader, parseHeaderLength } from "../../src/checkpoint/header.js";
-import type { RunConfig } from "../../src/contract.js";
+import type { RunConfig, RunReport } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { prunableLinears, tensorOf, type Architecture, type LinearSpec } from "../../src/model/architecture.js";
 import { openModel } from "../../src/model/open-model.js";
 import { parsePattern, UNSTRUCTURED } from "../../src/sparsity/pattern.js";
-import { copyFixture, fixtures, type Fixture } from "../helpers/architectures.js";
+import { copyFixture, fixtures, readJson, type Fixture } from "../helpers/architectures.js";
 import { deepseekV3 } from "../helpers/checkpoint-variants.js";
 import { encodeSafetensors, temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
@@ -58,10 +58,11 @@ function zerosOf(linear: LinearSpec, { shape, bytes }: RawTensor): boolean[][] {
   const width = bytes.length / elements;
   const [rows = 0, columns = 0] = shape.slice(-2);
   const ranges = linear.outputs ?? [{ first: 0, count: linear.outFeatures }];
-  return ranges.flatMap(({ first, count }) =>
+  return ranges.flatMap(({ first, count, step = 1 }) =>
     Array.from({ length: count }, (_, i) =>
       Array.from({ length: linear.inFeatures }, (_, input) => {
-        const at = linear.inputAxis === 1 ? (first + i) * columns + input : input * columns + first + i;
+        const output = first + i * step;
+        const at = linear.inputAxis === 1 ? output * columns + input : input * columns + output;
         const start = ((linear.slab ?? 0) * rows * columns + at) * width;
         return bytes.subarray(start, start + width).every((byte) => byte === 0);
       }),
@@ -133,10 +134,28 @@ async function pruneAndCheck(t: TestContext, source: string, run: Run): Promise<
     assert.ok(stored, tensor);
     run.check(zerosOf(linear, stored), linear.name);
   }
+  if (run.config.method === "wanda") checkCounts(architecture, report, source);
   const pruned = new Set(names.values());
   for (const [name, { bytes }] of before) {
     const isSame = Buffer.compare(bytes, after.get(name)?.bytes ?? new Uint8Array(0)) === 0;
     assert.equal(isSame, !pruned.has(name), `${name} is ${isSame ? "unchanged" : "changed"}`);
+  }
+}
+
+/** All experts of a block together are reported to have seen every token as often as it chose. */
+function checkCounts({ blocks }: Architecture, { layers }: RunReport, source: string): void {
+  const { num_experts_per_tok: chosen = 0 } = readJson<{ num_experts_per_tok?: number }>(join(source, "config.json"));
+  if (chosen === 0) return; // other names of it
+  const counts = new Map(layers.map(({ name, tokens }) => [name, tokens]));
+  for (const { name, groups } of blocks) {
+    const routed = groups.filter(({ isRouted, stage }) => isRouted === true && stage === groups.at(-1)?.stage);
+    if (routed.length === 0) continue;
+    const seen = routed.map(({ linears }) => counts.get(linears[0]?.name ?? "") ?? NaN);
+    assert.equal(
+      seen.reduce((sum, each) => sum + each, 0),
+      NSAMPLES * SEQLEN * chosen,
+      `${name}: ${seen.join(", ")}`,
+    );
   }
 }
 

@@ -9,7 +9,9 @@ import type { Graph, Node } from "../../src/graph/graph.js";
 import type { AttentionAttributes } from "../../src/graph/attention.js";
 import type { CachedAttentionAttributes } from "../../src/graph/cached-attention.js";
 import type { Activation, NormAttributes } from "../../src/graph/composites.js";
+import type { ClampedGateAttributes } from "../../src/graph/gates.js";
 import type { AttributesOf, OperatorName } from "../../src/graph/operators.js";
+import type { LinearAttentionAttributes } from "../../src/graph/recurrent.js";
 import type { ReductionAttributes } from "../../src/graph/primitives.js";
 
 /** Any type of element as numbers; true is 1. */
@@ -182,6 +184,18 @@ const ACTIVATIONS: Readonly<Record<Activation, (x: number) => number>> = {
   relu2: (x) => Math.max(0, x) ** 2,
 };
 
+const gatedOf =
+  (activation: Activation) =>
+  (gate: number, up: number): number =>
+    ACTIVATIONS[activation](gate) * up;
+
+const clampedOf =
+  ({ limit, alpha }: ClampedGateAttributes) =>
+  (gate: number, up: number): number => {
+    const g = Math.min(gate, limit);
+    return g * sigmoid(alpha * g) * (Math.max(-limit, Math.min(limit, up)) + 1);
+  };
+
 /** Largest first, the first of equals first. */
 function best(row: readonly number[], count: number): number[] {
   return row
@@ -262,8 +276,17 @@ const rotary: Rule<"rotary"> = (inputs, { heads, dimensions, isInterleaved = fal
   return [{ shape: states.shape, values }];
 };
 
-const attention: RuleOf<AttentionAttributes> = (inputs, attributes, size) => {
-  const [query, key, value, mask] = inputs as [Tensor, Tensor, Tensor, Tensor?];
+const attention: RuleOf<AttentionAttributes> = ([query, key, value, mask], attributes, size) =>
+  attend([query as Tensor, key as Tensor, value as Tensor, mask, undefined], attributes, size);
+
+const sinkAttention: RuleOf<AttentionAttributes> = ([query, key, value, sinks, mask], attributes, size) =>
+  attend([query as Tensor, key as Tensor, value as Tensor, mask, sinks], attributes, size);
+
+function attend(
+  [query, key, value, mask, sinks]: readonly [Tensor, Tensor, Tensor, Tensor | undefined, Tensor | undefined],
+  attributes: AttentionAttributes,
+  size: Sizes,
+): readonly Tensor[] {
   const { heads, keyValueHeads, scale, isCausal, softcap } = attributes;
   const tokens = size(attributes.tokens);
   const rows = query.shape[0] as number;
@@ -285,7 +308,7 @@ const attention: RuleOf<AttentionAttributes> = (inputs, attributes, size) => {
         const table = mask?.shape.length === 2 ? 0 : head;
         return capped + (mask?.values[(table * tokens + (row % tokens)) * tokens + token] ?? 0);
       });
-      softmax(scores).forEach((share, token) => {
+      sharesOf(scores, sinks?.values[head]).forEach((share, token) => {
         for (let i = 0; i < e; i++)
           values[(row * heads + head) * e + i] +=
             share * (value.values[((first + token) * keyValueHeads + group) * e + i] as number);
@@ -293,10 +316,18 @@ const attention: RuleOf<AttentionAttributes> = (inputs, attributes, size) => {
     }
   }
   return [{ shape: [rows, heads * e], values }];
-};
+}
+
+/** Shares of the scores alone, where a sink takes one as well. */
+function sharesOf(scores: readonly number[], sink: number | undefined): number[] {
+  return sink === undefined ? softmax(scores) : softmax([...scores, sink]).slice(0, -1);
+}
 
 const cachedAttention: RuleOf<CachedAttentionAttributes> = (inputs, { heads, keyValueHeads, scale, softcap }) => {
-  const [query, key, value, keys, stored, mask] = inputs as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+  const [query, key, value, keys, stored, mask, sinks] = inputs as [
+    ...[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    Tensor?,
+  ];
   const [rows, , past, d] = keys.shape as [number, number, number, number];
   const e = (value.shape[1] as number) / keyValueHeads;
   const values = new Float64Array(rows * heads * e);
@@ -315,7 +346,7 @@ const cachedAttention: RuleOf<CachedAttentionAttributes> = (inputs, { heads, key
         const table = mask.shape[1] === 1 ? row : row * heads + head;
         return token < past ? capped + at(mask, table, past, token) : capped;
       });
-      softmax(scores).forEach((share, token) => {
+      sharesOf(scores, sinks?.values[head]).forEach((share, token) => {
         for (let i = 0; i < e; i++) {
           const other = token < past ? at(stored, group * past + token, e, i) : at(value, group, e, i);
           values[(row * heads + head) * e + i] += share * other;
@@ -327,8 +358,21 @@ const cachedAttention: RuleOf<CachedAttentionAttributes> = (inputs, { heads, key
 };
 
 /** By the derivative of each share with respect to each score, without what attention returned. */
-const attentionGradient: RuleOf<AttentionAttributes> = (inputs, attributes, size) => {
-  const [query, key, value, , gradient, mask] = inputs as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor?];
+const attentionGradient: RuleOf<AttentionAttributes> = (inputs, attributes, size) =>
+  gradientsOf(inputs, inputs[5], undefined, attributes, size);
+
+const sinkAttentionGradient: RuleOf<AttentionAttributes> = (inputs, attributes, size) =>
+  gradientsOf(inputs, inputs[6], inputs[5], attributes, size);
+
+function gradientsOf(
+  inputs: readonly Tensor[],
+  mask: Tensor | undefined,
+  sinks: Tensor | undefined,
+  attributes: AttentionAttributes,
+  size: Sizes,
+): readonly Tensor[] {
+  const [query, key, value, , gradient] = inputs as [Tensor, Tensor, Tensor, Tensor, Tensor];
+  const ofSinks = new Float64Array(attributes.heads);
   const { heads, keyValueHeads, scale, isCausal, softcap } = attributes;
   const tokens = size(attributes.tokens);
   const d = (query.shape[1] as number) / heads;
@@ -354,15 +398,16 @@ const attentionGradient: RuleOf<AttentionAttributes> = (inputs, attributes, size
           scale * over(d, (i) => (query.values[queryAt(i)] as number) * (key.values[keyAt(token, i)] as number)),
       );
       const table = mask?.shape.length === 2 ? 0 : head;
-      const shares = softmax(
-        scaled.map(
-          (score, token) =>
-            (softcap === undefined ? score : softcap * Math.tanh(score / softcap)) +
-            (mask?.values[(table * tokens + (row % tokens)) * tokens + token] ?? 0),
-        ),
+      const scores = scaled.map(
+        (score, token) =>
+          (softcap === undefined ? score : softcap * Math.tanh(score / softcap)) +
+          (mask?.values[(table * tokens + (row % tokens)) * tokens + token] ?? 0),
       );
+      const shares = sharesOf(scores, sinks?.values[head]);
       const given = (i: number): number => gradient.values[(row * heads + head) * e + i] as number;
       const ofShares = each((token) => over(e, (i) => given(i) * (value.values[valueAt(token, i)] as number)));
+      const ofSink = sum(shares) - 1; // less its share
+      ofSinks[head] += sum(ofShares.map((each, token) => each * (shares[token] as number) * ofSink));
       each((token) => {
         const share = shares[token] as number;
         const ofCapped = sum(
@@ -381,12 +426,84 @@ const attentionGradient: RuleOf<AttentionAttributes> = (inputs, attributes, size
     { shape: query.shape, values: ofQuery },
     { shape: key.shape, values: ofKey },
     { shape: value.shape, values: ofValue },
+    ...(sinks === undefined ? [] : [{ shape: sinks.shape, values: ofSinks }]),
+  ];
+}
+
+const convolution: Rule<"convolution"> = ([x, weight, bias], attributes, size) => {
+  const [input, kernel] = [x as Tensor, weight as Tensor];
+  const tokens = size(attributes.tokens);
+  const taps = kernel.shape[2] as number;
+  return [
+    byPlace(input.shape, ([row = 0, channel = 0]) => {
+      let total = bias?.values[channel] ?? 0;
+      for (let before = 0; before < taps && before <= row % tokens; before++)
+        total +=
+          (kernel.values[channel * taps + taps - 1 - before] as number) *
+          (input.values[(row - before) * (input.shape[1] as number) + channel] as number);
+      return total;
+    }),
   ];
 };
 
-const router: Rule<"router"> = (inputs, { chosen, isRenormalized, scale = 1, scores = "softmax", limit }) => {
-  const [x, weight, correction] = inputs as [Tensor, Tensor, Tensor?];
-  const chosenOf = (logits: readonly number[]): { readonly places: number[]; readonly shares: number[] } => {
+/** A head's tokens one by one; its state [d, e] is changed by `step`, then read by the query. */
+function recur(
+  [query, key, value]: readonly Tensor[],
+  { heads, keyHeads, tokens: length }: LinearAttentionAttributes,
+  size: Sizes,
+  step: (state: Float64Array[], k: Float64Array, v: Float64Array, row: number, head: number) => void,
+): readonly Tensor[] {
+  const tokens = size(length);
+  const [q, k, v] = [query as Tensor, key as Tensor, value as Tensor];
+  const [rows, d, e] = [q.shape[0] as number, (q.shape[1] as number) / keyHeads, (v.shape[1] as number) / heads];
+  const values = new Float64Array(rows * heads * e);
+  for (let head = 0; head < heads; head++) {
+    const group = Math.floor(head / (heads / keyHeads));
+    let state: Float64Array[] = [];
+    for (let row = 0; row < rows; row++) {
+      if (row % tokens === 0) state = Array.from({ length: d }, () => new Float64Array(e));
+      const at = ({ values: all }: Tensor, place: number, width: number): Float64Array =>
+        all.subarray(place * width, (place + 1) * width);
+      step(state, at(k, row * keyHeads + group, d), at(v, row * heads + head, e), row, head);
+      const read = at(q, row * keyHeads + group, d);
+      for (let j = 0; j < e; j++)
+        values[(row * heads + head) * e + j] = sum(state.map((line, i) => (line[j] as number) * (read[i] as number)));
+    }
+  }
+  return [{ shape: [rows, heads * e], values }];
+}
+
+const deltaRule: Rule<"deltaRule"> = (inputs, attributes, size) => {
+  const [gates, betas] = [inputs[3] as Tensor, inputs[4] as Tensor];
+  return recur(inputs, attributes, size, (state, k, v, row, head) => {
+    const left = Math.exp(gates.values[row * attributes.heads + head] as number);
+    const beta = betas.values[row * attributes.heads + head] as number;
+    for (const line of state) line.forEach((entry, j) => (line[j] = entry * left));
+    const known = v.map((_, j) => sum(state.map((line, i) => (line[j] as number) * (k[i] as number))));
+    state.forEach((line, i) =>
+      line.forEach((_, j) => {
+        line[j] += (k[i] as number) * beta * ((v[j] as number) - (known[j] as number));
+      }),
+    );
+  });
+};
+
+const fadingAttention: Rule<"fadingAttention"> = (inputs, attributes, size) =>
+  recur(inputs, attributes, size, (state, k, v, _row, head) => {
+    const left = Math.exp(-((inputs[3] as Tensor).values[head] as number));
+    state.forEach((line, i) =>
+      line.forEach((entry, j) => (line[j] = entry * left + (k[i] as number) * (v[j] as number))),
+    );
+  });
+
+const router: Rule<"router"> = (
+  inputs,
+  { chosen, isRenormalized, scale = 1, scores = "softmax", limit, hasBias = false },
+) => {
+  const [x, weight] = inputs as [Tensor, Tensor];
+  const [bias, correction] = hasBias ? [inputs[2], inputs[3]] : [undefined, inputs[2]];
+  const chosenOf = (unbiased: readonly number[]): { readonly places: number[]; readonly shares: number[] } => {
+    const logits = unbiased.map((logit, expert) => logit + (bias?.values[expert] ?? 0));
     const weights = scores === "softmax" ? softmax(logits) : logits.map(sigmoid);
     const corrected = weights.map((each, expert) => each + (correction?.values[expert] ?? 0));
     const perGroup = limit === undefined ? 0 : corrected.length / limit.groups;
@@ -428,7 +545,7 @@ const sparseMixer: Rule<"sparseMixer"> = (inputs, { margin }) => {
 };
 
 const experts: Rule<"experts"> = (inputs, attributes) => {
-  const { layout, hasSum, taps, activation, isRoutingBypassed = false } = attributes;
+  const { layout, hasSum, taps, activation, isRoutingBypassed = false, isInputScaled = false } = attributes;
   const [x, chosen, weights] = inputs as [Tensor, Tensor, Tensor];
   const matrices = inputs.slice(hasSum ? 4 : 3);
   const rows = x.shape[0] as number;
@@ -440,17 +557,50 @@ const experts: Rule<"experts"> = (inputs, attributes) => {
   };
   const matricesOf = (expert: number): [gate: Tensor, up: Tensor, down: Tensor] => {
     if (layout.kind === "separate") return matrices.slice(3 * expert, 3 * expert + 3) as [Tensor, Tensor, Tensor];
-    const [gateUp, down] = matrices.map((stack) => slab(stack, expert)) as [Tensor, Tensor];
+    const [gateUp, down] = matrices.slice(0, 2).map((stack) => slab(stack, expert)) as [Tensor, Tensor];
     const width = (gateUp.shape[0] as number) / 2;
+    if (layout.isInterleaved === true) {
+      const every = (first: number): Tensor =>
+        rowsAt(
+          gateUp,
+          Array.from({ length: width }, (_, i) => 2 * i + first),
+        );
+      return [every(0), every(1), down];
+    }
     return [part(gateUp, 0, 0, width), part(gateUp, 0, width, 2 * width), down];
   };
+  /** A row of one of the stacks of biases, or zeros: of gate and up in the order of the matrices, or of down. */
+  const biasOf = (expert: number, which: "gate" | "up" | "down"): ((i: number) => number) => {
+    const stack = matrices[which === "down" ? 3 : 2];
+    if (layout.kind === "separate" || layout.hasBias !== true || stack === undefined) return () => 0;
+    const width = stack.shape[1] as number;
+    const at = (i: number): number => stack.values[expert * width + i] as number;
+    if (which === "down") return at;
+    const second = which === "gate" ? 0 : 1;
+    return (i) => at(layout.isInterleaved === true ? 2 * i + second : i + (second * width) / 2);
+  };
+  const biased = (x: Tensor, bias: (i: number) => number): Tensor => byRow(x, (row) => row.map((v, i) => v + bias(i)));
   const activatedOf = (input: Tensor, expert: number): Tensor => {
     const [gate, up] = matricesOf(expert);
-    const [left, right] = [multiply(input, gate, true), multiply(input, up, true)];
-    return {
-      shape: left.shape,
-      values: left.values.map((entry, i) => ACTIVATIONS[activation](entry) * (right.values[i] as number)),
-    };
+    const left = biased(multiply(input, gate, true), biasOf(expert, "gate"));
+    const right = biased(multiply(input, up, true), biasOf(expert, "up"));
+    const gated = typeof activation === "string" ? gatedOf(activation) : clampedOf(activation);
+    return { shape: left.shape, values: left.values.map((entry, i) => gated(entry, right.values[i] as number)) };
+  };
+  const shareOf = (row: number, expert: number): number => {
+    const at = chosen.values.subarray(row * perToken, (row + 1) * perToken).indexOf(expert);
+    return weights.values[row * perToken + at] as number;
+  };
+  /** What an expert reads of these rows. */
+  const readBy = (expert: number, routed: readonly number[]): Tensor => {
+    const read = rowsAt(x, routed);
+    let place = 0;
+    return isInputScaled
+      ? byRow(read, (row) => {
+          const share = shareOf(routed[place++] as number, expert);
+          return row.map((entry) => entry * share);
+        })
+      : read;
   };
   const routedTo = (expert: number): number[] =>
     Array.from({ length: rows }, (_, row) => row).filter((row) =>
@@ -459,16 +609,24 @@ const experts: Rule<"experts"> = (inputs, attributes) => {
   const values = hasSum ? (inputs[3] as Tensor).values.slice() : new Float64Array(x.values.length);
   for (let expert = 0; expert < attributes.experts; expert++) {
     const routed = routedTo(expert);
-    const output = multiply(activatedOf(rowsAt(x, routed), expert), matricesOf(expert)[2], true);
+    const product = multiply(activatedOf(readBy(expert, routed), expert), matricesOf(expert)[2], true);
+    const output = biased(product, biasOf(expert, "down"));
     const width = x.shape[1] as number;
     routed.forEach((row, place) => {
-      const at = chosen.values.subarray(row * perToken, (row + 1) * perToken).indexOf(expert);
-      const share = weights.values[row * perToken + at] as number;
+      const share = isInputScaled ? 1 : shareOf(row, expert);
       for (let i = 0; i < width; i++) values[row * width + i] += share * (output.values[place * width + i] as number);
     });
   }
+  const everyRow = (expert: number): Tensor => {
+    if (!isInputScaled) return x;
+    const all = inputs.at(-1) as Tensor;
+    return byPlace(x.shape, ([row = 0, column = 0]) => {
+      const share = all.values[row * attributes.experts + expert] as number;
+      return share * (x.values[row * (x.shape[1] as number) + column] as number);
+    });
+  };
   const tapped = taps.map(({ expert, at }) => {
-    const input = isRoutingBypassed ? x : rowsAt(x, routedTo(expert));
+    const input = isRoutingBypassed ? everyRow(expert) : readBy(expert, routedTo(expert));
     return at === "input" ? input : activatedOf(input, expert);
   });
   return [{ shape: x.shape, values }, ...tapped];
@@ -509,7 +667,8 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
   gelu: (inputs, { form }) =>
     each((x = 0) => ACTIVATIONS[form === "erf" ? "gelu" : "gelu-tanh"](x))(inputs, {}, Number),
   gatedActivation: (inputs, { activation }) =>
-    each((gate = 0, up = 0) => ACTIVATIONS[activation](gate) * up)(inputs, {}, Number),
+    each((gate = 0, up = 0) => gatedOf(activation)(gate, up))(inputs, {}, Number),
+  clampedGate: (inputs, attributes) => each((gate = 0, up = 0) => clampedOf(attributes)(gate, up))(inputs, {}, Number),
   softmax: ([x]) => [byRow(x as Tensor, softmax)],
   reduceSum: reduce(sum),
   reduceMean: reduce(mean),
@@ -541,18 +700,23 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
       { shape: a.shape.slice(0, -2), values: new Float64Array() },
       { shape: b.shape.slice(0, -2), values: new Float64Array() },
     );
-    const k = a.shape.at(-1) as number;
-    return [
-      byPlace([...front, a.shape.at(-2) as number, b.shape.at(-1) as number], (place) => {
-        const [row, column] = place.slice(-2) as [number, number];
-        const at = place.slice(0, -2);
-        return sum(
-          Array.from({ length: k }, (_, i) => stretched(a, [...at, row, i]) * stretched(b, [...at, i, column])),
-        );
-      }),
-    ];
+    const [m, k, n] = [a.shape.at(-2), a.shape.at(-1), b.shape.at(-1)] as [number, number, number];
+    const matrixAt = ({ shape, values }: Tensor, place: readonly number[], size: readonly number[]): Tensor => {
+      const starts = tensor(shape.slice(0, -2), (index) => index * sizeOf(size));
+      const start = stretched(starts, place);
+      return { shape: size, values: values.subarray(start, start + sizeOf(size)) };
+    };
+    const products = Array.from({ length: sizeOf(front) }, (_, index) => {
+      const place = placeOf(index, front);
+      return multiply(matrixAt(a, place, [m, k]), matrixAt(b, place, [k, n])).values;
+    });
+    const values = new Float64Array(sizeOf(front) * m * n);
+    products.forEach((each, index) => values.set(each, index * m * n));
+    return [{ shape: [...front, m, n], values }];
   },
-  cast: ([x]) => [x as Tensor],
+  cast: ([x], { to }) => [
+    to === "i64" ? { ...(x as Tensor), values: (x as Tensor).values.map(Math.trunc) } : (x as Tensor),
+  ],
   nonZero([x]) {
     const { shape, values } = x as Tensor;
     const places = [...values].flatMap((value, index) => (value === 0 ? [] : [placeOf(index, shape)]));
@@ -606,6 +770,28 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
       ),
     ];
   },
+  shift([x], { axis, by }) {
+    const { shape, values } = x as Tensor;
+    return [
+      byPlace(shape, (place) => {
+        const from = place.map((at, index) => (index === axis ? at - by : at));
+        const isInside = (from[axis] as number) >= 0 && (from[axis] as number) < (shape[axis] as number);
+        return isInside ? (values[indexOf(from, shape)] as number) : 0;
+      }),
+    ];
+  },
+  cut([x], { size }) {
+    const { shape, values } = x as Tensor;
+    const pieces = Math.ceil((shape[0] as number) / size);
+    const filled = new Float64Array(pieces * size * sizeOf(shape.slice(1)));
+    filled.set(values);
+    return [{ shape: [pieces, size, ...shape.slice(1)], values: filled }];
+  },
+  join([x], { length }, size) {
+    const { shape, values } = x as Tensor;
+    const joined = [size(length), ...shape.slice(2)];
+    return [{ shape: joined, values: values.slice(0, sizeOf(joined)) }];
+  },
   gather([table, indices]) {
     const [from, at] = [table as Tensor, indices as Tensor];
     const { values } = rowsAt(from, [...at.values]);
@@ -655,8 +841,13 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
   rotary,
   attention,
   attentionByHead: attention,
+  sinkAttention,
   attentionGradient,
+  sinkAttentionGradient,
   cachedAttention,
+  convolution,
+  deltaRule,
+  fadingAttention,
   router,
   sparseMixer,
   expert,

@@ -19,12 +19,16 @@ import { GLM4_MOE } from "./glm4-moe.js";
 import { GPT_BIGCODE } from "./gpt-bigcode.js";
 import { GPT_NEOX } from "./gpt-neox.js";
 import { GPT2 } from "./gpt2.js";
+import { GPT_OSS } from "./gpt-oss.js";
 import { GPTJ, CODEGEN } from "./gptj.js";
 import { GRANITE } from "./granite.js";
 import { GRANITEMOE, GRANITEMOESHARED } from "./granitemoe.js";
 import { HUNYUAN_V1_DENSE, HUNYUAN_V1_MOE } from "./hunyuan.js";
+import { LFM2 } from "./lfm2.js";
 import { LLAMA } from "./llama.js";
+import { LLAMA4_TEXT } from "./llama4.js";
 import { MINIMAX_M2 } from "./minimax-m2.js";
+import { MINIMAX } from "./minimax.js";
 import { MINISTRAL, MINISTRAL3 } from "./ministral.js";
 import { MISTRAL } from "./mistral.js";
 import { MIXTRAL } from "./mixtral.js";
@@ -40,6 +44,7 @@ import { PHIMOE } from "./phimoe.js";
 import { QWEN2_MOE } from "./qwen2-moe.js";
 import { QWEN2 } from "./qwen2.js";
 import { QWEN3_MOE } from "./qwen3-moe.js";
+import { QWEN3_5_MOE_TEXT, QWEN3_5_TEXT, QWEN3_NEXT } from "./qwen3-next.js";
 import { QWEN3 } from "./qwen3.js";
 import { SEED_OSS } from "./seed-oss.js";
 import { SMOLLM3 } from "./smollm3.js";
@@ -98,6 +103,13 @@ export const FAMILIES: readonly Family[] = [
   CODEGEN,
   GPT_BIGCODE,
   MPT,
+  GPT_OSS,
+  LLAMA4_TEXT,
+  QWEN3_NEXT,
+  QWEN3_5_TEXT,
+  QWEN3_5_MOE_TEXT,
+  LFM2,
+  MINIMAX,
 ];
 
 /** Language models of multimodal checkpoints whose forward over text is exactly a plain family's. */

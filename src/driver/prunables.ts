@@ -20,6 +20,7 @@ import {
 } from "./selection.js";
 import { allocationProblem } from "./allocation/allocate.js";
 import { SOLVERS } from "../solvers/registry.js";
+import { TRAINERS } from "../training/registry.js";
 import { permutationProblem } from "./transforms/permute-channels.js";
 
 export interface Prunables {
@@ -62,6 +63,7 @@ export function decidePrunables(
   const found = [
     selectionProblem(isListed ? { ...selection, unmatchedPatterns: [] } : selection, config.pattern),
     packedProblem(selection, architecture, checkpoint),
+    trainedProblem(config, checkpoint),
     overrideProblem(isListed ? { ...resolved, unmatchedPatterns: [] } : resolved),
     isListed ? undefined : stepProblem(idle),
     allocationProblem(config, architecture.blocks, allocated),
@@ -97,6 +99,23 @@ function packedProblem(
     {
       hint: 'Save the model in bf16 first (transformers: load it with Mxfp4Config(dequantize=True), then save_pretrained), or leave them as they are with --ignore "*.experts.*".',
       details: { linears: all.length, first: all[0], dtype: PACKED_DTYPE },
+    },
+  );
+}
+
+/** What trains writes all tensors of a block. */
+function trainedProblem({ method, methodOptions, then }: RunConfig, { packed }: Checkpoint): PruneError | undefined {
+  const training = [{ method, methodOptions }, ...then].find(
+    (step) => TRAINERS.has(step.method) || SOLVERS.get(step.method)?.solvesAgain?.(step.methodOptions) === true,
+  );
+  const [first] = packed.keys();
+  if (training === undefined || first === undefined) return undefined;
+  return new ConfigError(
+    "E_PACKED",
+    `${training.method} trains every tensor of a block, and ${packed.size} of the model's, ${first} among them, are stored as ${PACKED_DTYPE}, which nothing can be written over.`,
+    {
+      hint: "Save the model in bf16 first (transformers: load it with Mxfp4Config(dequantize=True), then save_pretrained), or leave the training out.",
+      details: { step: training.method, tensors: packed.size, first },
     },
   );
 }

@@ -204,6 +204,15 @@ test("gpt_oss: packed experts are refused by name before any work, and left as t
     code: "E_PACKED",
     message: /^96 of the linears to prune, model\.layers\.0\.mlp\.experts\.0\.gate among them, are stored as MXFP4/,
   });
+  for (const steps of [
+    { then: [{ method: "reconstruct", methodOptions: {} }] },
+    { then: [{ method: "finetune", methodOptions: {} }] },
+    { method: "wanda++", methodOptions: { rounds: 1 } },
+  ])
+    await assert.rejects(pruneModel({ ...run, ignore: ["*.experts.*"], ...steps }, createTestContext()), {
+      code: "E_PACKED",
+      message: /trains every tensor of a block, and \d+ of the model's/,
+    });
   assert.ok(!existsSync(`${out}.partial`) && !existsSync(out));
   await pruneModel({ ...run, ignore: ["*.experts.*"] }, createTestContext());
   const [before, after] = [model, out].map((directory) => readTensors(join(directory, "model.safetensors"))) as [

@@ -60,3 +60,18 @@ export async function copyFixture(t: TestContext, { folder }: Fixture, config: s
     rmSync(join(directory, extra), { recursive: true, force: true });
   return directory;
 }
+
+/** How far a forward may be from the library's, as max |x - reference| over the reference's root mean square. */
+export const TOLERANCE = 1e-4;
+
+/**
+ * Inputs whose stored values are themselves further than TOLERANCE from the same block in float64, with what is allowed
+ * instead. A delta net's head that reads next to nothing is normed, and its roundings with it: here the stored values are
+ * 1.2e-4 from the interpreter's and ours 1e-5.
+ */
+const ROUGH: ReadonlyMap<string, number> = new Map([["qwen3_5_text model.layers.0.linear_attn.out_proj", 1.5e-4]]);
+
+/** Of a linear's input. */
+export function toleranceOf(folder: string, linear: string): number {
+  return ROUGH.get(`${folder} ${linear}`) ?? TOLERANCE;
+}

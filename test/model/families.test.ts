@@ -22,20 +22,13 @@ import {
   readJson,
   sampleBlock,
   storedModule,
+  TOLERANCE,
+  toleranceOf,
   type Fixture,
 } from "../helpers/architectures.js";
 import { stackExperts } from "../helpers/checkpoint-variants.js";
 import { type PlainTap, readStates, runBlock, writeStates } from "../helpers/forward.js";
 import { readTensors, relativeError, rowsOf, tensorOf, type StoredTensor } from "../helpers/tensors.js";
-
-const TOLERANCE = 1e-4;
-
-/**
- * Inputs whose stored values are themselves further than TOLERANCE from the same block in float64, with what is allowed
- * instead. A delta net's head that reads next to nothing is normed, and its roundings with it: here the stored values are
- * 1.2e-4 from the interpreter's and ours 1e-5.
- */
-const ROUGH: ReadonlyMap<string, number> = new Map([["qwen3_5_text model.layers.0.linear_attn.out_proj", 1.5e-4]]);
 
 function checkInputs(
   folder: string,
@@ -52,7 +45,7 @@ function checkInputs(
       assert.deepEqual([input.length / inFeatures, inFeatures], expected.shape, `shape of the input of ${name}`);
       if (input.length === 0) continue; // an expert that no token reaches
       const error = relativeError(input, expected.values);
-      assert.ok(error < (ROUGH.get(`${folder} ${name}`) ?? TOLERANCE), `input of ${name}: ${error}`);
+      assert.ok(error < toleranceOf(folder, name), `input of ${name}: ${error}`);
     }
   }
 }

@@ -23,15 +23,12 @@ import type { RouterSpec } from "../../src/model/moe.js";
 import { OnnxExecutor } from "../../src/onnx/executor.js";
 import { inspectModel } from "../../src/inspection/inspect-model.js";
 import { parsePattern } from "../../src/sparsity/pattern.js";
-import { copyFixture, fixturePath, readJson } from "../helpers/architectures.js";
+import { copyFixture, fixturePath, readJson, TOLERANCE } from "../helpers/architectures.js";
 import { runBlock } from "../helpers/forward.js";
 import { encodeSafetensors, temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
 import { demoRun } from "../helpers/runs.js";
 import { readTensors, relativeError, tensorOf, type StoredTensor } from "../helpers/tensors.js";
-
-/** As families.test.ts. */
-const TOLERANCE = 1e-4;
 
 /** Routers by hand, to be compared with what the families read from their configs. */
 const ROUTERS: readonly { readonly folder: string; readonly experts: string; readonly router: RouterSpec }[] = [

@@ -14,15 +14,12 @@ import { lookUp } from "../../src/look-up.js";
 import type { BlockSpec, InputGroup, LinearSpec } from "../../src/model/architecture.js";
 import { takeMatrix } from "../../src/model/logical-matrix.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
-import { fixturePath, readJson } from "../helpers/architectures.js";
+import { fixturePath, readJson, TOLERANCE } from "../helpers/architectures.js";
 import { temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
 import { runBlock } from "../helpers/forward.js";
 import { demoRun } from "../helpers/runs.js";
 import { readTensors, relativeError, tensorOf, type StoredTensor } from "../helpers/tensors.js";
-
-/** As families.test.ts. */
-const TOLERANCE = 1e-4;
 
 type Tensors = Record<string, TestTensor>;
 

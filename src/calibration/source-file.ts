@@ -23,13 +23,13 @@ function statusOf(file: string): Stats | undefined {
   }
 }
 
-/** The first bytes of a file, as stored; fewer where it is shorter. */
-export async function readHead(file: string, bytes: number): Promise<Uint8Array> {
-  const head = new Uint8Array(bytes);
+/** The first bytes of a file, or those from a position on, as stored; fewer where it is shorter. */
+export async function readSome(file: string, bytes: number, position = 0): Promise<Uint8Array> {
+  const some = new Uint8Array(bytes);
   const handle = await open(file);
   try {
-    const { bytesRead } = await handle.read(head, 0, bytes, 0);
-    return head.subarray(0, bytesRead);
+    const { bytesRead } = await handle.read(some, 0, bytes, position);
+    return some.subarray(0, bytesRead);
   } finally {
     await handle.close();
   }

@@ -3,7 +3,7 @@ import { constants, gunzipSync } from "node:zlib";
 import { recogniseForeign } from "../checkpoint/foreign-file.js";
 import { CalibrationError } from "../errors.js";
 import { isRecord } from "../is-record.js";
-import { gzipProblem, isCompressed, readHead, sizeOfFile } from "./source-file.js";
+import { gzipProblem, isCompressed, readSome, sizeOfFile } from "./source-file.js";
 
 export type SourceKind = "text" | "documents" | "ids";
 
@@ -20,7 +20,7 @@ const HEAD_BYTES = 1 << 16;
  */
 export async function kindOf(file: string): Promise<SourceKind> {
   const size = sizeOfFile(file);
-  const stored = await readHead(file, HEAD_BYTES);
+  const stored = await readSome(file, HEAD_BYTES);
   if (isSafetensors(stored, size)) return "ids";
   const name = file.toLowerCase().replace(/\.gz$/, "");
   if (name.endsWith(".safetensors")) return "ids"; // its reader says what is wrong with it

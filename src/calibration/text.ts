@@ -14,7 +14,7 @@ import type { OpenFile } from "../files/door.js";
 import * as temporary from "../files/temporary-files.js";
 import { open, readFileSync, readPieces } from "../files/text-files.js";
 import { parseJson } from "../json.js";
-import { gzipProblem, isCompressed, readHead, sizeOfFile } from "./source-file.js";
+import { gzipProblem, isCompressed, readSome, sizeOfFile } from "./source-file.js";
 
 /** Largest plain text: beyond it a file of documents or of token ids is the right form. */
 const LARGEST_TEXT_BYTES = 256 * 1024 * 1024;
@@ -112,7 +112,7 @@ export class DocumentFile {
   static async open(file: string): Promise<DocumentFile> {
     const size = sizeOfFile(file);
     const purpose = `the unpacked text of ${file}`;
-    const scratch = isCompressed(file, await readHead(file, 64))
+    const scratch = isCompressed(file, await readSome(file, 64))
       ? await temporary.makeTemporaryDirectory("documents", purpose)
       : undefined;
     try {
@@ -144,20 +144,15 @@ export class DocumentFile {
 }
 
 /**
- * Whether a file that is gzipped can be unpacked, by the length that it ends with; it has none of several parts or of 4 GiB and more, and is
- * then only known to take more than it does packed.
+ * Whether a file that is gzipped can be unpacked, by the length that it ends with; it has none of several parts or of
+ * 4 GiB and more, and is then only known to take more than it does packed.
  * @throws ResourceError E_DISK_FULL, E_TEMPORARY_DIRECTORY
  */
 export async function checkRoomToUnpack(file: string): Promise<void> {
   const sizeBytes = sizeOfFile(file);
-  if (!isCompressed(file, await readHead(file, 64))) return;
-  const end = Buffer.alloc(4);
-  const handle = await open(file);
-  try {
-    await handle.read(end, 0, 4, Math.max(0, sizeBytes - 4));
-  } finally {
-    await handle.close();
-  }
+  if (!isCompressed(file, await readSome(file, 64))) return;
+  const end = Buffer.alloc(4); // of what has fewer bytes, zeros after them
+  end.set(await readSome(file, 4, Math.max(0, sizeBytes - 4)));
   const neededBytes = Math.max(sizeBytes, end.readUInt32LE());
   await temporary.requireTemporaryRoom(neededBytes, `the unpacked text of ${file}`);
 }

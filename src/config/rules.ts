@@ -13,7 +13,7 @@ import type { FurtherStep, Permutation, Propagation, Reproduced } from "../optio
 import { problemOf } from "../problems.js";
 import { expectFit } from "../solvers/problem.js";
 import { findMethod, isFollowing, isTrainer, METHODS, type Method } from "../methods/registry.js";
-import { SOLVERS } from "../solvers/registry.js";
+import { solvesAgain } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
 import { TRAINERS } from "../training/registry.js";
@@ -187,11 +187,6 @@ export function checkTraining(steps: readonly FurtherStep[], propagation: Propag
     `${first.method}: with --propagation dense blocks never see the pruned model's inputs, which it trains on.`,
     { hint: "Leave --propagation out.", details: { step: first.method, propagation } },
   );
-}
-
-function solvesAgain({ method, methodOptions }: FurtherStep): boolean {
-  const solver = SOLVERS.get(method);
-  return solver?.solvesAgain?.(solver.schema.parse(methodOptions)) ?? false;
 }
 
 /** What a run whose first method trains cannot do: nothing is solved layer by layer. */

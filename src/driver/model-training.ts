@@ -35,7 +35,7 @@ import { SquareHead } from "../training/square-head.js";
 import { endGroups, readEnds, tensorOfEnd, TextEnds, type EndTensors } from "../training/text-ends.js";
 import type { Journal } from "./journal.js";
 import type { Run } from "./prune-block.js";
-import { maskedRoles, projectedLinears, type ModelTraining } from "./run.js";
+import { isTaught, maskedRoles, projectedLinears, type ModelTraining } from "./run.js";
 import { noteEnds } from "./source-check.js";
 import { TrainingCourseLog } from "./training-course.js";
 import { TrainingState } from "./training-state.js";
@@ -85,7 +85,7 @@ async function train(
   const { architecture } = model;
   const { options } = training;
   const { batchSize, distillation, squareHead: headWeight } = options;
-  const isTaught = distillation > 0 || headWeight > 0;
+  const hasTeacher = isTaught(training);
   const directory = join(output.partialDirectory, TRAINING_NAME, name);
   const windows = new TrainingWindows(tokens, config.seqlen, config.seed);
   const areEndsTrained = options.train === "all";
@@ -109,7 +109,7 @@ async function train(
     ...{ ...place, memoryBytes: STATES_SHARE * config.memoryBytes, scratchFile: join(directory, "states.bin") },
   });
   await using taught = await HiddenStates.create({
-    ...{ ...place, sequences: isTaught ? batchSize : 0, hiddenSize: architecture.hiddenSize },
+    ...{ ...place, sequences: hasTeacher ? batchSize : 0, hiddenSize: architecture.hiddenSize },
     ...{ memoryBytes: TEACHER_SHARE * config.memoryBytes, scratchFile: join(directory, "taught.bin") },
   });
   const ofEveryBlock = headWeight > 0 ? batchSize * architecture.blocks.length : 0;
@@ -119,7 +119,7 @@ async function train(
   });
   const squareHead = headWeight > 0 ? new SquareHead(headWeight, batchSize, blocksTaught) : undefined;
   const { bytes, fileBytes, elements } = store.size;
-  const denseEnds = isTaught ? await readEnds(model.checkpoint, architecture) : undefined;
+  const denseEnds = hasTeacher ? await readEnds(model.checkpoint, architecture) : undefined;
   const teacher =
     denseEnds &&
     new DenseTeacher({

@@ -19,7 +19,7 @@ import {
   type LinearSelection,
 } from "./selection.js";
 import { allocationProblem } from "./allocation/allocate.js";
-import { SOLVERS } from "../solvers/registry.js";
+import { SOLVERS, solvesAgain } from "../solvers/registry.js";
 import { TRAINERS } from "../training/registry.js";
 import { permutationProblem } from "./transforms/permute-channels.js";
 
@@ -105,9 +105,7 @@ function packedProblem(
 
 /** What trains writes all tensors of a block. */
 function trainedProblem({ method, methodOptions, then }: RunConfig, { packed }: Checkpoint): PruneError | undefined {
-  const training = [{ method, methodOptions }, ...then].find(
-    (step) => TRAINERS.has(step.method) || SOLVERS.get(step.method)?.solvesAgain?.(step.methodOptions) === true,
-  );
+  const training = [{ method, methodOptions }, ...then].find((step) => TRAINERS.has(step.method) || solvesAgain(step));
   const [first] = packed.keys();
   if (training === undefined || first === undefined) return undefined;
   return new ConfigError(

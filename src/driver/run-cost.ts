@@ -12,11 +12,10 @@ import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
 import { inSequence, PASSES, repeated, type SolveCost } from "../solvers/cost.js";
 import { gradientsOf, ofModel } from "./gradient-source.js";
-import { isRouted } from "./run.js";
 import { STATES } from "../training/elsa.js";
 import { FULL_PRECISION, type FieldFormats } from "../training/parameter-store.js";
 import { STORE_SHARE, WEIGHTS_SHARE } from "./model-training.js";
-import type { BlockTraining, ModelTraining } from "./run.js";
+import { isRouted, isTaught, type BlockTraining, type ModelTraining } from "./run.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
 
 /** Everything a cost depends on, decided before any work. */
@@ -184,11 +183,6 @@ function solvesOf({ blockTrainings }: PlannedRun): number {
 
 /** Products with the vocabulary in a step: partition functions and logits of both models, and a gradient. */
 const VOCABULARY_PRODUCTS = 5;
-
-/** Whether the dense model goes through every step as well. */
-function isTaught({ options }: ModelTraining): boolean {
-  return options.distillation > 0 || options.squareHead > 0;
-}
 
 function modelTrainingWork(planned: PlannedRun, training: ModelTraining): Partial<RunWork> {
   if ("minutes" in training.options && training.options.minutes !== undefined) return {}; // it takes what it was given

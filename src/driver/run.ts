@@ -53,6 +53,11 @@ export type ModelTraining =
   | { readonly name: "finetune"; readonly options: FinetuneOptions }
   | { readonly name: "elsa"; readonly options: ElsaOptions };
 
+/** Whether the dense model goes through every step of it as well. */
+export function isTaught({ options }: ModelTraining): boolean {
+  return options.distillation > 0 || options.squareHead > 0;
+}
+
 /** A block while it is worked on. */
 export interface BlockAtWork {
   readonly spec: BlockSpec;

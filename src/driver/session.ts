@@ -136,9 +136,9 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
   const resources = new Resources();
   try {
     const model = resources.own(await openModel(config.model, { family: config.family, logger: context.logger }));
-    decidePrunables(config, model, "refused"); // before anything is read
+    const prunable = decidePrunables(config, model, "refused"); // before anything is read
     const kept = shared.nonFinite ?? (await checkWeights(model, config, context));
-    const { selection, overrides } = decidePrunables(config, model, "refused", kept);
+    const { selection, overrides } = kept.size === 0 ? prunable : decidePrunables(config, model, "refused", kept);
     const solver = solverOf(config);
     const selected = new Set(selection.selected.map((linear) => linear.name));
     const isAnyRouted = model.architecture.blocks.some(isRouted);

@@ -3,6 +3,7 @@ import { quotient, type Dim, type Shape } from "./dimensions.js";
 import type { GraphBuilder, Value, ValueType } from "./graph.js";
 import { dimAt, inputAt, knownDim, refuse, requireShape, requireType, type Operator } from "./operator.js";
 import { sequencesOf } from "./primitives.js";
+import { turned } from "./shorthand.js";
 
 export interface AttentionAttributes {
   readonly heads: number;
@@ -194,11 +195,6 @@ function headShares(
     scores,
     left: sink && graph.apply("sigmoid", [graph.apply("subtract", [sum(), sink])]),
   };
-}
-
-/** [sequences, m, n] as [sequences, n, m]. */
-function turned(graph: GraphBuilder, matrices: Value): Value {
-  return graph.apply("transpose", [matrices], { order: [0, 2, 1] });
 }
 
 /**

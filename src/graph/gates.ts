@@ -2,6 +2,7 @@
 import type { Activation } from "./composites.js";
 import type { GraphBuilder, Value } from "./graph.js";
 import { inputAt, requireShape, requireType, type Operator } from "./operator.js";
+import { atMost, clamp } from "./shorthand.js";
 
 export interface ClampedGateAttributes {
   /** Gates are at most this, ups between its negative and itself. */
@@ -25,13 +26,10 @@ export const clampedGate: Operator<ClampedGateAttributes> = {
   },
   decompose(graph, inputs, { limit, alpha }) {
     const [gate, up] = inputs as readonly [Value, Value];
-    const [top, bottom] = [graph.scalar(limit), graph.scalar(-limit)];
-    const below = (x: Value): Value => graph.apply("where", [graph.apply("lessOrEqual", [x, top]), x, top]);
-    const above = (x: Value): Value => graph.apply("where", [graph.apply("lessOrEqual", [bottom, x]), x, bottom]);
-    const g = below(gate);
+    const g = atMost(graph, gate, limit);
     const open = graph.apply("sigmoid", [graph.apply("multiply", [g, graph.scalar(alpha)])]);
     const activated = graph.apply("multiply", [g, open]);
-    return [graph.apply("multiply", [activated, graph.apply("add", [above(below(up)), graph.scalar(1)])])];
+    return [graph.apply("multiply", [activated, graph.apply("add", [clamp(graph, up, limit), graph.scalar(1)])])];
   },
 };
 

@@ -3,10 +3,11 @@
  * many tokens: within a piece by products of matrices, from piece to piece by a scan of doubling strides, so that no
  * executor needs a loop and a gradient flows through both.
  */
-import { product as sizeProduct, type Dim, type Shape } from "./dimensions.js";
+import { product as sizeProduct, type Dim } from "./dimensions.js";
 import type { GraphBuilder, Value, ValueType } from "./graph.js";
 import { dimAt, inputAt, knownDim, refuse, requireShape, requireType, type Operator } from "./operator.js";
 import { sequencesOf } from "./primitives.js";
+import { reshape, turned } from "./shorthand.js";
 
 /** Scans go over this many pieces at least, as a power of two: a million tokens in pieces of 64. */
 const SCAN_LEVELS = 14;
@@ -167,18 +168,8 @@ export const fadingAttention: Operator<LinearAttentionAttributes> = {
   },
 };
 
-function reshape(graph: GraphBuilder, value: Value, ...shape: Shape): Value {
-  return graph.apply("reshape", [value], { shape });
-}
-
 function times(graph: GraphBuilder, a: Value, b: Value): Value {
   return graph.apply("multiply", [a, b]);
-}
-
-/** The last two axes swapped. */
-function turned(graph: GraphBuilder, value: Value): Value {
-  const rank = value.shape.length;
-  return graph.apply("transpose", [value], { order: [...Array(rank - 2).keys(), rank - 1, rank - 2] });
 }
 
 /** Rows of sequences cut into pieces: [pieces, sequences, key heads, heads of each, tokens, width], and back. */

@@ -3,7 +3,8 @@
  * The arithmetic itself is in pieces.ts.
  */
 import { product } from "../graph/dimensions.js";
-import type { GraphBuilder, Value } from "../graph/graph.js";
+import type { Value } from "../graph/graph.js";
+import { clamp } from "../graph/shorthand.js";
 import type { BlockContext } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
@@ -11,6 +12,7 @@ import {
   attention,
   normalize,
   normShapes,
+  partsInTurn,
   project,
   projectionLinears,
   projectionShapes,
@@ -92,22 +94,14 @@ export const SHARDS = 4;
 /** The logical matrices of a fused projection. */
 export function queryKeyValueParts(layout: FusedLayout, counts: Counts): ProjectionPart[] {
   const { groups, order } = fusedOrder(layout, counts);
-  const sizes = order.map(([, heads]) => heads * counts.headDim);
-  const stride = sizes.reduce((sum, size) => sum + size, 0);
-  return (["q", "k", "v"] as const).map((name) => {
-    const place = order.findIndex(([part]) => part === name);
-    const start = sizes.slice(0, place).reduce((sum, size) => sum + size, 0);
-    const count = sizes[place] ?? 0;
-    return { name, outputs: Array.from({ length: groups }, (_, group) => ({ first: group * stride + start, count })) };
-  });
+  const sizes = Object.fromEntries(order.map(([name, heads]) => [name, heads * counts.headDim]));
+  const place = ({ name }: ProjectionPart): number => ["q", "k", "v"].indexOf(name);
+  return partsInTurn(groups, sizes).toSorted((a, b) => place(a) - place(b));
 }
 
 /** The logical matrices of queries that each head's gates follow. */
 export function gatedQueryParts({ heads, headDim }: Pick<AttentionShape, "heads" | "headDim">): ProjectionPart[] {
-  return ["q", "gate"].map((name, part) => ({
-    name,
-    outputs: Array.from({ length: heads }, (_, head) => ({ first: (2 * head + part) * headDim, count: headDim })),
-  }));
+  return partsInTurn(heads, { q: headDim, gate: headDim });
 }
 
 function inputProjections(input: QueryKeyValue): Projection[] {
@@ -212,13 +206,6 @@ function projectInput(
   }) as [Value, Value, Value];
 }
 
-/** Entries beyond ±limit set to it. */
-function clipTo(graph: GraphBuilder, value: Value, limit: number): Value {
-  const [top, bottom] = [graph.scalar(limit), graph.scalar(-limit)];
-  const below = graph.apply("where", [graph.apply("lessOrEqual", [value, top]), value, top]);
-  return graph.apply("where", [graph.apply("lessOrEqual", [bottom, below]), below, bottom]);
-}
-
 export function attentionBranch(spec: AttentionSpec): Branch {
   const projections = inputProjections(spec.input);
   const { headNorm, heads, keyValueHeads, headDim, clip, output, queryGrowth, sinks } = spec;
@@ -240,7 +227,7 @@ export function attentionBranch(spec: AttentionSpec): Branch {
         const count = side === "query" ? heads : keyValueHeads;
         return normHeads(context, headNorm, headDim, { path: headNorm[side], count, states });
       };
-      const clipped = (states: Value): Value => (clip === undefined ? states : clipTo(graph, states, clip));
+      const clipped = (states: Value): Value => (clip === undefined ? states : clamp(graph, states, clip));
       const [turnedQuery, turnedKey] = rotateBoth(
         context,
         spec,

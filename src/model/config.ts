@@ -122,6 +122,11 @@ export class ConfigObject {
     return [first, ...others].find((key) => this.has(key)) ?? first;
   }
 
+  /** The count under the first of the keys that has one. */
+  countAmong(first: string, ...others: readonly string[]): number {
+    return this.count(this.keyAmong(first, ...others));
+  }
+
   /** The error for a value that is well formed but not what the model's family can be. */
   refuse(key: string, expected: string): CheckpointError {
     return this.#problem(key, expected);

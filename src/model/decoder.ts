@@ -55,9 +55,7 @@ export interface LayerPlan {
   readonly norms: NormPlaces;
   /** "sequential": the MLP reads the sum of residual and attention; "parallel": both read the block's input. */
   readonly residual: "sequential" | "parallel";
-  /** What branches return is multiplied by this before it is added; default 1. */
-  readonly residualMultiplier?: number;
-  /** In place of the multiplier, each branch's own. */
+  /** Of the sum after each branch; default 1. */
   readonly residualFactors?: { readonly attention: ResidualFactors; readonly mlp: ResidualFactors };
   readonly attention: Branch;
   readonly mlp: Branch;
@@ -177,7 +175,7 @@ interface BlockPlace {
 }
 
 function describeBlock(plan: LayerPlan, { index, path, hiddenSize }: BlockPlace): BlockSpec {
-  const { norm, norms, residual, residualMultiplier, residualFactors, attention, mlp } = plan;
+  const { norm, norms, residual, residualFactors, attention, mlp } = plan;
   const isRecurrent = [attention, mlp].some((branch) => branch.isRecurrent === true);
   const shapes: Shapes = [...new Set(Object.values(norms) as string[])].flatMap((place) =>
     normShapes(norm, place, hiddenSize),
@@ -195,7 +193,6 @@ function describeBlock(plan: LayerPlan, { index, path, hiddenSize }: BlockPlace)
       norm,
       norms,
       residual,
-      residualMultiplier,
       residualFactors,
       attention: attention.key,
       mlp: mlp.key,
@@ -233,10 +230,10 @@ function groupsOf(plan: LayerPlan, path: string): InputGroup[] {
 
 function buildBlock(plan: LayerPlan, context: BlockContext): Value {
   const { graph } = context;
-  const { norms, attention, mlp, residual, residualMultiplier: added = 1 } = plan;
+  const { norms, attention, mlp, residual } = plan;
   const norm = (place: string | undefined, value: Value): Value =>
     place === undefined ? value : applyNorm(context, plan.norm, place, value);
-  const add = (sum: Value, branch: Value, factors: ResidualFactors = { kept: 1, added }): Value =>
+  const add = (sum: Value, branch: Value, factors: ResidualFactors = { kept: 1, added: 1 }): Value =>
     graph.apply("add", [scaleBy(graph, sum, factors.kept), scaleBy(graph, branch, factors.added)]);
 
   const input = norm(norms.onInput, context.hidden);

@@ -4,16 +4,18 @@
  * The convolution, the logarithms of the decays and their biases are tensors of the branch but nothing to prune.
  */
 import type { Value } from "../graph/graph.js";
-import type { BlockContext, OutputRange } from "./architecture.js";
+import type { BlockContext } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
   applyNorm,
   normalize,
   normShapes,
+  partsInTurn,
   project,
   projectionLinears,
   projectionShapes,
   reshape,
+  softplus,
   splitLast,
   type Activation,
   type Norm,
@@ -59,21 +61,6 @@ interface Widths {
 
 function widthsOf({ keyHeads, valueHeads, keyDim, valueDim }: DeltaNetSpec): Widths {
   return { keys: keyHeads * keyDim, values: valueHeads * valueDim, perKey: valueHeads / keyHeads };
-}
-
-/** Parts whose outputs alternate: `counts` of each in turn, `groups` times. */
-function partsInTurn(groups: number, counts: Readonly<Record<string, number>>): ProjectionPart[] {
-  const stride = Object.values(counts).reduce((sum, count) => sum + count, 0);
-  let first = 0;
-  return Object.entries(counts).map(([name, count]) => {
-    const start = first;
-    first += count;
-    const outputs = Array.from({ length: groups }, (_, group): OutputRange => ({
-      first: group * stride + start,
-      count,
-    }));
-    return { name, outputs };
-  });
 }
 
 interface Projections {
@@ -192,7 +179,7 @@ function buildDeltaNet(
     return reshape(graph, normalize(graph, norm, heads, gain), rows, keys);
   };
   const rate = graph.apply("multiply", [graph.apply("exp", [tensor("linear_attn.A_log")]), graph.scalar(-1)]);
-  const step = softplus(context, graph.apply("add", [decay, tensor("linear_attn.dt_bias")]));
+  const step = softplus(graph, graph.apply("add", [decay, tensor("linear_attn.dt_bias")]));
   const read = graph.apply(
     "deltaRule",
     [
@@ -207,12 +194,4 @@ function buildDeltaNet(
   const perHead = reshape(graph, read, product(rows, valueHeads), valueDim);
   const normed = reshape(graph, applyNorm(context, spec.norm, "linear_attn.norm", perHead), rows, values);
   return graph.apply("gatedActivation", [gate, normed], { activation });
-}
-
-/** log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)) */
-function softplus({ graph }: BlockContext, x: Value): Value {
-  const above = graph.apply("relu", [x]);
-  const distance = graph.apply("subtract", [x, graph.apply("multiply", [above, graph.scalar(2)])]);
-  const rest = graph.apply("log", [graph.apply("add", [graph.apply("exp", [distance]), graph.scalar(1)])]);
-  return graph.apply("add", [above, rest]);
 }

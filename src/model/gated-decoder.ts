@@ -26,7 +26,6 @@ export interface GatedVariations {
   readonly norm?: Norm;
   readonly norms?: NormPlaces;
   readonly residual?: "sequential" | "parallel";
-  readonly residualMultiplier?: number;
   readonly residualFactorsOf?: (layer: number) => LayerPlan["residualFactors"];
   /** Biases of q, k, v; default: `attention_bias`. */
   readonly hasInputBias?: boolean;
@@ -58,8 +57,6 @@ export interface GatedVariations {
   readonly rotaryTables?: ReadonlyMap<string, RotaryTable>;
   /** Which table a layer uses, or undefined for no positions; default "default". */
   readonly rotaryOf?: (layer: number) => string | undefined;
-  /** The queries' own table, where they have another. */
-  readonly queryRotary?: string;
   readonly isRotaryInterleaved?: boolean;
   readonly windowOf?: WindowOf;
   /** Size of the chunks within which a layer's tokens see each other, or undefined where there are none. */
@@ -77,6 +74,12 @@ export interface GatedVariations {
 
 /** x + attention(norm(x)), then x + mlp(norm(x)). */
 export const PRE_NORM: NormPlaces = { beforeAttention: "input_layernorm", beforeMlp: "post_attention_layernorm" };
+
+/** x + norm(attention(x)), then x + norm(mlp(x)). */
+export const POST_NORM: NormPlaces = {
+  afterAttention: "post_attention_layernorm",
+  afterMlp: "post_feedforward_layernorm",
+};
 
 /** The norm of all families that do not say otherwise. */
 export function readRmsNorm(values: ConfigObject, epsilon = 1e-6): Norm {
@@ -135,7 +138,6 @@ export function describeGatedDecoder(
       norm,
       norms,
       residual: variations.residual ?? "sequential",
-      ...given("residualMultiplier", variations.residualMultiplier),
       ...given("residualFactors", variations.residualFactorsOf?.(index)),
       attention:
         variations.attentionOf?.(index) ??
@@ -186,7 +188,6 @@ function usualAttention(context: AttentionContext, layer: number): Branch {
     scale: variations.attentionScale ?? heads.headDim ** -0.5,
     ...given("softcap", variations.attentionSoftcap),
     rotary,
-    ...given("queryRotary", variations.queryRotary),
     ...given("rotaryDimensions", rotary === undefined ? undefined : rotaryTables.get(rotary)?.dimensions),
     ...given("isRotaryInterleaved", variations.isRotaryInterleaved),
     ...given("mask", window === undefined ? undefined : `window-${window}`),

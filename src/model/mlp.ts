@@ -10,6 +10,7 @@ import {
   projectionLinears,
   projectionProducers,
   projectionShapes,
+  softplus,
   splitLast,
   type Activation,
   type Projection,
@@ -106,15 +107,14 @@ const XIELU_DEFAULTS = { beta: 0.5, eps: -1e-6 };
 function xielu({ graph, tensor }: BlockContext, { path, isStored }: XieluSpec, x: Value): Value {
   const add = (a: Value, b: Value): Value => graph.apply("add", [a, b]);
   const times = (a: Value, b: Value): Value => graph.apply("multiply", [a, b]);
-  const softplus = (name: string): Value =>
-    graph.apply("log", [add(graph.apply("exp", [tensor(`${path}.${name}`)]), graph.scalar(1))]);
+  const positive = (name: string): Value => softplus(graph, tensor(`${path}.${name}`));
   const [beta, eps] = (["beta", "eps"] as const).map((name) =>
     isStored[name] ? tensor(`${path}.${name}`) : graph.scalar(XIELU_DEFAULTS[name]),
   ) as [Value, Value];
-  const above = times(softplus("alpha_p"), times(x, x));
+  const above = times(positive("alpha_p"), times(x, x));
   const capped = graph.apply("where", [graph.apply("lessOrEqual", [x, eps]), x, eps]);
   const growth = graph.apply("subtract", [graph.apply("exp", [capped]), graph.scalar(1)]);
-  const below = times(add(beta, softplus("alpha_n")), graph.apply("subtract", [growth, x]));
+  const below = times(add(beta, positive("alpha_n")), graph.apply("subtract", [growth, x]));
   const isBelow = graph.apply("lessOrEqual", [x, graph.scalar(0)]);
   return add(graph.apply("where", [isBelow, below, above]), times(beta, x));
 }

@@ -66,17 +66,18 @@ const NUMBERED: ExpertLayout = { kind: "separate", gate: "w1", up: "w3", down: "
 /**
  * Experts of `intermediate_size` as <block>.block_sparse_moe.experts, one by one, or stacked with the newer libraries'
  * module name: <block>.mlp.experts.
+ * @param router its `experts`: default `num_local_experts`
  * @param correction name of the router's correction of scores beside its module, where it has one
  */
 export function readNumberedMixture(
   values: ConfigObject,
   block: string,
   shapeOf: ShapeOf,
-  router: Omit<RouterSpec, "path" | "experts" | "correction">,
+  router: Omit<RouterSpec, "path" | "experts" | "correction"> & { readonly experts?: number },
   correction?: string,
 ): Branch {
   const hiddenSize = values.count("hidden_size");
-  const experts = values.count("num_local_experts");
+  const { experts = values.count("num_local_experts") } = router;
   const stacked = findStackedExperts(`${block}.mlp.experts`, hiddenSize, shapeOf);
   const path = stacked === undefined ? "block_sparse_moe" : "mlp";
   return mixtureBranch({
@@ -98,22 +99,39 @@ export function readQwenRouter(values: ConfigObject): RouterParts {
   return { experts: values.count("num_experts"), isRenormalized: values.boolean("norm_topk_prob", false) };
 }
 
+/** What a family's library has where the config lacks the key; the config must have what is missing here. */
+export interface CorrectedDefaults {
+  readonly firstSparse: number;
+  readonly isRenormalized: boolean;
+  readonly scale: number;
+  readonly groups: number;
+  readonly kept: number;
+  readonly experts?: number;
+  readonly chosen?: number;
+  readonly sharedExperts?: number;
+}
+
+/** Dense layers first, then mixtures with DeepSeek-V3's router and experts that all tokens share. */
+export function readCorrectedMixtures(
+  values: ConfigObject,
+  shapeOf: ShapeOf,
+  defaults: CorrectedDefaults,
+): (layer: number, dense: () => Branch) => Branch {
+  const hasExperts = readLayersAfterDense(values, defaults.firstSparse);
+  return (layer, dense) =>
+    hasExperts(layer)
+      ? readMixture(values, `model.layers.${layer}`, shapeOf, {
+          router: readCorrectedRouter(values, defaults),
+          ...readSharedExperts(values, defaults.sharedExperts),
+        })
+      : dense();
+}
+
 /**
  * Sigmoid scores; a correction per expert that counts in the choice alone; groups by the sum of their two best
  * (DeepSeek-V3, arXiv:2412.19437, section 2.1.2).
- * @param defaults of the family's library
  */
-export function readCorrectedRouter(
-  values: ConfigObject,
-  defaults: {
-    readonly isRenormalized: boolean;
-    readonly scale: number;
-    readonly groups: number;
-    readonly kept: number;
-    readonly experts?: number;
-    readonly chosen?: number;
-  },
-): RouterParts {
+function readCorrectedRouter(values: ConfigObject, defaults: CorrectedDefaults): RouterParts {
   const experts = values.count("n_routed_experts", defaults.experts);
   const chosen = values.count("num_experts_per_tok", defaults.chosen);
   const limit = { groups: values.count("n_group", defaults.groups), kept: values.count("topk_group", defaults.kept) };

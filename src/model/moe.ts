@@ -164,11 +164,17 @@ export function outputGroupOf(expert: number): string {
 
 /** What makes the input of an expert's down projection. */
 function innerProducers({ experts }: MixtureSpec, { gate, up }: Expert): ChannelProducer[] {
-  const { layout, path } = experts;
+  const { layout } = experts;
   const weights = [gate, up].map((linear): ChannelProducer => ({ ...linear, kind: "weight" }));
   if (layout.kind === "separate" || layout.hasBias !== true) return weights;
-  const ofBias = { kind: "bias", role: `${path}.gate_up_proj_bias`, inFeatures: 1, inputAxis: 1 } as const;
-  return [...weights, ...[gate, up].map((linear): ChannelProducer => ({ ...linear, ...ofBias }))];
+  const biases = weights.map((linear): ChannelProducer => ({
+    ...linear,
+    kind: "bias",
+    role: `${linear.role}_bias`,
+    inFeatures: 1,
+    inputAxis: 1,
+  }));
+  return [...weights, ...biases];
 }
 
 function expertGroups(spec: MixtureSpec, index: number, expert: Expert): InputGroup[] {

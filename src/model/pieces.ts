@@ -3,21 +3,16 @@
  * [rows, features], a row per token, sequence after sequence.
  */
 import type { BlockContext, ChannelProducer, LinearSpec, OutputRange } from "./architecture.js";
-import type { Dim } from "../graph/dimensions.js";
 import type { GraphBuilder, Value } from "../graph/graph.js";
 
 export type { Activation } from "../graph/composites.js";
+export { reshape } from "../graph/shorthand.js";
 
 /** Where a piece writes its nodes and finds its tensors. */
 export type PieceContext = Pick<BlockContext, "graph" | "tensor">;
 
 /** Shapes by role. */
 export type Shapes = readonly (readonly [role: string, shape: readonly number[]])[];
-
-/** The same entries under another shape. */
-export function reshape(graph: GraphBuilder, value: Value, ...shape: readonly Dim[]): Value {
-  return graph.apply("reshape", [value], { shape });
-}
 
 /** Cut the last axis in pieces. */
 export function splitLast<const Sizes extends readonly number[]>(
@@ -32,6 +27,14 @@ export function splitLast<const Sizes extends readonly number[]>(
 /** value · factor */
 export function scaleBy(graph: GraphBuilder, value: Value, factor: number): Value {
   return factor === 1 ? value : graph.apply("multiply", [value, graph.scalar(factor)]);
+}
+
+/** log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)) */
+export function softplus(graph: GraphBuilder, x: Value): Value {
+  const above = graph.apply("relu", [x]);
+  const distance = graph.apply("subtract", [x, graph.apply("multiply", [above, graph.scalar(2)])]);
+  const rest = graph.apply("log", [graph.apply("add", [graph.apply("exp", [distance]), graph.scalar(1)])]);
+  return graph.apply("add", [above, rest]);
 }
 
 /** A normalisation over the last axis. */
@@ -81,12 +84,21 @@ export interface ProjectionPart {
   readonly outputs: readonly OutputRange[];
 }
 
+/** Parts whose outputs alternate: `counts` of each in turn, `groups` times. */
+export function partsInTurn(groups: number, counts: Readonly<Record<string, number>>): ProjectionPart[] {
+  const stride = Object.values(counts).reduce((sum, count) => sum + count, 0);
+  let first = 0;
+  return Object.entries(counts).map(([name, count]) => {
+    const start = first;
+    first += count;
+    const outputs = Array.from({ length: groups }, (_, group) => ({ first: group * stride + start, count }));
+    return { name, outputs };
+  });
+}
+
 /** Gate and up as the outputs of one projection. */
 export function gateUpParts(width: number): ProjectionPart[] {
-  return [
-    { name: "gate", outputs: [{ first: 0, count: width }] },
-    { name: "up", outputs: [{ first: width, count: width }] },
-  ];
+  return partsInTurn(1, { gate: width, up: width });
 }
 
 export function projectionShapes({ path, inFeatures, outFeatures, hasBias, inputAxis }: Projection): Shapes {
@@ -137,8 +149,6 @@ export interface AttentionShape {
   readonly softcap?: number;
   /** Which of the architecture's rotary tables, or undefined for none. */
   readonly rotary: string | undefined;
-  /** That of the queries, where it is another. */
-  readonly queryRotary?: string;
   /** Whether dimension 2i is rotated with 2i + 1, not i with i + half. */
   readonly isRotaryInterleaved?: boolean;
   /** How many dimensions of a head are rotated; default all. */
@@ -165,11 +175,11 @@ export function rotateBoth(
   query: Value,
   key: Value,
 ): readonly [query: Value, key: Value] {
-  const { heads, keyValueHeads, headDim, rotary, queryRotary = rotary, rotaryDimensions: dimensions = headDim } = shape;
+  const { heads, keyValueHeads, headDim, rotary, rotaryDimensions: dimensions = headDim } = shape;
   const isInterleaved = shape.isRotaryInterleaved === true;
-  const turn = (states: Value, table: string | undefined, count: number): Value =>
-    table === undefined ? states : rotate(context, states, table, { heads: count, dimensions, isInterleaved });
-  return [turn(query, queryRotary, heads), turn(key, rotary, keyValueHeads)];
+  const turn = (states: Value, count: number): Value =>
+    rotary === undefined ? states : rotate(context, states, rotary, { heads: count, dimensions, isInterleaved });
+  return [turn(query, heads), turn(key, keyValueHeads)];
 }
 
 /** Causal attention of [rows, heads * headDim] queries; returns [rows, heads * headDim]. */

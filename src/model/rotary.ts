@@ -21,8 +21,6 @@ export interface RotaryFrequencies {
   readonly inverseFrequencies: Float32Array;
   /** cos and sin are multiplied by this; default 1. */
   readonly attentionFactor?: number;
-  /** And by this at a position, where what is turned grows with it. */
-  readonly factorAt?: (position: number) => number;
 }
 
 /** How a family's config departs from `rope_theta` over the whole head. */
@@ -220,15 +218,14 @@ export function rotaryAngles(
   tokens: number,
 ): { readonly cos: Float32Array; readonly sin: Float32Array } {
   const half = table.dimensions / 2;
-  const { inverseFrequencies, attentionFactor = 1, factorAt = () => 1 } = table.at(tokens);
+  const { inverseFrequencies, attentionFactor = 1 } = table.at(tokens);
   const cos = new Float32Array(tokens * half);
   const sin = new Float32Array(tokens * half);
   for (let position = 0; position < tokens; position++) {
-    const factor = attentionFactor * factorAt(position);
     for (let i = 0; i < half; i++) {
       const angle = Math.fround(position * inverseFrequencies[i]);
-      cos[position * half + i] = Math.cos(angle) * factor;
-      sin[position * half + i] = Math.sin(angle) * factor;
+      cos[position * half + i] = Math.cos(angle) * attentionFactor;
+      sin[position * half + i] = Math.sin(angle) * attentionFactor;
     }
   }
   return { cos, sin };

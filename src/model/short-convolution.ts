@@ -3,14 +3,7 @@
  * goes through. The kernel is a tensor of the branch but nothing to prune.
  */
 import type { Branch } from "./branch.js";
-import {
-  project,
-  projectionLinears,
-  projectionShapes,
-  splitLast,
-  type Projection,
-  type ProjectionPart,
-} from "./pieces.js";
+import { partsInTurn, project, projectionLinears, projectionShapes, splitLast, type Projection } from "./pieces.js";
 
 export interface ShortConvolutionSpec {
   readonly hiddenSize: number;
@@ -22,10 +15,7 @@ export interface ShortConvolutionSpec {
 
 export function shortConvolutionBranch(spec: ShortConvolutionSpec): Branch {
   const { hiddenSize, kernel, hasBias } = spec;
-  const parts = ["before", "after", "states"].map((name, index): ProjectionPart => ({
-    name,
-    outputs: [{ first: index * hiddenSize, count: hiddenSize }],
-  }));
+  const parts = partsInTurn(1, { before: hiddenSize, after: hiddenSize, states: hiddenSize });
   const at = (name: string, outFeatures: number): Projection => ({
     path: `conv.${name}`,
     inFeatures: hiddenSize,

@@ -1,4 +1,5 @@
 /** The layer-wise methods by name. Adding a method is one line here. Those with `startsFromMask` can only follow another. */
+import type { FurtherStep } from "../contract.js";
 import { UsageError } from "../errors.js";
 import { nearestName } from "../nearest-name.js";
 import { admmUpdate } from "./admm-update.js";
@@ -51,4 +52,10 @@ export function findSolver(name: string, others: readonly string[] = []): LayerS
     hint: nearest === undefined ? "`prune --help` says what each does." : `Did you mean "${nearest}"?`,
     details: { value: name, known: names },
   });
+}
+
+/** Whether a step solves the linears of a block again after it has trained the block. */
+export function solvesAgain({ method, methodOptions }: FurtherStep): boolean {
+  const solver = SOLVERS.get(method);
+  return solver?.solvesAgain?.(solver.schema.parse(methodOptions)) ?? false;
 }

@@ -276,28 +276,58 @@ test("minimax: what a branch returns is multiplied by its beta, and what it is a
   assert.ok(relativeError(outputOf(silent), expected) < 1e-6);
 });
 
-test("llama4: queries of layers without positions grow with theirs, those of the others do not", async () => {
-  await using model = await openModel(fixturePath("llama4_text"));
-  const outputOf = (index: number, changes: Json, feeds: ReadonlyMap<string, Tensor>): Tensor => {
-    const architecture = describe("llama4_text", changes);
-    const block = architecture.blocks[index] as BlockSpec;
-    return lookUp(interpret(buildBlockGraph(architecture, block, { hidden: true, taps: undefined }), feeds), "output");
-  };
-  const growing = { floor_scale: 2, attn_scale: 0.5 };
-  const feeds = await blockFeeds(model, model.architecture.blocks[3] as BlockSpec);
-  const grown = outputOf(3, growing, feeds);
+function outputOf(folder: string, index: number, changes: Json, feeds: ReadonlyMap<string, Tensor>): Tensor {
+  const architecture = describe(folder, changes);
+  const block = architecture.blocks[index] as BlockSpec;
+  return lookUp(interpret(buildBlockGraph(architecture, block, { hidden: true, taps: undefined }), feeds), "output");
+}
+
+/** Every row of the block's output is as with still queries that are `factorAt` its position as large. */
+async function assertQueriesGrow(
+  folder: string,
+  index: number,
+  { growing, still }: { readonly growing: Json; readonly still: Json },
+  factorAt: (position: number) => number,
+): Promise<void> {
+  await using model = await openModel(fixturePath(folder));
+  const feeds = await blockFeeds(model, model.architecture.blocks[index] as BlockSpec);
+  const grown = outputOf(folder, index, growing, feeds);
   const width = grown.shape[1] as number;
   for (let row = 0; row < (grown.shape[0] as number); row++) {
-    const factor = 1 + 0.5 * Math.log(1 + Math.floor(((row % 5) + 1) / 2)); // sequences of five tokens
+    const factor = factorAt(row % 5); // sequences of five tokens
     const { shape, values } = lookUp(feeds, "self_attn.q_proj.weight");
     const scaled = { shape, values: values.map((value) => value * factor) };
-    const still = { ...growing, attn_temperature_tuning: false };
-    const expected = outputOf(3, still, new Map([...feeds, ["self_attn.q_proj.weight", scaled] as const]));
+    const expected = outputOf(folder, index, still, new Map([...feeds, ["self_attn.q_proj.weight", scaled] as const]));
     const [found, wanted] = [grown, expected].map((each) => each.values.subarray(row * width, (row + 1) * width));
     assert.ok(relativeError(found as Float64Array, wanted as Float64Array) < 1e-6, `row ${row}`);
   }
+}
+
+test("llama4: queries of layers without positions grow with theirs, those of the others do not", async () => {
+  const growing = { floor_scale: 2, attn_scale: 0.5 };
+  const still = { ...growing, attn_temperature_tuning: false };
+  await assertQueriesGrow(
+    "llama4_text",
+    3,
+    { growing, still },
+    (position) => 1 + 0.5 * Math.log(1 + Math.floor((position + 1) / 2)),
+  );
+  await using model = await openModel(fixturePath("llama4_text"));
   const first = await blockFeeds(model, model.architecture.blocks[0] as BlockSpec);
-  assert.deepEqual(outputOf(0, growing, first), outputOf(0, {}, first));
+  assert.deepEqual(outputOf("llama4_text", 0, growing, first), outputOf("llama4_text", 0, {}, first));
+});
+
+test("ministral3: queries, and no keys, grow with their position", async () => {
+  const parameters = configOf("ministral3", {})["rope_parameters"] as Json;
+  const changed = (changes: Json): Json => ({ rope_parameters: { ...parameters, ...changes } });
+  const growing = changed({ original_max_position_embeddings: 2 });
+  const still = changed({ original_max_position_embeddings: 2, llama_4_scaling_beta: 0 });
+  await assertQueriesGrow(
+    "ministral3",
+    0,
+    { growing, still },
+    (position) => 1 + 0.1 * Math.log(1 + Math.floor(position / 2)),
+  );
 });
 
 test("ALiBi slopes are those of the paper for powers of two and interleave the next power's for other counts", () => {

@@ -1,6 +1,6 @@
 /**
  * What stored forwards do not reach: what families take where a config is silent, DeepSeek-V3's router and scale, clipping,
- * queries that grow with their position, and layers that are only carried along.
+ * and layers that are only carried along.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -12,7 +12,6 @@ import { prunableLinears, type Architecture } from "../../src/model/architecture
 import { ConfigObject } from "../../src/model/config.js";
 import { findFamily } from "../../src/model/families/registry.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
-import { rotaryAngles } from "../../src/model/rotary.js";
 import { copyFixture, fixtures, readJson, fixturePath, sampleBlock } from "../helpers/architectures.js";
 import { deepseekV3 } from "../helpers/checkpoint-variants.js";
 import { createTestContext } from "../helpers/engine.js";
@@ -196,25 +195,3 @@ for (const [folder, clip] of [
     assert.ok(free > 0.5 && clipped <= 0.3 + 1e-6 && clipped > 0.29, `${free}, clipped ${clipped}`); // the first token's values
   });
 }
-
-test("Ministral 3's queries, and no keys, grow with their position", async () => {
-  const config = readJson<Json>(fixturePath("ministral3", "config.json"));
-  const parameters = { ...(config["rope_parameters"] as Json), original_max_position_embeddings: 2 };
-  const architecture = describe("ministral3", { ...config, rope_parameters: parameters });
-  const [keys, queries] = ["default", "queries"].map((name) =>
-    rotaryAngles(lookUp(architecture.rotaryTables, name), 5),
-  );
-  keys?.cos.forEach((cos, i) => {
-    const position = Math.floor(i / 8);
-    const factor = 1 + 0.1 * Math.log(1 + Math.floor(position / 2));
-    assert.ok(Math.abs((queries?.cos[i] as number) - cos * factor) < 1e-6, `position ${position}`);
-  });
-  const block = sampleBlock(architecture);
-  const graph = buildBlockGraph(architecture, block, { hidden: true, taps: undefined });
-  const names = new Map(graph.inputs.map(({ name, value }) => [value.id, name]));
-  const turned = graph.nodes.filter(({ operator }) => operator === "rotary");
-  assert.deepEqual(
-    turned.map(({ inputs }) => names.get(inputs[1]?.id as number)),
-    ["cos.queries", "cos.default"],
-  );
-});

@@ -54,19 +54,6 @@ test("longrope takes Phi-MoE's own factors for short and for long sequences", ()
   assertClose(at(9).inverseFrequencies, [1 / 2, 1 / 100 / 4]);
 });
 
-test("what a factor by position turns grows with it, and no angle changes", () => {
-  const table = readTable({}, 8);
-  const grown = {
-    ...table,
-    at: (tokens: number) => ({ ...table.at(tokens), factorAt: (position: number) => 1 + position }),
-  };
-  const [plainAngles, angles] = [rotaryAngles(table, 3), rotaryAngles(grown, 3)];
-  for (const side of ["cos", "sin"] as const)
-    angles[side].forEach((value, i) =>
-      assert.ok(Math.abs(value - plainAngles[side][i] * (1 + Math.floor(i / 4))) < 1e-6),
-    );
-});
-
 test("linear scaling divides every frequency, keyed type or rope_type, in 4.x and 5.x files", () => {
   const expected = plain(1000, 8).map((frequency) => frequency / 4);
   for (const config of [

@@ -19,10 +19,8 @@ export const BLOOM = plainFamily(
   ["ALiBi instead of positions", "norm on the embeddings", "q, k, v fused per head, pruned one by one"],
   (values) => {
     requireBoolean(values, "apply_residual_connection_post_layernorm", false);
-    const count = (first: string, ...others: readonly string[]): number =>
-      values.count(values.keyAmong(first, ...others));
-    const hiddenSize = count("hidden_size", "n_embed");
-    const heads = count("n_head", "num_attention_heads");
+    const hiddenSize = values.countAmong("hidden_size", "n_embed");
+    const heads = values.countAmong("n_head", "num_attention_heads");
     const norm = { kind: "layer", epsilon: values.number("layer_norm_epsilon", 1e-5), hasBias: true } as const;
     return {
       names: {
@@ -36,7 +34,7 @@ export const BLOOM = plainFamily(
         head: "lm_head",
       },
       hiddenSize,
-      layers: count("n_layer", "num_hidden_layers"),
+      layers: values.countAmong("n_layer", "num_hidden_layers"),
       heads: { heads, keyValueHeads: heads, headDim: widthOfHead(hiddenSize, heads) },
       width: 4 * hiddenSize,
       maxPositions: values.count("seq_length", 2048), // what it was trained on; the slopes know no limit

@@ -3,31 +3,18 @@ import type { Architecture } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
 import { readWindowsUnlessNull, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
-import {
-  readCorrectedRouter,
-  readLayersAfterDense,
-  readMixture,
-  readSharedExperts,
-  type ShapeOf,
-} from "../moe-config.js";
+import { readCorrectedMixtures, type ShapeOf } from "../moe-config.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
-  const hasExperts = readLayersAfterDense(values, 0);
   const firstLocal = values.number("max_window_layers", 62);
-  const defaults = { isRenormalized: false, scale: 1, groups: 1, kept: 1 };
+  const defaults = { firstSparse: 0, isRenormalized: false, scale: 1, groups: 1, kept: 1 };
   return describeGatedDecoder("dots1", config, hasTensor, {
     hasMlpBias: false,
     headNorm: perHeadNorm(readRmsNorm(values)),
     windowOf: readWindowsUnlessNull(values, (layer) => layer >= firstLocal, 4096),
-    mlpOf: (layer, dense) =>
-      hasExperts(layer)
-        ? readMixture(values, `model.layers.${layer}`, shapeOf, {
-            router: readCorrectedRouter(values, defaults),
-            ...readSharedExperts(values),
-          })
-        : dense(),
+    mlpOf: readCorrectedMixtures(values, shapeOf, defaults),
   });
 }
 

@@ -1,6 +1,6 @@
 /** EXAONE 4: norms behind the branches, normed heads; where some layers have windows the others have no positions. */
 import { readWindowsUnlessNull } from "../decoder-config.js";
-import { gatedFamily, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
+import { gatedFamily, perHeadNorm, POST_NORM, readRmsNorm } from "../gated-decoder.js";
 
 export const EXAONE4 = gatedFamily(
   "exaone4",
@@ -16,7 +16,7 @@ export const EXAONE4 = gatedFamily(
     const windowOf = readWindowsUnlessNull(values, isLocal, 4096);
     return {
       norm,
-      norms: { afterAttention: "post_attention_layernorm", afterMlp: "post_feedforward_layernorm" },
+      norms: POST_NORM,
       hasInputBias: false,
       hasOutputBias: false,
       hasMlpBias: false,

@@ -10,7 +10,7 @@ import { readRotaryTable } from "../rotary.js";
 
 /** `num_kv_heads` counts in the new decoder only: older files carry it with other meanings. */
 function readCounts(values: ConfigObject, hiddenSize: number, isNew: boolean): HeadCounts {
-  const heads = values.count(values.keyAmong("num_attention_heads", "n_head"));
+  const heads = values.countAmong("num_attention_heads", "n_head");
   const isMultiQuery = values.boolean("multi_query", true);
   const keyValueHeads = isNew
     ? values.count(values.keyAmong("num_kv_heads", "n_head_kv"), heads)
@@ -51,7 +51,7 @@ export const FALCON = plainFamily(
         head: "lm_head",
       },
       hiddenSize,
-      layers: values.count(values.keyAmong("num_hidden_layers", "n_layer")),
+      layers: values.countAmong("num_hidden_layers", "n_layer"),
       heads,
       width: values.count("ffn_hidden_size", 4 * hiddenSize),
       maxPositions: values.count("max_position_embeddings", 2048),

@@ -7,13 +7,7 @@ import type { Architecture } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
 import { readHeads, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
-import {
-  readCorrectedRouter,
-  readLayersAfterDense,
-  readMixture,
-  readSharedExperts,
-  type ShapeOf,
-} from "../moe-config.js";
+import { readCorrectedMixtures, type CorrectedDefaults, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
 
@@ -21,8 +15,16 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
   const { values } = config;
   const heads = readHeads(values, values.count("hidden_size"), undefined, 8);
   const norm = readRmsNorm(values, 1e-5);
-  const hasExperts = readLayersAfterDense(values, 1);
-  const defaults = { isRenormalized: true, scale: 1, groups: 1, kept: 1, experts: 128, chosen: 8 };
+  const defaults: CorrectedDefaults = {
+    firstSparse: 1,
+    isRenormalized: true,
+    scale: 1,
+    groups: 1,
+    kept: 1,
+    experts: 128,
+    chosen: 8,
+    sharedExperts: 1,
+  };
   return describeGatedDecoder("glm4_moe", config, hasTensor, {
     norm,
     heads,
@@ -31,13 +33,7 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
     hasMlpBias: false,
     headNorm: values.boolean("use_qk_norm", false) ? perHeadNorm(norm) : undefined,
     rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { fraction: 0.5 })]]),
-    mlpOf: (layer, dense) =>
-      hasExperts(layer)
-        ? readMixture(values, `model.layers.${layer}`, shapeOf, {
-            router: readCorrectedRouter(values, defaults),
-            ...readSharedExperts(values, 1),
-          })
-        : dense(),
+    mlpOf: readCorrectedMixtures(values, shapeOf, defaults),
   });
 }
 

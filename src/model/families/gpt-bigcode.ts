@@ -7,12 +7,10 @@ export const GPT_BIGCODE = plainFamily(
   ["multi-query fused q, k, v, pruned one by one", "learned positions", "tied by default"],
   (values) => {
     requireBoolean(values, "add_cross_attention", false);
-    const count = (first: string, ...others: readonly string[]): number =>
-      values.count(values.keyAmong(first, ...others));
-    const hiddenSize = count("n_embd", "hidden_size");
-    const heads = count("n_head", "num_attention_heads");
+    const hiddenSize = values.countAmong("n_embd", "hidden_size");
+    const heads = values.countAmong("n_head", "num_attention_heads");
     const isMultiQuery = values.boolean("multi_query", true);
-    const maxPositions = count("n_positions", "max_position_embeddings");
+    const maxPositions = values.countAmong("n_positions", "max_position_embeddings");
     const headDim = widthOfHead(hiddenSize, heads);
     const scale = values.boolean("scale_attn_weights", true) ? headDim ** -0.5 : 1;
     return {
@@ -27,7 +25,7 @@ export const GPT_BIGCODE = plainFamily(
         head: "lm_head",
       },
       hiddenSize,
-      layers: count("n_layer", "num_hidden_layers"),
+      layers: values.countAmong("n_layer", "num_hidden_layers"),
       heads: { heads, keyValueHeads: isMultiQuery ? 1 : heads, headDim },
       width: values.count("n_inner", 4 * hiddenSize),
       maxPositions,

@@ -43,7 +43,7 @@ function describe(config: ModelConfig, hasTensor: HasTensor): Architecture {
         activation: { alpha: values.number("swiglu_alpha", 1.702), limit: values.number("swiglu_limit", 7) },
         router: {
           path: "mlp.router",
-          experts: values.count(values.keyAmong("num_local_experts", "num_experts")),
+          experts: values.countAmong("num_local_experts", "num_experts"),
           chosen: values.count("num_experts_per_tok", 4),
           isRenormalized: true, // a softmax over the chosen logits is a share of the one over all
           hasBias: true,

@@ -7,11 +7,9 @@ export const GPT2 = plainFamily(
   ["weights stored [in, out]", "fused q, k, v, pruned one by one", "learned positions"],
   (values) => {
     requireBoolean(values, "add_cross_attention", false);
-    const count = (first: string, ...others: readonly string[]): number =>
-      values.count(values.keyAmong(first, ...others));
-    const hiddenSize = count("n_embd", "hidden_size");
-    const heads = count("n_head", "num_attention_heads");
-    const maxPositions = count("n_positions", "max_position_embeddings", "n_ctx");
+    const hiddenSize = values.countAmong("n_embd", "hidden_size");
+    const heads = values.countAmong("n_head", "num_attention_heads");
+    const maxPositions = values.countAmong("n_positions", "max_position_embeddings", "n_ctx");
     const headDim = widthOfHead(hiddenSize, heads);
     const scale = values.boolean("scale_attn_weights", true) ? headDim ** -0.5 : 1;
     const isScaledByLayer = values.boolean("scale_attn_by_inverse_layer_idx", false);
@@ -27,7 +25,7 @@ export const GPT2 = plainFamily(
         head: "lm_head",
       },
       hiddenSize,
-      layers: count("n_layer", "num_hidden_layers"),
+      layers: values.countAmong("n_layer", "num_hidden_layers"),
       heads: { heads, keyValueHeads: heads, headDim },
       width: values.count("n_inner", 4 * hiddenSize),
       maxPositions,

@@ -9,10 +9,8 @@ import { plainFamily, type PlainLayout, type PlainNames } from "../plain-decoder
 import { readRotaryTable } from "../rotary.js";
 
 function read(values: ConfigObject, queryKeyValue: PlainNames["queryKeyValue"]): PlainLayout {
-  const count = (first: string, ...others: readonly string[]): number =>
-    values.count(values.keyAmong(first, ...others));
-  const hiddenSize = count("n_embd", "hidden_size");
-  const heads = count("n_head", "num_attention_heads");
+  const hiddenSize = values.countAmong("n_embd", "hidden_size");
+  const heads = values.countAmong("n_head", "num_attention_heads");
   return {
     names: {
       embedding: "transformer.wte",
@@ -25,7 +23,7 @@ function read(values: ConfigObject, queryKeyValue: PlainNames["queryKeyValue"]):
       head: "lm_head",
     },
     hiddenSize,
-    layers: count("n_layer", "num_hidden_layers"),
+    layers: values.countAmong("n_layer", "num_hidden_layers"),
     heads: { heads, keyValueHeads: heads, headDim: widthOfHead(hiddenSize, heads) },
     width: values.count("n_inner", 4 * hiddenSize),
     maxPositions: values.count(values.keyAmong("n_positions", "max_position_embeddings"), 2048),

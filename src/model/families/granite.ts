@@ -3,10 +3,11 @@ import type { ConfigObject } from "../config.js";
 import { gatedFamily, type GatedVariations } from "../gated-decoder.js";
 
 export function readMultipliers(values: ConfigObject): GatedVariations {
+  const factors = { kept: 1, added: values.number("residual_multiplier", 1) };
   return {
     embeddingScale: values.number("embedding_multiplier", 1),
     attentionScale: values.number("attention_multiplier", 1),
-    residualMultiplier: values.number("residual_multiplier", 1),
+    residualFactorsOf: () => ({ attention: factors, mlp: factors }),
     logitScale: 1 / values.number("logits_scaling", 1),
   };
 }

@@ -8,8 +8,7 @@ import type { ResidualFactors } from "../decoder.js";
 import { readActivation, readHeads, readLayerKinds, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, readRmsNorm } from "../gated-decoder.js";
 import { lightningAttentionBranch } from "../lightning-attention.js";
-import type { ShapeOf } from "../moe-config.js";
-import { findStackedExperts, mixtureBranch } from "../moe.js";
+import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
 
@@ -57,25 +56,12 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
               : slopesOf(heads.heads, layer, layers),
           })
         : undefined,
-    mlpOf(layer) {
-      const stacked = findStackedExperts(`model.layers.${layer}.mlp.experts`, hiddenSize, shapeOf);
-      const path = stacked === undefined ? "block_sparse_moe" : "mlp";
-      return mixtureBranch({
-        hiddenSize,
-        width: values.count("intermediate_size"),
-        activation,
-        router: {
-          path: `${path}.gate`,
-          experts: values.count(values.keyAmong("num_local_experts", "num_experts"), 8),
-          chosen: values.count("num_experts_per_tok", 2),
-          isRenormalized: true,
-        },
-        experts: {
-          path: `${path}.experts`,
-          layout: stacked ?? { kind: "separate", gate: "w1", up: "w3", down: "w2" },
-        },
-      });
-    },
+    mlpOf: (layer) =>
+      readNumberedMixture(values, `model.layers.${layer}`, shapeOf, {
+        experts: values.count(values.keyAmong("num_local_experts", "num_experts"), 8),
+        chosen: values.count("num_experts_per_tok", 2),
+        isRenormalized: true,
+      }),
   });
 }
 

@@ -4,7 +4,7 @@
  */
 import { readHeads, readWindows, readWindowsUnlessNull } from "../decoder-config.js";
 import { gatedFamily, readRmsNorm } from "../gated-decoder.js";
-import { readRotaryTable, type RotaryTable } from "../rotary.js";
+import { readRotaryTable } from "../rotary.js";
 
 export const MINISTRAL = gatedFamily(
   "ministral",
@@ -28,21 +28,17 @@ const SCALING = {
   llama_4_scaling_beta: 0.1,
 };
 
-/** The same angles, and 1 + beta ln(1 + floor(position / original)) on what they turn. */
-function growing(table: RotaryTable, beta: number, original: number): RotaryTable {
-  const factorAt = (position: number): number => 1 + beta * Math.log(1 + Math.floor(position / original));
-  return { ...table, at: (tokens) => ({ ...table.at(tokens), factorAt }) };
-}
-
 export const MINISTRAL3 = gatedFamily(
   "ministral3",
   ["yarn by default", "queries that grow with their position", "explicit head_dim"],
   (values) => {
     const heads = readHeads(values, values.count("hidden_size"), 128, 8);
-    const keys = readRotaryTable(values, heads.headDim, { theta: 1e6, scaling: SCALING });
+    const table = readRotaryTable(values, heads.headDim, { theta: 1e6, scaling: SCALING });
     const parameters = values.object("rope_parameters") ?? values.object("rope_scaling");
-    const beta = parameters === undefined ? SCALING.llama_4_scaling_beta : parameters.number("llama_4_scaling_beta", 0);
+    const strength =
+      parameters === undefined ? SCALING.llama_4_scaling_beta : parameters.number("llama_4_scaling_beta", 0);
     const original = parameters?.number("original_max_position_embeddings", 0) ?? 0;
+    const growth = { strength, step: original === 0 ? SCALING.original_max_position_embeddings : original, offset: 0 };
     return {
       norm: readRmsNorm(values, 1e-5),
       heads,
@@ -50,11 +46,8 @@ export const MINISTRAL3 = gatedFamily(
       hasOutputBias: false,
       hasMlpBias: false,
       windowOf: readWindows(values, () => true),
-      rotaryTables: new Map([
-        ["default", keys],
-        ["queries", growing(keys, beta, original === 0 ? SCALING.original_max_position_embeddings : original)],
-      ]),
-      queryRotary: "queries",
+      rotaryTables: new Map([["default", table]]),
+      queryGrowthOf: () => (strength === 0 ? undefined : growth),
     };
   },
 );

@@ -21,8 +21,8 @@ export const MPT = plainFamily(
       throw attention.refuse("attn_type", '"multihead_attention"');
     if (values.has("logit_scale")) throw values.refuse("logit_scale", "nothing");
     values.ignore("expansion_ratio", "learned_pos_emb", "no_bias", "norm_type", "embedding_fraction", "init_device");
-    const hiddenSize = values.count(values.keyAmong("d_model", "hidden_size"));
-    const heads = values.count(values.keyAmong("n_heads", "num_attention_heads"));
+    const hiddenSize = values.countAmong("d_model", "hidden_size");
+    const heads = values.countAmong("n_heads", "num_attention_heads");
     const headDim = widthOfHead(hiddenSize, heads);
     const scale = attention.numberOrNull("softmax_scale") ?? headDim ** -0.5;
     return {
@@ -37,7 +37,7 @@ export const MPT = plainFamily(
         head: "lm_head",
       },
       hiddenSize,
-      layers: values.count(values.keyAmong("n_layers", "num_hidden_layers")),
+      layers: values.countAmong("n_layers", "num_hidden_layers"),
       heads: { heads, keyValueHeads: heads, headDim },
       width: 4 * hiddenSize, // whatever `expansion_ratio` says: the library does not read it
       maxPositions: values.count("max_seq_len", 2048),

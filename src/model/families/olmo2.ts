@@ -1,5 +1,5 @@
 /** OLMo 2: no norm in front of the branches but one behind each; queries and keys are normed over all heads at once. */
-import { gatedFamily, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
+import { gatedFamily, perHeadNorm, POST_NORM, readRmsNorm } from "../gated-decoder.js";
 
 export const OLMO2 = gatedFamily(
   "olmo2",
@@ -8,7 +8,7 @@ export const OLMO2 = gatedFamily(
     const norm = readRmsNorm(values, 1e-5);
     return {
       norm,
-      norms: { afterAttention: "post_attention_layernorm", afterMlp: "post_feedforward_layernorm" },
+      norms: POST_NORM,
       headNorm: perHeadNorm(norm, "all-heads"),
     };
   },

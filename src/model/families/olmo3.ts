@@ -1,6 +1,6 @@
 /** OLMo 3: OLMo 2 with windows on three of four layers; a scaling of positions is meant for the others alone. */
 import { readHeads, readLocalLayers, readWindowsUnlessNull } from "../decoder-config.js";
-import { gatedFamily, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
+import { gatedFamily, perHeadNorm, POST_NORM, readRmsNorm } from "../gated-decoder.js";
 import { readRotaryTable } from "../rotary.js";
 
 export const OLMO3 = gatedFamily(
@@ -14,12 +14,12 @@ export const OLMO3 = gatedFamily(
   (values) => {
     const norm = readRmsNorm(values, 1e-5);
     const { headDim } = readHeads(values, values.count("hidden_size"));
-    const windowOf = readWindowsUnlessNull(values, (layer) => (layer + 1) % 4 !== 0, 4096);
     const isLocal = readLocalLayers(values, (layer) => (layer + 1) % 4 !== 0);
+    const windowOf = readWindowsUnlessNull(values, isLocal, 4096);
     const theta = 500000;
     return {
       norm,
-      norms: { afterAttention: "post_attention_layernorm", afterMlp: "post_feedforward_layernorm" },
+      norms: POST_NORM,
       hasMlpBias: false,
       headNorm: perHeadNorm(norm, "all-heads"),
       windowOf,

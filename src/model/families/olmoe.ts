@@ -2,7 +2,7 @@
 import type { Architecture } from "../architecture.js";
 import type { ConfigObject, ModelConfig } from "../config.js";
 import { readHeads, type HasTensor } from "../decoder-config.js";
-import { describeGatedDecoder, perHeadNorm, readRmsNorm, type GatedVariations } from "../gated-decoder.js";
+import { describeGatedDecoder, type GatedVariations, perHeadNorm, POST_NORM, readRmsNorm } from "../gated-decoder.js";
 import { readMixture, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
@@ -52,7 +52,7 @@ function describeFlexOlmo(config: ModelConfig, hasTensor: HasTensor, shapeOf: Sh
   const { headDim } = readHeads(values, values.count("hidden_size"));
   return describeGatedDecoder("flex_olmo", config, hasTensor, {
     norm,
-    norms: { afterAttention: "post_attention_layernorm", afterMlp: "post_feedforward_layernorm" },
+    norms: POST_NORM,
     headNorm: perHeadNorm(norm, "all-heads"),
     rotaryTables: new Map([["default", readRotaryTable(values, headDim, { theta: 500000 })]]),
     mlpOf: mixtures(values, shapeOf, { experts: 7, chosen: 5 }),

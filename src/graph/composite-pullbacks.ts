@@ -8,7 +8,7 @@ import type { GraphBuilder, Value } from "./graph.js";
 import { quotient, type Dim } from "./dimensions.js";
 import { dimAt, knownDim } from "./operator.js";
 import type { OperatorName } from "./operators.js";
-import type { ConvolutionAttributes } from "./recurrent.js";
+import { isBelowDiagonal, type ConvolutionAttributes } from "./recurrent.js";
 import {
   multiply,
   negative,
@@ -22,6 +22,7 @@ import {
   type Pullback,
   type Pullbacks,
 } from "./pullback.js";
+import { turned } from "./shorthand.js";
 
 const add = (graph: GraphBuilder, a: Value, b: Value): Value => graph.apply("add", [a, b]);
 
@@ -193,6 +194,14 @@ export const COMPOSITE_PULLBACKS = {
   sinkAttention: sinkAttentionPullback,
   convolution: convolutionPullback,
   attentionByHead: attentionPullback,
+  /** -Yᵀ G Yᵀ below the diagonal, from the inverse alone. */
+  unitTriangularInverse: single(({ graph, gradient, y }) => [
+    () => {
+      const back = turned(graph, y);
+      const whole = graph.apply("matmul", [graph.apply("matmul", [back, gradient]), back]);
+      return graph.apply("where", [isBelowDiagonal(graph, knownDim(y, -1)), negative(graph, whole), graph.scalar(0)]);
+    },
+  ]),
   /** The softmax of x. */
   logSumExp: single(({ graph, gradient, x, y, attributes: { axes } }) => [
     () => {

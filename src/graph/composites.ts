@@ -8,7 +8,7 @@ import { type Dim, product, type Shape } from "./dimensions.js";
 import { applyGate, clampedGate, type Gate } from "./gates.js";
 import type { GraphBuilder, Value, ValueType } from "./graph.js";
 import { dimAt, inputAt, knownDim, type None, refuse, requireShape, requireType, type Operator } from "./operator.js";
-import { convolution, deltaRule, fadingAttention } from "./recurrent.js";
+import { convolution, deltaRule, fadingAttention, unitTriangularInverse } from "./recurrent.js";
 import { reducedShape, reduction, type ReductionAttributes, sequencesOf } from "./primitives.js";
 
 /** "relu2" is the square of relu. */
@@ -615,6 +615,7 @@ export const COMPOSITES = {
   convolution,
   deltaRule,
   fadingAttention,
+  unitTriangularInverse,
   router,
   sparseMixer,
   expert,

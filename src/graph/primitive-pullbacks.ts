@@ -19,16 +19,13 @@ import {
   type Pullback,
   type Pullbacks,
 } from "./pullback.js";
+import { turned } from "./shorthand.js";
 
 const NOTHING: Pullback<object> = () => [];
 
 /** a · b with either's last two axes swapped. */
 function productOf(graph: GraphBuilder, a: Value, b: Value, swaps: "a" | "b"): Value {
-  const swapped = (value: Value): Value => {
-    const rank = value.shape.length;
-    return graph.apply("transpose", [value], { order: [...Array(rank - 2).keys(), rank - 1, rank - 2] });
-  };
-  return graph.apply("matmul", swaps === "a" ? [swapped(a), b] : [a, swapped(b)]);
+  return graph.apply("matmul", swaps === "a" ? [turned(graph, a), b] : [a, turned(graph, b)]);
 }
 
 /** Zeros of a shape with a value at [start, start + its size) of an axis. */
@@ -221,6 +218,14 @@ export const PRIMITIVE_PULLBACKS = {
   join: single(({ graph, gradient, x }) => [
     () => graph.apply("cut", [gradient], { size: knownDim(x, 1), count: dimAt(x, 0) }),
   ]),
+  /** What reaches a piece's result is what the states after it ask for: the same scan from the other end. */
+  scan: single(({ graph, gradient, inputs, y, attributes: { isReversed = false } }) => {
+    const [factor, added] = inputs as readonly [Value, Value];
+    const reached = graph.apply("scan", [turned(graph, factor), gradient], { isReversed: !isReversed });
+    const pairs = (): Value =>
+      dimAt(factor, -1) === dimAt(added, -2) ? productOf(graph, reached, y, "b") : multiply(graph, reached, y);
+    return [() => reduceTo(graph, pairs(), factor), () => reached];
+  }),
   gather: single(({ graph, gradient, inputs, attributes }) => {
     const [table, indices] = inputs as readonly [Value, Value];
     const areRowsDistinct = attributes.areRowsDistinct === true || product(...indices.shape) === 1;

@@ -2,7 +2,7 @@
  * Operators that are not made of others: arithmetic entry by entry, products, sums along axes, and moving data. What a
  * composite (composites.ts) becomes where an executor lacks it, and what gradients are taken of.
  */
-import { type Dim, product, quotient, type Shape } from "./dimensions.js";
+import { type Dim, isSameShape, product, quotient, type Shape } from "./dimensions.js";
 import type { DataType, ValueType } from "./graph.js";
 import {
   axesOf,
@@ -260,6 +260,10 @@ export interface RowAttributes {
   readonly areRowsDistinct?: boolean;
 }
 
+export interface ScanAttributes {
+  readonly isReversed?: boolean;
+}
+
 /** Entries moved along an axis, to higher places where `by` is positive; zeros come after them, others fall off the end. */
 const shift: Operator<{ readonly axis: number; readonly by: number }> = {
   infer(inputs, { axis }) {
@@ -291,6 +295,28 @@ const join: Operator<{ readonly length: Dim }> = {
   infer(inputs, { length }) {
     requireType("join", inputs, "f32");
     return [{ shape: [length, ...inputAt("join", inputs, 0).shape.slice(2)], dtype: "f32" }];
+  },
+};
+
+/**
+ * The states that enter pieces one after the other, where piece n makes factor_n · S + added_n of the S that enters it
+ * and zeros enter the first; with `isReversed` the last is the first.
+ * Inputs: factor [pieces or 1, …, d, d], or [pieces or 1, …, 1, 1] for numbers, and added [pieces, …, d, e]; the factor
+ * stretches to it. Returns [pieces, …, d, e].
+ */
+const scan: Operator<ScanAttributes> = {
+  infer(inputs) {
+    requireType("scan", inputs, "f32");
+    const [factor, added] = [inputAt("scan", inputs, 0), inputAt("scan", inputs, 1)];
+    const front = ({ shape }: ValueType): ValueType => ({ shape: shape.slice(0, -2), dtype: "f32" });
+    const rows = dimAt(added, -2);
+    const isFitting =
+      factor.shape.length === added.shape.length &&
+      dimAt(factor, -1) === dimAt(factor, -2) &&
+      [rows, 1].includes(dimAt(factor, -1)) &&
+      isSameShape(broadcast("scan", front(factor), front(added)), front(added).shape);
+    if (!isFitting) throw refuse("scan", inputs, "factors [pieces or 1, …, d, d] of what is added, [pieces, …, d, e]");
+    return [{ shape: added.shape, dtype: "f32" }];
   },
 };
 
@@ -405,6 +431,7 @@ export const PRIMITIVES = {
   shift,
   cut,
   join,
+  scan,
   gather,
   gatherAlong,
   gatherPoints,

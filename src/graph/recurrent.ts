@@ -1,16 +1,12 @@
 /**
  * Operators that carry a state from token to token. What each is in a loop over tokens is written here in pieces of so
- * many tokens: within a piece by products of matrices, from piece to piece by a scan of doubling strides, so that no
- * executor needs a loop and a gradient flows through both.
+ * many tokens: within a piece by products of matrices, from piece to piece by a scan, and a gradient flows through both.
  */
 import { product as sizeProduct, type Dim } from "./dimensions.js";
 import type { GraphBuilder, Value, ValueType } from "./graph.js";
-import { dimAt, inputAt, knownDim, refuse, requireShape, requireType, type Operator } from "./operator.js";
+import { dimAt, inputAt, knownDim, refuse, requireShape, requireType, type None, type Operator } from "./operator.js";
 import { sequencesOf } from "./primitives.js";
 import { reshape, turned } from "./shorthand.js";
-
-/** Scans go over this many pieces at least, as a power of two: a million tokens in pieces of 64. */
-const SCAN_LEVELS = 14;
 
 /** Scores of later tokens, before the exponential. */
 const NEVER = -3e38;
@@ -48,6 +44,41 @@ export const convolution: Operator<ConvolutionAttributes> = {
     const sum = parts.reduce((total, part) => graph.apply("add", [total, part]));
     const biased = bias === undefined ? sum : graph.apply("add", [sum, bias]);
     return [reshape(graph, biased, ...x.shape)];
+  },
+};
+
+/**
+ * (1 + the strictly lower part of x)⁻¹ of matrices […, size, size]. With the inverses of the blocks of size b on the
+ * diagonal in D, and between two neighbours the part L of x, that of the blocks of size 2 b is D - D L D: as stable as
+ * forward substitution.
+ */
+export const unitTriangularInverse: Operator<None> = {
+  infer(inputs) {
+    requireType("unitTriangularInverse", inputs, "f32");
+    const x = inputAt("unitTriangularInverse", inputs, 0);
+    if (knownDim(x, -1) !== knownDim(x, -2)) throw refuse("unitTriangularInverse", inputs, "square matrices");
+    return [{ shape: x.shape, dtype: "f32" }];
+  },
+  decompose(graph, inputs) {
+    const x = inputs[0] as Value;
+    const size = knownDim(x, -1);
+    let inverse = identity(graph, size);
+    for (let block = 1; block < size; block *= 2) {
+      const pair = (index: number): number => Math.floor(index / (2 * block));
+      const isSecond = (index: number): boolean => Math.floor(index / block) % 2 === 1;
+      const codes = (of: (index: number) => number, shape: readonly number[]): Value =>
+        graph.integers(
+          Array.from({ length: size }, (_, index) => of(index)),
+          shape,
+        );
+      const rows = codes((index) => (isSecond(index) ? pair(index) : -1), [size, 1]);
+      const columns = codes((index) => (isSecond(index) ? -2 : pair(index)), [1, size]);
+      const between = graph.apply("where", [graph.apply("equal", [rows, columns]), x, graph.scalar(0)]);
+      const product =
+        block === 1 ? between : graph.apply("matmul", [inverse, graph.apply("matmul", [between, inverse])]);
+      inverse = graph.apply("subtract", [inverse, product]);
+    }
+    return [inverse];
   },
 };
 
@@ -108,7 +139,7 @@ export const deltaRule: Operator<LinearAttentionAttributes> = {
     const between = sumsBetween(graph, gate, piece);
     const decay = earlier(graph, between);
     const corrections = times(graph, beta, times(graph, product(key, turned(graph, key)), decay));
-    const inverse = unitTriangularInverse(graph, corrections, piece);
+    const inverse = graph.apply("unitTriangularInverse", [corrections]);
     const weighted = times(graph, beta, key);
     const values = product(inverse, times(graph, beta, value));
     const keys = product(inverse, times(graph, weighted, faded));
@@ -118,11 +149,8 @@ export const deltaRule: Operator<LinearAttentionAttributes> = {
     ) as [Value, Value];
     const toEnd = turned(graph, times(graph, key, graph.apply("exp", [turned(graph, rest)])));
     const kept = times(graph, graph.apply("exp", [end]), identity(graph, knownDim(key, 5)));
-    const states = statesBefore(graph, {
-      factor: graph.apply("subtract", [kept, product(toEnd, keys)]),
-      added: product(toEnd, values),
-      levels: levelsOf(query),
-    });
+    const factor = graph.apply("subtract", [kept, product(toEnd, keys)]);
+    const states = graph.apply("scan", [factor, product(toEnd, values)]);
     const corrected = graph.apply("subtract", [values, product(keys, states)]);
     const within = times(graph, product(query, turned(graph, key)), decay);
     return [pieces.back(graph.apply("add", [product(times(graph, query, faded), states), product(within, corrected)]))];
@@ -158,11 +186,8 @@ export const fadingAttention: Operator<LinearAttentionAttributes> = {
     const distances = graph.apply("cast", [graph.apply("subtract", places(graph, piece))], { to: "f32" });
     const decay = earlier(graph, times(graph, fading, distances));
     const within = times(graph, product(query, turned(graph, key)), decay);
-    const states = statesBefore(graph, {
-      factor: left(graph.scalar(piece)),
-      added: product(turned(graph, times(graph, key, left(number(piece - 1, -1)))), value),
-      levels: levelsOf(query),
-    });
+    const added = product(turned(graph, times(graph, key, left(number(piece - 1, -1)))), value);
+    const states = graph.apply("scan", [left(graph.scalar(piece)), added]);
     const across = product(times(graph, query, left(number(1, 1))), states);
     return [pieces.back(graph.apply("add", [across, product(within, value)]))];
   },
@@ -229,32 +254,6 @@ class Pieces {
   }
 }
 
-function levelsOf(pieces: Value): number {
-  const count = dimAt(pieces, 0);
-  return typeof count === "number" ? Math.ceil(Math.log2(count)) : SCAN_LEVELS;
-}
-
-/**
- * The states that enter the pieces where piece n makes factor_n · S + added_n of what enters it, and zeros enter the
- * first. Before level l what stands at n covers the 2^l pieces that end with it.
- * @param factor matrices [pieces, …, d, d], or one number for all pieces of a head
- */
-function statesBefore(
-  graph: GraphBuilder,
-  scan: { readonly factor: Value; readonly added: Value; readonly levels: number },
-): Value {
-  const { levels } = scan;
-  let { factor, added } = scan;
-  const isMatrix = factor.shape[0] !== 1;
-  const onto = (a: Value, b: Value): Value => (isMatrix ? graph.apply("matmul", [a, b]) : times(graph, a, b));
-  const shifted = (value: Value, by: number): Value => graph.apply("shift", [value], { axis: 0, by });
-  for (let level = 0; level < levels; level++) {
-    added = graph.apply("add", [added, onto(factor, shifted(added, 2 ** level))]);
-    if (level + 1 < levels) factor = onto(factor, isMatrix ? shifted(factor, 2 ** level) : factor);
-  }
-  return shifted(added, 1);
-}
-
 /** i of every row, [size, 1], and of every column, [1, size]. */
 function places(graph: GraphBuilder, size: number): readonly [rows: Value, columns: Value] {
   const indices = Array.from({ length: size }, (_, index) => index);
@@ -264,6 +263,12 @@ function places(graph: GraphBuilder, size: number): readonly [rows: Value, colum
 function lowerTriangle(graph: GraphBuilder, size: number): Value {
   const [rows, columns] = places(graph, size);
   return graph.apply("where", [graph.apply("lessOrEqual", [columns, rows]), graph.scalar(1), graph.scalar(0)]);
+}
+
+/** Where the column's place is before the row's, [size, size]. */
+export function isBelowDiagonal(graph: GraphBuilder, size: number): Value {
+  const [rows, columns] = places(graph, size);
+  return graph.apply("lessOrEqual", [graph.apply("add", [columns, graph.integers([1], [1, 1])]), rows]);
 }
 
 function identity(graph: GraphBuilder, size: number): Value {
@@ -301,27 +306,4 @@ function sumsBetween(graph: GraphBuilder, gate: Value, piece: number): Value {
   const pairs = reshape(graph, times(graph, upTo, fromHere), piece, piece * piece);
   const sums = graph.apply("gemm", [reshape(graph, gate, sizeProduct(...outer), piece), pairs]);
   return reshape(graph, sums, ...outer, piece, piece);
-}
-
-/**
- * (1 + the strictly lower part of x)⁻¹. With the inverses of the blocks of size b on the diagonal in D, and between two
- * neighbours the part L of x, that of the blocks of size 2 b is D - D L D: as stable as forward substitution.
- */
-function unitTriangularInverse(graph: GraphBuilder, x: Value, size: number): Value {
-  let inverse = identity(graph, size);
-  for (let block = 1; block < size; block *= 2) {
-    const pair = (index: number): number => Math.floor(index / (2 * block));
-    const isSecond = (index: number): boolean => Math.floor(index / block) % 2 === 1;
-    const codes = (of: (index: number) => number, shape: readonly number[]): Value =>
-      graph.integers(
-        Array.from({ length: size }, (_, index) => of(index)),
-        shape,
-      );
-    const rows = codes((index) => (isSecond(index) ? pair(index) : -1), [size, 1]);
-    const columns = codes((index) => (isSecond(index) ? -2 : pair(index)), [1, size]);
-    const between = graph.apply("where", [graph.apply("equal", [rows, columns]), x, graph.scalar(0)]);
-    const product = block === 1 ? between : graph.apply("matmul", [inverse, graph.apply("matmul", [between, inverse])]);
-    inverse = graph.apply("subtract", [inverse, product]);
-  }
-  return inverse;
 }

@@ -16,6 +16,7 @@ import {
   type AttributeValue,
   type ConstantRecord,
   type ElementType,
+  type GraphRecord,
   type NodeRecord,
   type ValueRecord,
 } from "./protobuf.js";
@@ -34,7 +35,9 @@ const MICROSOFT = "com.microsoft";
 const TYPES: Readonly<Record<DataType, ElementType>> = { f32: "float32", f64: "float64", i64: "int64", bool: "bool" };
 
 /** Attributes as plain numbers are integers; floats are written `{ float: x }`. */
-type Attributes = Readonly<Record<string, number | string | readonly number[] | { readonly float: number }>>;
+type Attributes = Readonly<
+  Record<string, number | string | readonly number[] | { readonly float: number } | { readonly graph: GraphRecord }>
+>;
 
 type Rule<Name extends OperatorName> = (encoder: Encoder, node: NodeOf<Name>) => void;
 
@@ -50,7 +53,7 @@ function plain<Name extends OperatorName>(
       node.inputs.map((value) => encoder.read(value)),
       node.outputs,
       attributesOf(node.attributes),
-      domain,
+      { domain },
     );
 }
 
@@ -171,6 +174,28 @@ const RULES: { readonly [Name in OperatorName]?: Rule<Name> } = {
     const sizes = encoder.sizes([product(pieces, size), ...rest], { isFirstInferred: true });
     const whole = encoder.node("Reshape", [encoder.read(input), sizes]);
     encoder.write("Slice", [whole, encoder.integers([0]), encoder.sizes([length]), encoder.integers([0])], outputs);
+  },
+  scan(encoder, { inputs, outputs, attributes: { isReversed = false } }) {
+    const [factor, added] = inputs as [Value, Value];
+    const zeros = encoder.node("ConstantOfShape", [encoder.sizes(added.shape.slice(1))]);
+    const isForAll = factor.shape[0] === 1; // then it is handed on from piece to piece
+    const own = isForAll
+      ? encoder.node("Reshape", [encoder.read(factor), encoder.sizes(factor.shape.slice(1))])
+      : encoder.read(factor);
+    const scanned = isForAll ? 1 : 2;
+    const direction = Number(isReversed);
+    encoder.write(
+      "Scan",
+      [zeros, own, encoder.read(added)],
+      outputs,
+      {
+        body: { graph: scanBody(factor, added) },
+        num_scan_inputs: scanned,
+        scan_input_directions: new Array<number>(scanned).fill(direction),
+        scan_output_directions: [direction],
+      },
+      { skipped: 3 - scanned },
+    );
   },
   scatterAdd(encoder, { inputs, outputs, attributes: { areRowsDistinct = false } }) {
     const [sum, rows, updates] = inputs as [Value, Value, Value];
@@ -301,16 +326,20 @@ class Encoder {
     return name;
   }
 
-  /** A node that makes values. */
+  /**
+   * A node that makes values.
+   * @param form `skipped`: how many results come before them that nobody reads
+   */
   write(
     operator: string,
     inputs: readonly string[],
     outputs: readonly Value[],
     attributes: Attributes = {},
-    domain = "",
+    { domain = "", skipped = 0 }: { readonly domain?: string; readonly skipped?: number } = {},
   ): void {
     const names = outputs.map(({ id }) => this.#wanted.get(id) ?? `value.${id}`);
-    this.#push(operator, inputs, names, attributes, domain);
+    const unread = Array.from({ length: skipped }, (_, index) => `own.${this.#nodes.length}.${index}`);
+    this.#push(operator, inputs, [...unread, ...names], attributes, domain);
     outputs.forEach((value, index) => {
       const name = names[index] as string;
       this.#know(value, name);
@@ -470,6 +499,30 @@ class Encoder {
   }
 }
 
+/** One piece of a scan: what enters it, the piece's factor and what it adds; its state and factor, and what entered. */
+function scanBody(factor: Value, added: Value): GraphRecord {
+  const ofPiece = (value: Value): Value => ({ ...value, shape: value.shape.slice(1) });
+  const [ownFactor, state] = [ofPiece(factor), ofPiece(added)];
+  const isForAll = factor.shape[0] === 1;
+  const isMatrix = factor.shape.at(-1) === added.shape.at(-2);
+  const node = (operator: string, inputs: readonly string[], output: string): NodeRecord => {
+    return { name: output, operator, domain: "", inputs, outputs: [output], attributes: {} };
+  };
+  return {
+    name: "piece",
+    inputs: [recordOf(state, "state"), recordOf(ownFactor, "factor"), recordOf(state, "added")],
+    nodes: [
+      node(isMatrix ? "MatMul" : "Mul", ["factor", "state"], "kept"),
+      node("Add", ["kept", "added"], "next"),
+      node("Identity", ["state"], "entered"),
+      ...(isForAll ? [node("Identity", ["factor"], "same")] : []),
+    ],
+    outputs: [recordOf(state, "next"), ...(isForAll ? [recordOf(ownFactor, "same")] : []), recordOf(state, "entered")],
+    values: [],
+    constants: [],
+  };
+}
+
 function recordOf({ shape, dtype }: Value, name: string): ValueRecord {
   return { name, type: TYPES[dtype], shape };
 }
@@ -488,6 +541,6 @@ function inOrderOfRun(nodes: readonly NodeRecord[]): NodeRecord[] {
 function toAttribute(value: Attributes[string]): AttributeValue {
   if (typeof value === "number") return { int: value };
   if (typeof value === "string") return { string: value };
-  if ("float" in value) return value;
+  if ("float" in value || "graph" in value) return value;
   return { ints: value };
 }

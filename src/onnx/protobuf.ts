@@ -21,7 +21,8 @@ export type AttributeValue =
   | { readonly int: number }
   | { readonly float: number }
   | { readonly string: string }
-  | { readonly ints: readonly number[] };
+  | { readonly ints: readonly number[] }
+  | { readonly graph: GraphRecord };
 
 export interface NodeRecord {
   readonly name: string;
@@ -58,7 +59,7 @@ export interface GraphRecord {
 
 const IR_VERSION = 10;
 const OPSET = 23; // Attention, RMSNormalization and RotaryEmbedding are operators from here on
-const ATTRIBUTE_TYPES = { float: 1, int: 2, string: 3, ints: 7 } as const;
+const ATTRIBUTE_TYPES = { float: 1, int: 2, string: 3, graph: 5, ints: 7 } as const;
 
 const field = (type: string, id: number): protobuf.IField => ({ type, id });
 const repeated = (type: string, id: number): protobuf.IField => ({ rule: "repeated", type, id });
@@ -76,6 +77,7 @@ const SCHEMA = protobuf.Root.fromJSON({
         f: field("float", 2),
         i: field("int64", 3),
         s: field("bytes", 4),
+        g: field("Graph", 6),
         ints: repeated("int64", 8),
         type: field("int32", 20),
       },
@@ -124,12 +126,36 @@ function attribute(name: string, value: AttributeValue): object {
   if ("int" in value) return { name, i: value.int, type: ATTRIBUTE_TYPES.int };
   if ("float" in value) return { name, f: value.float, type: ATTRIBUTE_TYPES.float };
   if ("string" in value) return { name, s: Buffer.from(value.string, "utf8"), type: ATTRIBUTE_TYPES.string };
+  if ("graph" in value) return { name, g: graphOf(value.graph), type: ATTRIBUTE_TYPES.graph };
   return { name, ints: [...value.ints], type: ATTRIBUTE_TYPES.ints };
 }
 
 function valueInfo(value: ValueRecord): object {
   const dim = value.shape.map((size) => (typeof size === "string" ? { dimParam: size } : { dimValue: size }));
   return { name: value.name, type: { tensorType: { elemType: ELEMENT_TYPES[value.type], shape: { dim } } } };
+}
+
+function graphOf(graph: GraphRecord): object {
+  return {
+    name: graph.name,
+    node: graph.nodes.map((node) => ({
+      name: node.name,
+      opType: node.operator,
+      domain: node.domain,
+      input: [...node.inputs],
+      output: [...node.outputs],
+      attribute: Object.entries(node.attributes).map(([name, value]) => attribute(name, value)),
+    })),
+    initializer: graph.constants.map((constant) => ({
+      name: constant.name,
+      dims: [...constant.shape],
+      dataType: ELEMENT_TYPES[constant.type],
+      rawData: constant.bytes,
+    })),
+    input: graph.inputs.map(valueInfo),
+    output: graph.outputs.map(valueInfo),
+    valueInfo: graph.values.map(valueInfo),
+  };
 }
 
 /** The bytes of a ModelProto that holds this graph. */
@@ -142,26 +168,7 @@ export function encodeModel(graph: GraphRecord): Uint8Array {
       { domain: "", version: OPSET },
       { domain: "com.microsoft", version: 1 },
     ],
-    graph: {
-      name: graph.name,
-      node: graph.nodes.map((node) => ({
-        name: node.name,
-        opType: node.operator,
-        domain: node.domain,
-        input: [...node.inputs],
-        output: [...node.outputs],
-        attribute: Object.entries(node.attributes).map(([name, value]) => attribute(name, value)),
-      })),
-      initializer: graph.constants.map((constant) => ({
-        name: constant.name,
-        dims: [...constant.shape],
-        dataType: ELEMENT_TYPES[constant.type],
-        rawData: constant.bytes,
-      })),
-      input: graph.inputs.map(valueInfo),
-      output: graph.outputs.map(valueInfo),
-      valueInfo: graph.values.map(valueInfo),
-    },
+    graph: graphOf(graph),
   });
   return Model.encode(message).finish();
 }

@@ -27,17 +27,11 @@ function passesOf(architecture: Architecture, block: BlockSpec): Passes {
   return { forward, gradient: gradientOf(forward, { of: ["hidden", ...block.tensors.keys()], through: ["output"] }) };
 }
 
-/**
- * Those that hold more, with what they were measured at, rounded up: recurrent layers go back through what they are made of
- * and keep what every level of their scan gave.
- */
+/** Those that hold more, with what they were measured at, rounded up. */
 const HEAVIER: ReadonlyMap<string, number> = new Map([
   ["gpt_oss", 2.2],
   ["lfm2", 2.2],
-  ["minimax", 6.2],
-  ["qwen3_next", 4.5],
-  ["qwen3_5_text", 4.5],
-  ["qwen3_5_moe_text", 4.5],
+  ["minimax", 2.6],
 ]);
 
 /** Sizes of a run in which every expert has a quarter of the rows. */

@@ -383,6 +383,19 @@ export const OPERATOR_CASES: readonly Case[] = [
     return [graph.apply("join", [squares], { length: "n" })];
   }),
   custom("cut of sizes known before", [flat(8, 2)], (graph, [x]) => [graph.apply("cut", [x as Value], { size: 4 })]),
+  one(
+    "scan",
+    [
+      { shape: ["n", 2, 1, 3, 3], sizes: [5, 2, 1, 3, 3] },
+      { shape: ["n", 2, 4, 3, 2], sizes: [5, 2, 4, 3, 2] },
+    ],
+    {},
+  ),
+  one("scan", [flat(4, 2, 3, 3), flat(4, 2, 3, 2)], { isReversed: true }, "from the end"),
+  one("scan", [flat(1, 2, 3, 3), { shape: ["n", 2, 3, 2], sizes: [4, 2, 3, 2] }], {}, "by one matrix for all pieces"),
+  one("scan", [flat(1, 1, 3, 1, 1), flat(4, 2, 3, 2, 2)], { isReversed: true }, "by one number per head, from the end"),
+  one("scan", [flat(4, 1, 1, 1), flat(4, 2, 2, 3)], {}, "by a number per piece"),
+  one("scan", [flat(1, 2, 2, 2), flat(1, 2, 2, 3)], {}, "of one piece"),
   custom("convolution", convolutionInputs, (graph, [x, , weight]) => [
     graph.apply("convolution", [x as Value, weight as Value], { tokens: "tokens" }),
   ]),
@@ -393,6 +406,8 @@ export const OPERATOR_CASES: readonly Case[] = [
   linearAttentionCase("deltaRule", "in one piece", 8, [gates, shares]),
   linearAttentionCase("fadingAttention", "in several pieces", 2, [{ ...flat(4), at: positive }]),
   linearAttentionCase("fadingAttention", "in one piece", 8, [{ ...flat(4), at: positive }]),
+  one("unitTriangularInverse", [{ shape: ["n", 2, 8, 8], sizes: [2, 2, 8, 8] }], {}),
+  one("unitTriangularInverse", [flat(5, 5)], {}, "of no power of two"),
   cachedAttentionCase("sinks", 1, undefined, true),
   sinkGradientCase("causal, softcap", { softcap: 1.5 }),
   sinkGradientCase(

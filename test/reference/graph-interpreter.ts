@@ -496,6 +496,22 @@ const fadingAttention: Rule<"fadingAttention"> = (inputs, attributes, size) =>
     );
   });
 
+/** By forward substitution. */
+const unitTriangularInverse: Rule<"unitTriangularInverse"> = ([x]) => {
+  const { shape, values } = x as Tensor;
+  const size = shape.at(-1) as number;
+  const inverse = new Float64Array(values.length);
+  for (let first = 0; first < values.length; first += size * size)
+    for (let row = 0; row < size; row++)
+      for (let column = 0; column <= row; column++) {
+        let entry = row === column ? 1 : 0;
+        for (let k = column; k < row; k++)
+          entry -= (values[first + row * size + k] as number) * (inverse[first + k * size + column] as number);
+        inverse[first + row * size + column] = entry;
+      }
+  return [{ shape, values: inverse }];
+};
+
 const router: Rule<"router"> = (
   inputs,
   { chosen, isRenormalized, scale = 1, scores = "softmax", limit, hasBias = false },
@@ -792,6 +808,32 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
     const joined = [size(length), ...shape.slice(2)];
     return [{ shape: joined, values: values.slice(0, sizeOf(joined)) }];
   },
+  scan([factor, added], { isReversed = false }) {
+    const [factors, { shape, values }] = [factor as Tensor, added as Tensor];
+    const [pieces, rows] = [shape[0], shape.at(-2)] as [number, number];
+    const isMatrix = factors.shape.at(-1) === rows;
+    const entered = new Float64Array(values.length);
+    const order = Array.from({ length: pieces }, (_, step) => (isReversed ? pieces - 1 - step : step));
+    order.slice(1).forEach((piece, step) => {
+      const before = order[step] as number;
+      const stateAt = (place: readonly number[]): number =>
+        entered[indexOf([before, ...place.slice(1)], shape)] as number;
+      for (let index = 0; index < values.length / pieces; index++) {
+        const place = [before, ...placeOf(index, shape.slice(1))];
+        const [outer, row, column] = [place.slice(0, -2), place.at(-2) as number, place.at(-1) as number];
+        const kept = isMatrix
+          ? sum(
+              Array.from(
+                { length: rows },
+                (_, k) => stretched(factors, [...outer, row, k]) * stateAt([...outer, k, column]),
+              ),
+            )
+          : stretched(factors, [...outer, 0, 0]) * stateAt(place);
+        entered[indexOf([piece, ...place.slice(1)], shape)] = kept + (values[indexOf(place, shape)] as number);
+      }
+    });
+    return [{ shape, values: entered }];
+  },
   gather([table, indices]) {
     const [from, at] = [table as Tensor, indices as Tensor];
     const { values } = rowsAt(from, [...at.values]);
@@ -848,6 +890,7 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
   convolution,
   deltaRule,
   fadingAttention,
+  unitTriangularInverse,
   router,
   sparseMixer,
   expert,

@@ -396,15 +396,18 @@ export interface ComparisonReport {
 }
 
 /** What the engine tells while it works. */
-export type EngineEvent =
+export type EngineEvent = Happening & {
+  /** Share of all that the command does, weighed by the time it takes, 0..1; it never falls. */
+  readonly fraction: number;
+  /** Which cell of a comparison it belongs to. */
+  readonly cell?: { readonly number: number; readonly total: number; readonly label: string };
+};
+
+type Happening =
   | { readonly type: "start"; readonly blocks: number; readonly device: string; readonly resumedBlocks: number }
-  | {
-      readonly type: "stage";
-      readonly block: number;
-      readonly blocks: number;
-      readonly stage: string;
-      /** Share of the whole run done, 0..1. */ readonly fraction: number;
-    }
+  /** Of a block, or of what belongs to none. */
+  | { readonly type: "stage"; readonly stage: string; readonly block: number; readonly blocks: number }
+  | { readonly type: "stage"; readonly stage: string; readonly block: null }
   | {
       readonly type: "block";
       readonly block: number;
@@ -414,7 +417,6 @@ export type EngineEvent =
       /** Sum of the layers' losses; null where the method has none. */
       readonly loss: number | null;
       readonly seconds: number;
-      readonly fraction: number;
     }
   | {
       /** After every step of a training of the whole model. */
@@ -428,8 +430,6 @@ export type EngineEvent =
       readonly course: string;
       /** Whether the curve got a point: worth a line where lines are kept. */
       readonly isPoint: boolean;
-      /** To the training's end. */
-      readonly etaSeconds: number;
     }
   | { readonly type: "windows"; readonly done: number; readonly total: number }
   /** Of generated sequences; a total that sequences which end early do not reach. */

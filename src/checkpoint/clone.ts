@@ -18,15 +18,24 @@ export const CLONE_MARKER = "clone-complete";
 /** The file that is being copied. */
 export const CLONING = "cloning.tmp";
 
+/** Called before every file with bytes; throws to stop. */
+export type OnCopied = (done: number, total: number) => void;
+
 /**
  * Copy the planned files into a new directory; what was copied is removed again when that fails.
  * @throws ResourceError `E_DISK_FULL`; CheckpointError when a file cannot be read
  */
-export async function clone(plan: ClonePlan, target: string): Promise<void> {
+export async function clone(plan: ClonePlan, target: string, onCopied: OnCopied = () => undefined): Promise<void> {
   await mkdir(target);
+  const total = bytesOf(plan);
+  let done = 0;
   try {
     for (const directory of plan.directories) await mkdir(join(target, directory));
-    for (const file of plan.files) await copyWhole(file, join(target, file.path), join(target, CLONING));
+    for (const file of plan.files) {
+      onCopied(done, total);
+      await copyWhole(file, join(target, file.path), join(target, CLONING));
+      done += file.sizeBytes;
+    }
   } catch (error) {
     await rm(target, { recursive: true, force: true });
     if (!(error instanceof ResourceError)) throw error;
@@ -36,6 +45,10 @@ export async function clone(plan: ClonePlan, target: string): Promise<void> {
       cause: error,
     });
   }
+}
+
+export function bytesOf({ files }: ClonePlan): number {
+  return files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
 /** @param unfinished what the copy is called until it is whole: a name that every file system takes */

@@ -15,7 +15,7 @@ import { ConfigError, InternalError, ResourceError, UsageError } from "../errors
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
 import { OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
-import { clone, CLONE_MARKER, CLONING, readMarker, sealClone, syncDirectory } from "./clone.js";
+import { bytesOf, clone, CLONE_MARKER, CLONING, readMarker, sealClone, syncDirectory, type OnCopied } from "./clone.js";
 import { planClone, type ClonePlan, type OwnNames } from "./clone-plan.js";
 import { narrow, type NarrowReport } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
@@ -71,6 +71,7 @@ export interface OutputOptions {
   readonly own?: OwnNames;
   /** Hears what of the source is left out or renamed, where users may miss it. */
   readonly warn?: (message: string) => void;
+  readonly onCopied?: OnCopied;
 }
 
 /**
@@ -145,7 +146,7 @@ async function openOutput(options: OutputOptions, place: OutputPlace, lock: Outp
   if (place.partialExists) await rm(place.partial, { recursive: true, force: true });
   await checkFreeSpace(place.parent, bytesOf(plan), scratchBytes);
   const shards = await source.stamps();
-  await clone(plan, place.partial);
+  await clone(plan, place.partial, options.onCopied);
   const checkpoint = await OpenCheckpoint.open(place.partial, "r+");
   return new PatchedClone({ place, force, lock, clonedFrom: shards }, checkpoint, (signal) =>
     sealClone(plan, place.partial, { headersSha256, shards }, signal),
@@ -161,10 +162,6 @@ export async function planCloneOf(source: Checkpoint, { working, written }: OwnN
 }
 
 const NOTHING: OwnNames = { working: [], written: [] };
-
-export function bytesOf({ files }: ClonePlan): number {
-  return files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-}
 
 function clonedFromAnother(partial: string, source: Checkpoint): ConfigError {
   return new ConfigError(

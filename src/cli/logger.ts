@@ -1,6 +1,7 @@
 /**
  * The command line's logger: pino in this process, on a synchronous destination, because worker transports deliver
- * late while inference blocks a core. Pretty on a terminal, JSON lines otherwise; `--log-file` adds JSON lines there.
+ * late while inference blocks a core. Lines for people, or JSON lines where `--log-format` asks for them; `--log-file` adds JSON
+ * lines there.
  */
 import { pino } from "pino";
 import { UsageError } from "../errors.js";
@@ -15,21 +16,38 @@ export interface LoggerOptions {
   readonly write: (text: string) => void;
 }
 
+export interface CommandLogger {
+  readonly logger: Logger;
+  /** To the log file alone, where there is one. */
+  readonly file: Logger | undefined;
+}
+
 /** @throws UsageError when the log file cannot be opened */
-export async function createLogger({ level, format, file, write }: LoggerOptions): Promise<Logger> {
+export async function createLogger({ level, format, file, write }: LoggerOptions): Promise<CommandLogger> {
   const sink = { write };
   const terminal = format === "json" ? sink : await prettyStream(write);
   // The file gets debug lines too: it is read when something went wrong.
-  const streams: { level: LogLevel; stream: { write(text: string): void } }[] = [{ level, stream: terminal }];
-  if (file !== undefined) streams.push({ level: "debug", stream: openLogFile(file, (text) => terminal.write(text)) });
+  const said: LeveledStream = { level, stream: terminal };
+  if (file === undefined) return { logger: loggerTo([said]), file: undefined };
+  const kept: LeveledStream = { level: "debug", stream: openLogFile(file, (text) => terminal.write(text)) };
+  return { logger: loggerTo([said, kept]), file: loggerTo([kept]) };
+}
+
+interface LeveledStream {
+  readonly level: LogLevel;
+  readonly stream: { write(text: string): void };
+}
+
+function loggerTo(streams: readonly LeveledStream[]): Logger {
+  const levels: readonly LogLevel[] = ["debug", "info", "warn", "error"];
   const backend = pino(
     {
-      level: file === undefined ? level : "debug",
+      level: levels.find((each) => streams.some(({ level }) => level === each)) ?? "info",
       base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
     },
-    pino.multistream(streams),
+    pino.multistream([...streams]),
   );
   const at =
     (name: LogLevel): Logger["info"] =>
@@ -43,9 +61,7 @@ async function prettyStream(write: (text: string) => void): Promise<{ write(text
   const prettify = prettyFactory({
     colorize: shouldColor(process.stderr),
     translateTime: "SYS:HH:MM:ss",
-    // Progress lines say in words what these fields hold.
-    ignore: "pid,hostname,block,blocks,zeros,elements,loss,seconds,etaSeconds",
-    singleLine: true,
+    hideObject: true, // messages say in words what fields hold
   });
   return { write: (line) => write(prettify(JSON.parse(line))) };
 }

@@ -12,7 +12,13 @@ import { CLOSED, stderr, stdout } from "./streams.js";
 
 const act: Act = async (command, said, common) => {
   const { openSession } = await import("./session.js");
-  await command.act(said, await openSession(common));
+  const session = await openSession(common);
+  try {
+    await command.act(said, session);
+  } catch (error) {
+    session.failed(error);
+    throw error;
+  }
 };
 
 /** @param args the words after the program's name */

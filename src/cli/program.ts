@@ -75,9 +75,6 @@ function addCommonFlags(command: Command): void {
     .option("-v, --verbose", "debug messages, and stacks of errors")
     .option("--log-file <file>", "also append log lines as JSON to a file")
     .addOption(
-      new Option(
-        "--log-format <format>",
-        "log lines on stderr (default: pretty on a terminal, json elsewhere)",
-      ).choices(["pretty", "json"]),
+      new Option("--log-format <format>", "log lines on stderr (default: pretty)").choices(["pretty", "json"]),
     );
 }

@@ -1,7 +1,7 @@
 /**
- * Progress on stderr: on a terminal one live line, redrawn at most ten times a second and removed at the end;
- * elsewhere one log line per block. The rest of the time is extrapolated from the share of the run that is done,
- * which the engine weighs by work, not by block count.
+ * Progress on stderr: on a terminal one live line with a bar, drawn again at most ten times a second and at least once,
+ * and removed at the end; elsewhere, and in a log file, a line per block and whenever nothing was said for a while. The
+ * engine says what share of everything is done, weighed by time; the rest of the time is extrapolated from it.
  */
 import type { EngineEvent } from "../contract.js";
 import type { Logger } from "../logging.js";
@@ -9,24 +9,72 @@ import { formatDuration, formatLoss, formatPercent } from "../report/format.js";
 
 export interface Progress {
   handle(event: EngineEvent): void;
+  /** Once a second: time passes though nothing is told. */
+  tick(): void;
   /** Remove the live line, write, and draw it again. */
   around(write: () => void): void;
   finish(): void;
 }
 
-export const NO_PROGRESS: Progress = { handle: () => undefined, around: (write) => write(), finish: () => undefined };
+const nothing = (): undefined => undefined;
+
+export const NO_PROGRESS: Progress = { handle: nothing, tick: nothing, around: (write) => write(), finish: nothing };
 
 const REDRAW_MS = 100;
 const ERASE_LINE = "\r\u001b[2K";
+const BAR_CELLS = 20;
+/** Shares below it say too little of how long the rest takes. */
+const LEAST_FRACTION = 0.02;
+/** Where lines are kept: the longest time without one, and the shortest between two that only say that time passes. */
+const SILENCE_MS = 30_000;
 
 export interface Terminal {
   readonly columns?: number;
   write(text: string): unknown;
 }
 
-/** Milliseconds left by linear extrapolation of a share done since `startedAt`; undefined before there is one. */
+/** Milliseconds left by linear extrapolation; undefined while too little is done. */
 export function estimateRemaining(fraction: number, elapsedMs: number): number | undefined {
-  return fraction > 0 && fraction <= 1 ? (elapsedMs * (1 - fraction)) / fraction : undefined;
+  return fraction >= LEAST_FRACTION && fraction <= 1 ? (elapsedMs * (1 - fraction)) / fraction : undefined;
+}
+
+/** How far the work is, and how long it has taken and will take. */
+class Estimate {
+  readonly #now: () => number;
+  readonly #startedAt: number;
+  #fraction = 0;
+  #endsAt: number | undefined;
+
+  constructor(now: () => number) {
+    this.#now = now;
+    this.#startedAt = now();
+  }
+
+  take({ fraction }: EngineEvent): void {
+    if (fraction <= this.#fraction) return;
+    this.#fraction = fraction;
+    const remaining = estimateRemaining(fraction, this.elapsedMs);
+    this.#endsAt = remaining === undefined ? undefined : this.#now() + remaining;
+  }
+
+  get fraction(): number {
+    return this.#fraction;
+  }
+
+  get elapsedMs(): number {
+    return this.#now() - this.#startedAt;
+  }
+
+  /** Of the last estimate, less what has passed since. */
+  get remainingSeconds(): number | undefined {
+    return this.#endsAt === undefined ? undefined : Math.max(0, this.#endsAt - this.#now()) / 1000;
+  }
+
+  /** ", ETA 3 min", where there is something to say. */
+  get etaText(): string {
+    const seconds = this.remainingSeconds;
+    return seconds === undefined || this.#fraction >= 1 ? "" : `, ETA ${formatDuration(seconds)}`;
+  }
 }
 
 /** @param now milliseconds, for tests */
@@ -34,22 +82,27 @@ export function createLiveProgress(terminal: Terminal, now: () => number = Date.
   let text = "";
   let isDrawn = false;
   let drawnAt = -Infinity;
-  const tracker = createTracker(now);
+  const estimate = new Estimate(now);
+  const words = createWords();
   const clear = (): void => {
     if (isDrawn) terminal.write(ERASE_LINE);
     isDrawn = false;
   };
   const draw = (): void => {
     if (text === "") return;
-    terminal.write(`${ERASE_LINE}${text.slice(0, Math.max(1, (terminal.columns || 80) - 1))}`);
+    const { fraction, elapsedMs, etaText } = estimate;
+    const line = `${bar(fraction)} ${formatPercent(fraction, 0)} · ${formatDuration(elapsedMs / 1000)}${etaText} · ${text}`;
+    terminal.write(`${ERASE_LINE}${line.slice(0, Math.max(1, (terminal.columns || 80) - 1))}`);
     isDrawn = true;
     drawnAt = now();
   };
   return {
     handle(event) {
-      text = tracker.live(event) ?? text;
+      estimate.take(event);
+      text = words(event);
       if (now() - drawnAt >= REDRAW_MS) draw();
     },
+    tick: draw,
     around(write) {
       const wasDrawn = isDrawn;
       clear();
@@ -63,98 +116,99 @@ export function createLiveProgress(terminal: Terminal, now: () => number = Date.
   };
 }
 
-/** One line per finished block, through the log. */
+function bar(fraction: number): string {
+  const full = Math.floor(fraction * BAR_CELLS);
+  return "█".repeat(full) + "░".repeat(BAR_CELLS - full);
+}
+
+/** A line per finished block and what else deserves one, through the log. */
 export function createLineProgress(logger: Logger, now: () => number = Date.now): Progress {
-  const tracker = createTracker(now);
+  const estimate = new Estimate(now);
+  const words = createWords();
+  let saidAt = now();
+  const say = (message: string, fields: Readonly<Record<string, unknown>>): void => {
+    saidAt = now();
+    const seconds = estimate.remainingSeconds;
+    const etaSeconds = seconds === undefined ? null : Math.round(seconds);
+    const share = `${formatPercent(estimate.fraction, 0)}${estimate.etaText}`;
+    logger.info(`${message} · ${share}`, { ...fields, fraction: estimate.fraction, etaSeconds });
+  };
   return {
     handle(event) {
-      const line = tracker.line(event);
-      if (line !== undefined) logger.info(line.message, line.fields);
+      estimate.take(event);
+      const text = words(event);
+      if (isWorthALine(event)) say(text, fieldsOf(event));
+      else if (now() - saidAt >= SILENCE_MS) say(text, fieldsOf(event));
     },
+    tick: nothing,
     around: (write) => write(),
-    finish: () => undefined,
+    finish: nothing,
   };
 }
 
-interface Tracker {
-  /** The live line after this event, or undefined where it changes nothing. */
-  live(event: EngineEvent): string | undefined;
-  /** The log line of this event, where it deserves one. */
-  line(
-    event: EngineEvent,
-  ): { readonly message: string; readonly fields: Readonly<Record<string, unknown>> } | undefined;
-}
-
-function createTracker(now: () => number): Tracker {
-  let startedAt = now();
-  let firstFraction = 0;
-  let lastLoss: number | null = null;
-  /** A resumed run starts with work already done: extrapolate from the share done since. */
-  const remaining = (fraction: number): number | undefined =>
-    estimateRemaining((fraction - firstFraction) / (1 - firstFraction || 1), now() - startedAt);
-  const etaText = (fraction: number): string => {
-    const milliseconds = remaining(fraction);
-    return milliseconds === undefined || fraction >= 1 ? "" : `, ETA ${formatDuration(milliseconds / 1000)}`;
-  };
-  const start = (event: EngineEvent): void => {
-    if (event.type !== "start") return;
-    startedAt = now();
-    firstFraction = event.blocks === 0 ? 0 : event.resumedBlocks / event.blocks;
-  };
+/** Everything that is handled goes to all of them; the first one writes. */
+export function severalProgress(first: Progress, ...others: readonly Progress[]): Progress {
+  const all = [first, ...others];
   return {
-    live(event) {
-      start(event);
-      switch (event.type) {
-        case "start":
-          return `${event.blocks} blocks on ${event.device}`;
-        case "stage": {
-          const loss = lastLoss === null ? "" : `, last loss ${formatLoss(lastLoss)}`;
-          return `block ${event.block + 1}/${event.blocks} · ${event.stage} · ${formatPercent(event.fraction, 0)}${loss}${etaText(event.fraction)}`;
-        }
-        case "block":
-          lastLoss = event.loss;
-          return `${blockText(event)}${etaText(event.fraction)}`;
-        case "training":
-          return trainingText(event);
-        case "windows":
-          return `window ${event.done}/${event.total}${etaText(event.done / event.total)}`;
-        case "tokens":
-          return `token ${event.done}/${event.total}${etaText(event.done / event.total)}`;
-        case "cell":
-          return `${event.label} done, ${event.done} of ${event.total}`;
-        default:
-          return event satisfies never;
-      }
-    },
-    line(event) {
-      start(event);
-      if (event.type === "cell") {
-        const { done, total, label } = event;
-        return { message: `${label} done, ${done} of ${total}`, fields: { done, total } };
-      }
-      if (event.type === "start" && event.resumedBlocks > 0) {
-        return { message: `resuming after ${event.resumedBlocks} of ${event.blocks} blocks`, fields: {} };
-      }
-      if (event.type === "training") {
-        const { name, step, steps, loss, isPoint, etaSeconds } = event;
-        const fields = { training: name, step, steps, loss, etaSeconds: Math.round(etaSeconds) };
-        return isPoint ? { message: trainingText(event), fields } : undefined;
-      }
-      if (event.type !== "block") return undefined;
-      const { block, blocks, zeros, elements, loss, seconds } = event;
-      const milliseconds = remaining(event.fraction);
-      const etaSeconds = milliseconds === undefined ? null : Math.round(milliseconds / 1000);
-      return {
-        message: `${blockText(event)}${etaText(event.fraction)}`,
-        fields: { block: block + 1, blocks, zeros, elements, loss, seconds, etaSeconds },
-      };
-    },
+    handle: (event) => all.forEach((each) => each.handle(event)),
+    tick: () => all.forEach((each) => each.tick()),
+    around: (write) => first.around(write),
+    finish: () => all.forEach((each) => each.finish()),
   };
 }
 
-function trainingText({ name, step, steps, course, etaSeconds }: Extract<EngineEvent, { type: "training" }>): string {
-  const eta = step === steps ? "" : `, ETA ${formatDuration(etaSeconds)}`;
-  return `${name}, step ${step}/${steps}: ${course}${eta}`;
+function isWorthALine(event: EngineEvent): boolean {
+  if (event.type === "training") return event.isPoint;
+  if (event.type === "start") return event.resumedBlocks > 0;
+  return event.type === "block" || event.type === "cell";
+}
+
+/** What a machine reads of an event that has a line. */
+function fieldsOf(event: EngineEvent): Readonly<Record<string, unknown>> {
+  if (event.type === "block") {
+    const { block, blocks, zeros, elements, loss, seconds } = event;
+    return { block: block + 1, blocks, zeros, elements, loss, seconds };
+  }
+  if (event.type === "training") {
+    const { name, step, steps, loss } = event;
+    return { training: name, step, steps, loss };
+  }
+  return event.type === "cell" ? { done: event.done, total: event.total } : {};
+}
+
+/** What an event says in words, by itself and by what came before it. */
+function createWords(): (event: EngineEvent) => string {
+  let lastLoss: number | null = null;
+  const said = (event: EngineEvent): string => {
+    switch (event.type) {
+      case "start":
+        return event.resumedBlocks > 0
+          ? `resuming after ${event.resumedBlocks} of ${event.blocks} blocks`
+          : `${event.blocks} blocks on ${event.device}`;
+      case "stage": {
+        if (event.block === null) return event.stage;
+        const loss = lastLoss === null ? "" : `, last loss ${formatLoss(lastLoss)}`;
+        return `block ${event.block + 1}/${event.blocks} · ${event.stage}${loss}`;
+      }
+      case "block":
+        lastLoss = event.loss;
+        return blockText(event);
+      case "training":
+        return `${event.name}, step ${event.step}/${event.steps}: ${event.course}`;
+      case "windows":
+        return `window ${event.done}/${event.total}`;
+      case "tokens":
+        return `token ${event.done}/${event.total}`;
+      case "cell":
+        return `${event.label} done, ${event.done} of ${event.total}`;
+      default:
+        return event satisfies never;
+    }
+  };
+  return (event) => {
+    const { cell } = event;
+    return cell === undefined ? said(event) : `cell ${cell.number}/${cell.total} ${cell.label} · ${said(event)}`;
+  };
 }
 
 function blockText(event: Extract<EngineEvent, { type: "block" }>): string {

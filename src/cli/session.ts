@@ -2,9 +2,9 @@
 import { resolve } from "node:path";
 import type { Listening, Logger } from "../index.js";
 import { writeFile } from "../files/stream-files.js";
-import { reportLost } from "./failure.js";
+import { errorDocument, reportLost } from "./failure.js";
 import { createLogger } from "./logger.js";
-import { createLineProgress, createLiveProgress, NO_PROGRESS, type Progress } from "./progress.js";
+import { createLineProgress, createLiveProgress, NO_PROGRESS, severalProgress, type Progress } from "./progress.js";
 import { stopOnSignals } from "./signals.js";
 import { CLOSED, stderr, stdout } from "./streams.js";
 
@@ -21,6 +21,8 @@ export interface Session {
   readonly listening: { readonly logger: Logger; readonly onEvent: NonNullable<Listening["onEvent"]> };
   /** Work that the first Ctrl-C or SIGTERM asks to end between steps. */
   stoppable<Report>(work: (signal: AbortSignal) => Promise<Report>): Promise<Report>;
+  /** Keep in the log file what ends the command. */
+  failed(error: unknown): void;
   /**
    * The one thing on stdout: the report as a JSON document, or as text for people.
    * @param rest what there is besides, for a reader who is gone: nothing but text that is easily made again (the default), a
@@ -50,28 +52,36 @@ export async function openSession(flags: CommonFlags): Promise<Session> {
   const isTerminal = process.stderr.isTTY === true;
   let progress: Progress = NO_PROGRESS;
   const writeError = (text: string): void => progress.around(() => stderr.write(text));
-  const logger = await createLogger({
+  const { logger, file } = await createLogger({
     level: flags.quiet === true ? "warn" : flags.verbose === true ? "debug" : "info",
-    format:
-      flags.logFormat === "pretty" || flags.logFormat === "json" ? flags.logFormat : isTerminal ? "pretty" : "json",
+    format: flags.logFormat === "json" ? "json" : "pretty",
     ...(flags.logFile === undefined ? {} : { file: flags.logFile }),
     write: writeError,
   });
   const isLive = isTerminal && process.env["TERM"] !== "dumb";
-  if (flags.quiet !== true) progress = isLive ? createLiveProgress(stderr) : createLineProgress(logger);
+  const kept = file === undefined ? NO_PROGRESS : createLineProgress(file);
+  if (flags.quiet === true) progress = kept;
+  else progress = isLive ? severalProgress(createLiveProgress(stderr), kept) : createLineProgress(logger);
 
   return {
     listening: { logger, onEvent: (event) => progress.handle(event) },
     async stoppable(work) {
       const { signal, removeHandlers } = stopOnSignals(writeError);
+      const clock = setInterval(() => progress.tick(), 1000);
       try {
         return await work(signal);
       } finally {
+        clearInterval(clock);
         progress.finish();
         removeHandlers();
       }
     },
+    failed(error) {
+      const { message, ...fields } = errorDocument(error);
+      file?.error(message, fields);
+    },
     async print(report, render, rest) {
+      file?.info("report", { report });
       const text = flags.json === true ? JSON.stringify(report) : render(report);
       stdout.write(`${text}\n`);
       const failure = await stdout.flush();

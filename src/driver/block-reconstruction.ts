@@ -17,10 +17,10 @@ import { optimiseRegion } from "../training/regional-optimisation.js";
 import { flattenBlock } from "../training/safe.js";
 import type { SolvedLinear } from "./group-at-work.js";
 import {
+  blockStage,
   isPruned,
   maskedRoles,
   projectedLinears,
-  stage,
   type BlockAtWork,
   type BlockTraining,
   type RunParts,
@@ -30,7 +30,7 @@ export const TARGETS_SCRATCH_NAME = "targets.bin";
 
 export type TrainingParts = Pick<
   RunParts,
-  "config" | "context" | "model" | "selected" | "device" | "output" | "runner" | "stream" | "denseStream"
+  "config" | "context" | "course" | "model" | "selected" | "device" | "output" | "runner" | "stream" | "denseStream"
 >;
 
 /** Whether it trains towards the dense model's own stream, not towards what the dense block makes of the pruned one's. */
@@ -94,7 +94,9 @@ export class BlockReconstruction implements AsyncDisposable {
       loss: await this.#programs(spec),
       seed: config.seed + spec.index,
       onStep: ({ done, steps, loss }) => {
-        stage(this.#run, spec, `${step}, loss ${loss.toPrecision(3)}`, done / steps);
+        const number = this.#trainings.indexOf(training);
+        const share = (number + done / steps) / this.#trainings.length;
+        blockStage(this.#run, spec, "training", share, `${step}, loss ${loss.toPrecision(3)}`);
         throwIfStopped(context, true);
       },
     };

@@ -6,7 +6,7 @@
 import { appendFile, mkdir, readFile, rename, rm, rmdir, writeFile } from "../files/output-files.js";
 import { join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
-import { throwIfStopped, type EngineContext } from "../context.js";
+import { contextOfPart, throwIfStopped, type EngineContext } from "../context.js";
 import type {
   ComparedAllocation,
   ComparedMethod,
@@ -27,12 +27,23 @@ import { OutputLock } from "../files/lock.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { UNIFORM } from "../allocation/registry.js";
 import { VERSION } from "../version.js";
+import { courseOf, spansOf } from "./course.js";
 import { hashOf } from "./journal.js";
 import { StoredStatistics } from "./stored-statistics.js";
 import { checkWeights } from "./finite-weights.js";
+import { PARTS } from "./parts.js";
 import { decidePrunables } from "./prunables.js";
-import { pruneModel } from "./prune-model.js";
-import { loadCalibrationTokens, type SharedWork } from "./session.js";
+import { allocationKey, pruneModel } from "./prune-model.js";
+import { secondsOf, USUAL_RATES } from "./rates.js";
+import { evaluationWork } from "./run-cost.js";
+import {
+  blockTrainingsOf,
+  loadCalibrationTokens,
+  modelTrainingsOf,
+  plannedRun,
+  solverOf,
+  type SharedWork,
+} from "./session.js";
 
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";
@@ -104,7 +115,16 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   const earlier = config.resume ? await readResults(results, fingerprint) : undefined;
   const scratch = join(config.workDirectory, "dense.bin");
   // Layouts are in the fingerprint; the bytes are known once they were read.
-  const evaluation = await model.checkpoint.hashed(() => evaluateWindows(model, corpus.sequences, scratch, context));
+  const cells = cellsOf(config);
+  const labels = cells.map(labelOf);
+  const windows = corpus.sequences.length;
+  const times = timesOf(config, cells, model, windows).map((time, index) =>
+    earlier?.rows.has(labels[index] as string) === true ? NO_TIME : time,
+  );
+  const [ofDense, ...spans] = spansOf([times[0]?.evaluating ?? 1, ...times.map(sumOf)]) as [Span, ...Span[]];
+  const evaluation = await model.checkpoint.hashed(() =>
+    evaluateWindows(model, corpus.sequences, scratch, contextOfPart(context, ofDense)),
+  );
   await using dense = evaluation.result;
   const weights = evaluation.sha256;
   if (earlier !== undefined && earlier.weights !== weights) throw otherWeights(results, config.run.model);
@@ -112,18 +132,18 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   // Written anew, since its last line may be torn.
   await writeResults(results, [{ fingerprint, weights }, ...[...finished].map(([label, row]) => ({ label, row }))]);
 
-  const cells = cellsOf(config);
   const rows: ComparisonRow[] = [];
   for (const [index, cell] of cells.entries()) {
-    const label = labelOf(cell);
+    const [label, span] = [labels[index] as string, spans[index] as Span];
     throwIfStopped(context, true);
     let row = finished.get(label);
     if (row === undefined) {
-      row = await runCell(config, cell, { dense, sequences: corpus.sequences, shared }, context);
+      const part = contextOfPart(context, { ...span, cell: { number: index + 1, total: cells.length, label } });
+      row = await runCell(config, cell, { dense, sequences: corpus.sequences, shared, time: times[index] }, part);
       await appendFile(results, `${JSON.stringify({ label, row })}\n`);
     }
     rows.push(row);
-    context.emit({ type: "cell", done: index + 1, total: cells.length, label });
+    context.emit({ type: "cell", done: index + 1, total: cells.length, label, fraction: span.to });
   }
   await rm(results);
   await statistics[Symbol.asyncDispose](); // before the folder is looked at
@@ -223,15 +243,55 @@ interface DenseWork {
   readonly dense: EvaluatedWindows;
   readonly sequences: readonly Int32Array[];
   readonly shared: SharedWork;
+  /** What the cell is expected to take. */
+  readonly time: CellTime | undefined;
+}
+
+/** Of a usual machine, seconds. */
+interface CellTime {
+  readonly pruning: number;
+  readonly evaluating: number;
+}
+
+const NO_TIME: CellTime = { pruning: 0, evaluating: 0 };
+type Span = ReturnType<typeof spansOf>[number];
+
+const sumOf = ({ pruning, evaluating }: CellTime): number => pruning + evaluating;
+
+/** What cells take, each without what it shares with an earlier one. */
+function timesOf(config: ComparisonConfig, cells: readonly Cell[], model: Model, windows: number): CellTime[] {
+  const allocated = new Set<string>();
+  return cells.map((cell) => {
+    const run = runOf(config, cell);
+    const { selection } = decidePrunables(run, model, "refused");
+    const planned = plannedRun({
+      ...{ config: run, model, solver: solverOf(run), selected: new Set(selection.selected) },
+      ...{ blockTrainings: blockTrainingsOf(run), trainings: modelTrainingsOf(run) },
+    });
+    const isAllocated = allocated.has(allocationKey(run));
+    allocated.add(allocationKey(run));
+    const left: readonly string[] = [PARTS.weights, ...(isAllocated ? [PARTS.allocation, PARTS.search] : [])];
+    return {
+      pruning: courseOf(planned).secondsOf((name) => !left.includes(name)),
+      evaluating: secondsOf(evaluationWork(planned, { windows, tokens: config.seqlen }), USUAL_RATES),
+    };
+  });
+}
+
+function runOf(config: ComparisonConfig, cell: Cell): RunConfig {
+  const { method, methodOptions, then } = cell.method;
+  const out = join(config.workDirectory, PRUNED_NAME);
+  return { ...config.run, method, methodOptions, then, ...settingsOf(cell), out, force: true, resume: false };
 }
 
 async function runCell(
   config: ComparisonConfig,
   cell: Cell,
-  { dense, sequences, shared }: DenseWork,
+  { dense, sequences, shared, time = { pruning: 1, evaluating: 1 } }: DenseWork,
   context: EngineContext,
 ): Promise<ComparisonRow> {
-  const out = join(config.workDirectory, PRUNED_NAME);
+  const run = runOf(config, cell);
+  const { out } = run;
   let peakRssBytes = 0;
   const watching: EngineContext = {
     ...context,
@@ -240,21 +300,19 @@ async function runCell(
       context.emit(event);
     },
   };
-  const { label, method, methodOptions, then } = cell.method;
-  const step = { method, methodOptions, then };
-  const run = { ...config.run, ...step, ...settingsOf(cell), out, force: true, resume: false };
+  const [ofPruning, ofEvaluating] = spansOf([time.pruning, time.evaluating]) as [Span, Span];
   try {
-    const report = await pruneModel(run, watching, shared);
+    const report = await pruneModel(run, contextOfPart(watching, ofPruning), shared);
     await using pruned = await openModel(out, { family: config.run.family, logger: context.logger });
     await using evaluated = await evaluateWindows(
       pruned,
       sequences,
       join(config.workDirectory, "pruned.bin"),
-      watching,
+      contextOfPart(watching, ofEvaluating),
     );
     const { klDivergence, top1Agreement, perplexityRatio } = await compareEvaluated(dense, evaluated);
     return {
-      method: label,
+      method: cell.method.label,
       pattern: report.pattern,
       allocation: cell.allocation.label,
       reproduce: run.reproduce,

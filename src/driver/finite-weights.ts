@@ -19,11 +19,14 @@ export async function checkWeights(
   model: Model,
   { allowNonFinite }: Pick<RunConfig, "allowNonFinite">,
   context: EngineContext,
+  onTensor: (done: number, total: number) => void = () => undefined,
 ): Promise<ReadonlySet<string>> {
   const pool = new BufferPool();
   const found: NonFinite[] = [];
-  for (const tensor of wantedTensors(model.architecture).keys()) {
+  const tensors = [...wantedTensors(model.architecture).keys()];
+  for (const [index, tensor] of tensors.entries()) {
     throwIfStopped(context, false);
+    onTensor(index, tensors.length);
     const problem = await findNonFinite(model.checkpoint, tensor, pool);
     if (problem !== undefined) found.push(problem);
   }

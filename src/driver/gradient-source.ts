@@ -22,7 +22,9 @@ import {
 import { BlockGradients, stepStates } from "../training/model-gradients.js";
 import { regionalGradients } from "../training/regional-gradients.js";
 import type { Journal } from "./journal.js";
-import { maskedRoles, stage, type BlockAtWork, type RunParts } from "./run.js";
+import { tell } from "./course.js";
+import { PARTS } from "./parts.js";
+import { blockStage, maskedRoles, type BlockAtWork, type RunParts } from "./run.js";
 import type { BoundSolver } from "./solve-linear.js";
 
 /** Folder in OUT.partial: a checkpoint for every block. */
@@ -37,7 +39,7 @@ const BACK_PER_FORWARD = 3;
 
 export type GradientParts = Pick<
   RunParts,
-  "config" | "context" | "model" | "selected" | "output" | "runner" | "stream"
+  "config" | "context" | "course" | "model" | "selected" | "output" | "runner" | "stream"
 >;
 
 /** What the method and its further steps look at. */
@@ -69,7 +71,9 @@ export class GradientSource implements AsyncDisposable {
 
   /** The pass over the dense model, unless the journal says that it was made. To be called before other states are filled. */
   async prepare(journal: Journal): Promise<void> {
-    if (this.#statistics.length === 0 || journal.finished("gradients", PASS) !== undefined) return;
+    if (this.#statistics.length === 0) return;
+    if (journal.finished("gradients", PASS) !== undefined)
+      return this.#run.course.leaveOut((name) => name === PARTS.gradients);
     const { model, runner, selected, context, config, output } = this.#run;
     const directory = join(output.partialDirectory, GRADIENTS_NAME);
     await rm(directory, { recursive: true, force: true }); // of a pass that was stopped
@@ -85,12 +89,15 @@ export class GradientSource implements AsyncDisposable {
       take: (block, sums) => writeSums(this.#directoryOf(block), block, sums),
       onSequences: (block, direction, done) => {
         const share = this.#share(block, direction, done / sequences.length);
-        stage(this.#run, { ...block, index: 0 }, `gradients, ${block.name} ${direction}`, 0.01 * share);
+        tell(this.#run, PARTS.gradients, share, `gradients, ${block.name} ${direction}`);
         throwIfStopped(context, true);
       },
     });
     await journal.append("gradients", PASS, { loss });
-    context.logger.info("gradients of the dense model", { loss, sequences: sequences.length });
+    context.logger.info(`gradients of the dense model collected, loss ${loss.toPrecision(4)}`, {
+      loss,
+      sequences: sequences.length,
+    });
   }
 
   /** What is known of a block that nothing is pruned of yet; the states stand in front of it. */
@@ -113,7 +120,7 @@ export class GradientSource implements AsyncDisposable {
     return regionalGradients({
       ...{ block: spec, weights, states, runner, gradients: this.#programs, roles: maskedRoles(spec, selected) },
       onSequence: (done) => {
-        stage(this.#run, spec, "regional gradients", 0.25 * (done / states.sequences));
+        blockStage(this.#run, spec, "regional gradients", done / states.sequences);
         throwIfStopped(context, true);
       },
     });

@@ -37,7 +37,7 @@ export interface LinearHooks {
 }
 
 /** What solving a group takes of a run. */
-type SolvingRun = Pick<RunParts, "context" | "model" | "config" | "device" | "solver" | "selected"> & {
+type SolvingRun = Pick<RunParts, "context" | "course" | "model" | "config" | "device" | "solver" | "selected"> & {
   /** Fraction of zeros of every selected linear, by name. */
   readonly sparsities: ReadonlyMap<string, number>;
 };
@@ -104,7 +104,7 @@ export class GroupAtWork {
     const solved: SolvedLinear[] = [];
     for (const linear of this.linears) {
       throwIfStopped(this.#run.context, true);
-      stage(this.#run, this.block.spec, linear.name.slice(this.block.spec.name.length + 1), 0.5);
+      stage(this.#run, this.block.spec, linear.name, 0, linear.name.slice(this.block.spec.name.length + 1));
       solved.push(await this.#solve(linear, hooks));
     }
     return solved;

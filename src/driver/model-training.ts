@@ -33,7 +33,9 @@ import { blockSpecs, type ParameterSpec } from "../training/parameters.js";
 import type { ProjectedLinear } from "../training/projection.js";
 import { SquareHead } from "../training/square-head.js";
 import { endGroups, readEnds, tensorOfEnd, TextEnds, type EndTensors } from "../training/text-ends.js";
+import { tell } from "./course.js";
 import type { Journal } from "./journal.js";
+import { trainingPart } from "./parts.js";
 import type { Run } from "./prune-block.js";
 import { isTaught, maskedRoles, projectedLinears, type ModelTraining } from "./run.js";
 import { noteEnds } from "./source-check.js";
@@ -56,12 +58,20 @@ export async function trainModel(run: Run, journal: Journal, tokens: TrainingTok
   for (const [index, training] of run.trainings.entries()) {
     const step = stepName(training, index);
     const finished = journal.finished("training", step)?.report;
-    reports.push(finished ?? (await train(run, journal, tokens, training, step)));
+    const part = trainingPart(index);
+    if (finished !== undefined) run.course.leaveOut((each) => each === part);
+    reports.push(finished ?? (await train(run, journal, tokens, training, { name: step, part })));
     const next = run.trainings[index + 1];
     if (next === undefined || journal.finished("training-step", stepName(next, index + 1)) === undefined)
-      await writeTrained(run, step);
+      await writeTrained(run, { name: step, part });
   }
   return reports;
+}
+
+/** What a training is called in the journal and in OUT.partial, and as a part of the run. */
+interface TrainingNames {
+  readonly name: string;
+  readonly part: string;
 }
 
 /** A training in the journal and in OUT.partial: one run may have the same twice. */
@@ -79,7 +89,7 @@ async function train(
   journal: Journal,
   tokens: TrainingTokens,
   training: ModelTraining,
-  name: string,
+  { name, part }: TrainingNames,
 ): Promise<ModelTrainingReport> {
   const { model, device, runner, output, config, context } = run;
   const { architecture } = model;
@@ -144,8 +154,9 @@ async function train(
   const state = new TrainingState({ store, journal, name, directory: join(directory, "kept") });
   const earlier = await state.restore();
   const log = new TrainingCourseLog(steps, earlier?.course);
-  let taken = earlier?.step ?? 0;
-  const started = performance.now();
+  const begun = earlier?.step ?? 0;
+  run.course.shorten(part, begun / steps);
+  let taken = begun;
   const descent = {
     ...{ store, taken, gradient },
     async onStep(progress: StepProgress) {
@@ -154,18 +165,10 @@ async function train(
       const isPoint = log.add(progress, isMeasured ? await lossUnderMasks(step) : undefined);
       taken = progress.step;
       log.warn(context.logger);
-      const perStep = (performance.now() - started) / 1000 / (taken - (earlier?.step ?? 0));
+      const fraction = run.course.reach(part, (taken - begun) / (steps - begun));
+      const { loss } = progress;
       context.emit({
-        ...{
-          type: "training",
-          name: training.name,
-          step: taken,
-          steps,
-          loss: progress.loss,
-          course: log.said,
-          isPoint,
-        },
-        etaSeconds: perStep * (steps - taken),
+        ...{ type: "training", name: training.name, step: taken, steps, loss, course: log.said, isPoint, fraction },
       });
       if (state.isDue) await state.keep(taken, log.course);
     },
@@ -249,12 +252,11 @@ function trainedDirectory({ output }: Pick<Run, "output">, name: string): string
 }
 
 /** Write what was trained to the output. */
-async function writeTrained(run: Run, name: string): Promise<void> {
-  const { model, output, context } = run;
+async function writeTrained(run: Run, { name, part }: TrainingNames): Promise<void> {
+  const { output, context } = run;
   await using trained = await openCheckpoint(trainedDirectory(run, name));
-  const blocks = model.architecture.blocks.length;
   for (const tensor of trained.tensors.keys()) {
-    context.emit({ type: "stage", block: blocks - 1, blocks, stage: `write ${tensor}`, fraction: 1 });
+    tell(run, part, 1, `write ${tensor}`);
     const { overflowed } = await output.writeTensor(tensor, await trained.readTensor(tensor));
     if (overflowed > 0)
       context.logger.warn(`${tensor}: ${overflowed} weights exceed the range of the stored type`, {

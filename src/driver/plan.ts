@@ -2,14 +2,15 @@
 import { dirname, join } from "node:path";
 import { existsSync, statSync } from "../files/checkpoint-files.js";
 import { checkRoomToUnpack } from "../calibration/text.js";
-import { bytesOf, planCloneOf } from "../checkpoint/output.js";
+import { bytesOf } from "../checkpoint/clone.js";
+import { planCloneOf } from "../checkpoint/output.js";
 import { checkFreeSpace } from "../checkpoint/output-place.js";
 import { openModel } from "../model/open-model.js";
 import { sequencesPerRun } from "../forward/weights.js";
-import { tensorOf, type LinearSpec } from "../model/architecture.js";
+import { type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { scratchBytesOf } from "./disk-cost.js";
-import { blockTrainingsOf, modelTrainingsOf, OWN_NAMES, solverOf } from "./session.js";
+import { blockTrainingsOf, modelTrainingsOf, plannedRun, OWN_NAMES, solverOf } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { elementsOf } from "../solvers/cost.js";
@@ -20,7 +21,8 @@ import { openDevice } from "./devices.js";
 import { gradientsOf, ofModel } from "./gradient-source.js";
 import { decidePrunables } from "./prunables.js";
 import type { ModelTraining } from "./run.js";
-import { isForwarded, memoryOf, workOf, type PlannedRun, type RunWork } from "./run-cost.js";
+import { secondsOf, type Rates } from "./rates.js";
+import { isForwarded, memoryOf, workOf, type PlannedRun } from "./run-cost.js";
 
 /** Resident memory of the runtime itself, Node and kernels, and what ONNX Runtime adds once it has graphs; on Linux. */
 const FIXED_BYTES = 150 * 2 ** 20;
@@ -29,12 +31,6 @@ const GRAPH_BYTES = 115 * 2 ** 20;
 const TWIN_BYTES = 50 * 2 ** 20;
 /** Opening the model, the device and its threads, compiling graphs. */
 const FIXED_SECONDS = 0.7;
-/** Bytes per second assumed for reading, cloning and patching. */
-const DISK_RATE = 400e6;
-/** How much slower than products the kernels of sweeps and row systems do their operations. */
-const KERNEL_SLOWNESS = 5;
-/** How many passes over an entry the host's own loops take the time of. */
-const HOST_SLOWNESS = 5;
 /** Floating-point operations of the product that is tried. */
 const PROBE_OPERATIONS = 2e9;
 const PROBE_ENTRIES = 2 ** 22;
@@ -53,25 +49,12 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   const elements = sumOf(selection.selected, elementsOf);
   const checkpointBytes = sumOf(model.checkpoint.shards, (shard) => statSync(join(config.model, shard)).size);
   const selected = new Set(selection.selected);
-  const prunedTensors = new Set(
-    blocks.flatMap((block) =>
-      block.groups.flatMap((group) =>
-        group.linears.filter((linear) => selected.has(linear)).map((linear) => tensorOf(block, linear)),
-      ),
-    ),
-  );
-  const prunedBytes = sumOf([...prunedTensors], (tensor) => model.checkpoint.info(tensor).byteLength);
   const [blockTrainings, trainings] = [blockTrainingsOf(config), modelTrainingsOf(config)];
   const planned = {
-    config,
-    architecture: model.architecture,
-    selected,
-    solver,
-    blockTrainings,
-    trainings,
+    ...plannedRun({ config, model, selected, solver, blockTrainings, trainings }),
     checkpointBytes,
-    prunedBytes,
   };
+  const { prunedBytes } = planned;
   const cloneBytes = config.resume ? 0 : bytesOf(await planCloneOf(model.checkpoint, OWN_NAMES));
   const scratchBytes = scratchBytesOf(planned);
   const parent = dirname(config.out);
@@ -97,7 +80,9 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
     diskBytes: cloneBytes + scratchBytes,
     peakMemoryBytes: residentBytes(planned) + memoryOf(planned),
     estimatedSeconds:
-      secondsOf(workOf(planned), await measureRates(selection.selected, config)) + givenSeconds(trainings),
+      FIXED_SECONDS +
+      secondsOf(workOf(planned), await measureRates(selection.selected, config)) +
+      givenSeconds(trainings),
     ignored: selection.ignored.map(({ name }) => name),
     unmatchedPatterns,
     device: `${device.kind} (${device.description})`,
@@ -131,24 +116,6 @@ function residentBytes(planned: PlannedRun): number {
   const isTwinned = planned.solver.needs.includes("inherited-errors");
   const hasGraphs = isForwarded(planned) || gradientsOf(planned.solver).length > 0;
   return FIXED_BYTES + (hasGraphs ? GRAPH_BYTES : 0) + (isTwinned ? TWIN_BYTES : 0);
-}
-
-/** What this machine does a second, now. */
-export interface Rates {
-  /** Floating-point operations of products. */
-  readonly products: number;
-  /** Entries of a new array that a loop fills: memory that was never touched takes most of it. */
-  readonly entries: number;
-}
-
-/** How long so much work takes. */
-export function secondsOf({ products, kernels, entries, hostEntries, diskBytes }: RunWork, rates: Rates): number {
-  return (
-    FIXED_SECONDS +
-    (products + KERNEL_SLOWNESS * kernels) / rates.products +
-    (entries + HOST_SLOWNESS * hostEntries) / rates.entries +
-    diskBytes / DISK_RATE
-  );
 }
 
 /** From a few tenths of a second of trying: a product of the size that the largest linear's forward has, and a loop. */

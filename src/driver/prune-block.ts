@@ -12,7 +12,7 @@ import { countZeros } from "../model/logical-matrix.js";
 import type { GradientSource } from "./gradient-source.js";
 import { GroupAtWork, type SolvedLinear } from "./group-at-work.js";
 import { hashOf, type Journal, type StepEntries } from "./journal.js";
-import { isRouted, moveOn, onActivations, stage, type BlockAtWork, type RunParts } from "./run.js";
+import { blockStage, isRouted, moveOn, onActivations, type BlockAtWork, type RunParts } from "./run.js";
 import { readSourceBlock } from "./source-check.js";
 import type { StatisticsSource } from "./statistics-source.js";
 import { permutedProducers } from "./transforms/permute-channels.js";
@@ -48,7 +48,7 @@ export async function processBlock(
   const { context, model, output, clock, config } = run;
   const started = performance.now();
   const measuredBefore = clock.measuringSeconds;
-  stage(run, spec, "read", 0);
+  blockStage(run, spec, "read", 0);
   const weights = await readSourceBlock(model, journal, spec, memory.weights);
   const isDenseKept = run.denseStream !== undefined || run.reconstruction !== undefined;
   const denseWeights = isDenseKept ? copyBlockWeights(weights, memory.denseWeights ?? new Map()) : undefined;
@@ -76,7 +76,7 @@ export async function processBlock(
     elements: layers.reduce((sum, layer) => sum + layer.elements, 0),
     loss: losses.length === 0 ? null : losses.reduce((sum, loss) => sum + loss, 0),
     seconds: (performance.now() - started) / 1000 - (clock.measuringSeconds - measuredBefore),
-    fraction: (spec.index + 1) / model.architecture.blocks.length,
+    fraction: run.course.finish(spec),
   });
   return { layers, training, memory: { weights, denseWeights } };
 }
@@ -158,7 +158,7 @@ export async function replayBlock(
   const { stream, denseStream, model, output } = run;
   await expectUnchanged(run, spec, entry);
   if (stream === undefined) return memory;
-  stage(run, spec, "replay", 0);
+  blockStage(run, spec, "forward", 0, "replay");
   const isDense = run.config.propagation === "dense";
   const weights = isDense
     ? await readSourceBlock(model, journal, spec, memory.weights)
@@ -206,7 +206,10 @@ async function writeTensors(run: Run, { spec, weights }: BlockAtWork, roles: Rea
 /** The dense model's hidden states through a block. */
 async function moveDense(run: Run, { spec, denseWeights }: BlockAtWork): Promise<void> {
   if (denseWeights !== undefined)
-    await moveOn(run, run.denseStream, spec, denseWeights, run.reconstruction !== undefined);
+    await moveOn(run, run.denseStream, spec, denseWeights, {
+      step: "dense forward",
+      isLastNeeded: run.reconstruction !== undefined,
+    });
 }
 
 /** Over everything that the run writes of a block, in order. */

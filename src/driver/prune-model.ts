@@ -13,7 +13,9 @@ import { formatPattern } from "../sparsity/pattern.js";
 import { allocateSparsity } from "./allocation/allocate.js";
 import { hasFinishedTraining, trainModel } from "./model-training.js";
 import { NO_MEMORY, processBlock, recount, replayBlock, type BlockMemory, type Run } from "./prune-block.js";
-import { stage } from "./run.js";
+import { tell } from "./course.js";
+import { BLOCK_STEPS, blockPart, PARTS } from "./parts.js";
+import { isRouted } from "./run.js";
 import {
   methodOf,
   openSession,
@@ -47,8 +49,11 @@ export async function pruneModel(
   const { model, device, solver, clock, output } = session.run;
   const { blocks } = model.architecture;
   const resumedBlocks = blocks.filter((block) => journal.finished("block", block.name) !== undefined).length;
-  context.emit({ type: "start", blocks: blocks.length, device: device.kind, resumedBlocks });
+  const { course } = session.run;
+  const { fraction } = course;
+  context.emit({ type: "start", blocks: blocks.length, device: device.kind, resumedBlocks, fraction });
 
+  leaveOutFinished(session);
   await session.run.gradients?.prepare(journal);
   const allocation = await decideSparsities(session, shared);
   const run: Run = { ...session.run, sparsities: allocation.sparsities };
@@ -85,6 +90,21 @@ export async function pruneModel(
   return report(run, { layers, training, trained }, { seconds, resumedBlocks, calibration });
 }
 
+/** What an earlier run has done is no part of this one's course: the states have only to go past its blocks. */
+function leaveOutFinished({ run, journal }: Session): void {
+  const { course, config, model } = run;
+  const done = new Set<string>();
+  const isTrained = hasFinishedTraining(run, journal);
+  for (const block of model.architecture.blocks) {
+    if (journal.finished("block", block.name) === undefined) continue;
+    const isRunAgain = config.propagation === "dense" && !isRouted(block); // statistics and states come out of one graph
+    const kept = isTrained ? [] : [isRunAgain ? "statistics" : "forward", "dense forward", "end"];
+    for (const step of BLOCK_STEPS) if (!kept.includes(step)) done.add(blockPart(block, step));
+    for (const { linears } of block.groups) for (const { name } of linears) done.add(name);
+  }
+  course.leaveOut((name) => done.has(name));
+}
+
 /** Of every linear, from the journal, from a run that shares it, or found now; noted in both. */
 async function decideSparsities(
   session: Session,
@@ -95,6 +115,8 @@ async function decideSparsities(
   const key = allocationKey(run.config);
   const allocated = shared.allocations?.get(key);
   const noted = journal.finished("allocation", ALLOCATION);
+  if ((noted ?? allocated) !== undefined)
+    run.course.leaveOut((name) => name === PARTS.allocation || name === PARTS.search);
   const sparsities =
     (noted && new Map(Object.entries(noted.sparsities))) ?? allocated?.sparsities ?? (await findSparsities(session));
   if (noted === undefined)
@@ -103,7 +125,14 @@ async function decideSparsities(
   return { sparsities, savedSeconds: allocated?.seconds ?? 0 };
 }
 
-function allocationKey({ allocation, sparsity, method, methodOptions, then }: RunConfig): string {
+/** Runs of one model and calibration with the same key have the same sparsities. */
+export function allocationKey({
+  allocation,
+  sparsity,
+  method,
+  methodOptions,
+  then,
+}: Pick<RunConfig, "allocation" | "sparsity" | "method" | "methodOptions" | "then">): string {
   const ofMethod = dependsOnMethod(allocation) ? [method, methodOptions, then] : [];
   return JSON.stringify([allocation, sparsity, ...ofMethod]);
 }
@@ -120,7 +149,8 @@ async function findSparsities(session: Session): Promise<ReadonlyMap<string, num
     target: config.sparsity,
     selected: new Set([...run.selected].filter((name) => !overrides.has(name))),
     onBatch: (block, done, total) => {
-      stage(run, { ...block, index: 0 }, `allocation, ${block.name}`, 0.01 * (done / total));
+      const share = (block.index + done / total) / run.model.architecture.blocks.length;
+      tell(run, PARTS.allocation, share, `allocation, ${block.name}`);
       throwIfStopped(context, true);
     },
     search: calibration && {
@@ -131,10 +161,9 @@ async function findSparsities(session: Session): Promise<ReadonlyMap<string, num
       directory: join(run.output.partialDirectory, SEARCH_NAME),
       solver: methodOf(config), // candidates are put together from linears that no other one has touched
       context,
-      onGeneration: (generation, fitness) => {
-        const [first] = run.model.architecture.blocks;
-        if (first !== undefined)
-          stage(run, first, `allocation, generation ${generation}: KL ${fitness.toFixed(4)}`, 0.01);
+      onGeneration: ({ generation, generations, fitness }) => {
+        const words = `allocation, generation ${generation} of ${generations}: KL ${fitness.toFixed(4)}`;
+        tell(run, PARTS.search, generation / generations, words);
       },
     },
   });

@@ -15,6 +15,7 @@ import { gradientsOf, ofModel } from "./gradient-source.js";
 import { STATES } from "../training/elsa.js";
 import { FULL_PRECISION, type FieldFormats } from "../training/parameter-store.js";
 import { STORE_SHARE, WEIGHTS_SHARE } from "./model-training.js";
+import { blockPart, PARTS, trainingPart, type BlockStep } from "./parts.js";
 import { isRouted, isTaught, type BlockTraining, type ModelTraining } from "./run.js";
 import type { LayerSolver, StatisticName } from "../solvers/solver.js";
 
@@ -46,17 +47,34 @@ export interface RunWork {
   readonly diskBytes: number;
 }
 
-/** All that the run does, allocation included. Where tokens are routed to experts it is an upper bound: all go to all. */
+/** A part of a run by name: what is told about while it is done, and weighed by its work. */
+export interface RunPart {
+  readonly name: string;
+  readonly work: RunWork;
+}
+
+/**
+ * All that the run does, in the order in which it does it; a part may come more than once. Where tokens are routed to
+ * experts it is an upper bound: all go to all.
+ */
+export function partsOf(planned: PlannedRun): RunPart[] {
+  const { checkpointBytes } = planned;
+  return [
+    part(PARTS.weights, { diskBytes: checkpointBytes }),
+    part(PARTS.copy, { diskBytes: checkpointBytes }),
+    part(PARTS.gradients, gradientWork(planned)),
+    ...allocationParts(planned),
+    ...planned.architecture.blocks.flatMap((block) => blockParts(planned, block)),
+    ...planned.trainings.map((each, index) => part(trainingPart(index), modelTrainingWork(planned, each))),
+  ];
+}
+
 export function workOf(planned: PlannedRun): RunWork {
-  const { blocks } = planned.architecture;
-  const work = blocks.map((block) => blockWork(planned, block));
-  return addWork(
-    filesOf(planned),
-    gradientWork(planned),
-    allocationWork(planned),
-    ...work,
-    ...planned.trainings.map((each) => modelTrainingWork(planned, each)),
-  );
+  return addWork(...partsOf(planned).map(({ work }) => work));
+}
+
+function part(name: string, work: Partial<RunWork>): RunPart {
+  return { name, work: addWork(work) };
 }
 
 export function addWork(...works: readonly Partial<RunWork>[]): RunWork {
@@ -80,11 +98,6 @@ function scaled(factor: number, work: RunWork): RunWork {
   };
 }
 
-/** Read and written by a clone, read for the forward; pruned tensors are written, read back and hashed. */
-function filesOf({ checkpointBytes, prunedBytes }: PlannedRun): Partial<RunWork> {
-  return { diskBytes: 3 * checkpointBytes + 3 * prunedBytes };
-}
-
 const weightsOf = (linears: readonly LinearSpec[]): number =>
   linears.reduce((sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures, 0);
 
@@ -102,31 +115,47 @@ export function statisticsOf({ config, solver }: Pick<PlannedRun, "config" | "so
   return { needs: solver.needs, isMeasuredApart: config.measureLoss && !solver.needs.includes("gram") };
 }
 
-/** Reading a block, passing all tokens through it as its propagation asks, solving its linears. */
-function blockWork(planned: PlannedRun, block: BlockSpec): RunWork {
-  const { config, solver, selected } = planned;
+/** Reading a block, passing all tokens through it as its propagation asks, solving its linears; what is pruned is written, read back and hashed. */
+function blockParts(planned: PlannedRun, block: BlockSpec): RunPart[] {
+  const { config, solver, selected, checkpointBytes, prunedBytes, architecture } = planned;
   const { needs, isMeasuredApart } = statisticsOf(planned);
   const isTwinned = needs.includes("inherited-errors");
-  const isLast = block.index === planned.architecture.blocks.length - 1;
+  const isTrained = planned.blockTrainings.length > 0;
+  const isLast = block.index === architecture.blocks.length - 1;
+  const isMoving = needs.length > 0 || isMeasuredApart || isTrained;
+  const of = (step: BlockStep, work: Partial<RunWork>): RunPart => part(blockPart(block, step), work);
   const stages = [...new Set(block.groups.map((group) => group.stage))];
   const passes = config.propagation === "group" ? stages.map((stage) => [stage]) : [stages];
-  const collecting = passes.map((some) => {
+  const solving = passes.flatMap((some) => {
     const groups = block.groups.filter((group) => some.includes(group.stage));
-    const isMoving = config.propagation === "dense" && !isRouted(block);
-    const until = isMoving ? Infinity : Math.max(...some);
+    const isMovingPast = config.propagation === "dense" && !isRouted(block);
+    const until = isMovingPast ? Infinity : Math.max(...some);
     const forward = scaled(isTwinned ? 2 : 1, forwardWork(planned, block, until));
     const measuring = isMeasuredApart ? addWork(forward, statisticsWork(planned, groups, ["gram"])) : {};
-    return addWork(needs.length > 0 ? forward : {}, statisticsWork(planned, groups, needs), measuring);
+    const collecting = addWork(needs.length > 0 ? forward : {}, statisticsWork(planned, groups, needs), measuring);
+    const linears = groups.flatMap((group) => group.linears).filter((linear) => selected.has(linear));
+    return [
+      ...(isMoving ? [of("statistics", collecting)] : []),
+      ...linears.map((linear) => part(linear.name, workOfSolve(linear, costOfLinear(solver, config, linear)))),
+    ];
   });
+  const filesUpTo = (index: number): number =>
+    Math.floor((index * (checkpointBytes + 3 * prunedBytes)) / architecture.blocks.length);
   const isMovedApart = config.propagation !== "dense" || isRouted(block);
-  const moving = isLast || !isMovedApart ? {} : scaled(isTwinned ? 2 : 1, forwardWork(planned, block, Infinity));
-  const solving = linearsOf(block)
-    .filter((linear) => selected.has(linear))
-    .map((linear) => workOfSolve(linear, repeated(solvesOf(planned), costOfLinear(solver, config, linear))));
-  const hasDense = isTwinned || planned.blockTrainings.length > 0;
-  const reading = { entries: (hasDense ? 2 : 1) * tensorElements(block) };
-  const isMoving = needs.length > 0 || isMeasuredApart || planned.blockTrainings.length > 0;
-  return addWork(reading, ...(isMoving ? [...collecting, moving] : []), ...solving, blockTrainingWork(planned, block));
+  const moving = isLast || !isMovedApart || !isMoving ? {} : forwardWork(planned, block, Infinity);
+  const past = [of("forward", moving)];
+  return [
+    of("read", {
+      entries: (isTwinned || isTrained ? 2 : 1) * tensorElements(block),
+      diskBytes: filesUpTo(block.index + 1) - filesUpTo(block.index),
+    }),
+    of("regional gradients", regionalWork(planned, block)),
+    ...(config.propagation === "dense" ? [...solving.slice(0, 1), ...past, ...solving.slice(1)] : solving),
+    of("dense forward", isTwinned ? moving : {}),
+    of("training", blockTrainingWork(planned, block)),
+    ...(config.propagation === "dense" ? [] : past),
+    of("end", {}),
+  ];
 }
 
 /** A gradient runs the forward again and twice its products; one of four passes over the inputs of each. */
@@ -143,13 +172,16 @@ function blockTrainingWork(planned: PlannedRun, block: BlockSpec): RunWork {
   const { blockTrainings, config } = planned;
   const forward = forwardWork(planned, block, Infinity);
   const own = blockTrainings.length === 0 ? {} : forward; // what the dense block gives
+  const again = linearsOf(block)
+    .filter((linear) => planned.selected.has(linear))
+    .map((linear) => repeated(solvesAgainOf(planned), costOfLinear(planned.solver, config, linear)));
   const works = blockTrainings.map((training) => {
     const { measured, gradients, steps, passes } = courseOf(training, config.nsamples);
     return addWork(scaled(measured + FORWARDS_PER_GRADIENT * gradients, forward), {
       entries: passes * steps * tensorElements(block),
     });
   });
-  return addWork(own, ...works);
+  return addWork(own, ...again, ...works);
 }
 
 /** Of a block's training: passes of the calibration that measure and that go back, steps, and passes over entries in each. */
@@ -176,9 +208,9 @@ function courseOf({ name, options }: BlockTraining, nsamples: number): BlockCour
   };
 }
 
-/** How often the linears of a block are solved. */
-function solvesOf({ blockTrainings }: PlannedRun): number {
-  return blockTrainings.reduce((sum, { name, options }) => sum + (name === "wanda++" ? options.rounds : 0), 1);
+/** How often the linears of a block are solved once more while it is trained. */
+function solvesAgainOf({ blockTrainings }: PlannedRun): number {
+  return blockTrainings.reduce((sum, { name, options }) => sum + (name === "wanda++" ? options.rounds : 0), 0);
 }
 
 /** Products with the vocabulary in a step: partition functions and logits of both models, and a gradient. */
@@ -215,23 +247,33 @@ const VOCABULARY_PRODUCTS_OF_LOSS = 3;
 /** States in front of a block that do not fit into memory: written, and read on the way forward and back. */
 const TRANSFERS_OF_STATE = 3;
 
-/** Every sequence through all blocks and back by itself: in a pass over the dense model, or in each block when its turn comes. */
+/** Every sequence through some blocks and back by itself. */
+function backWork(planned: PlannedRun, blocks: readonly BlockSpec[], summed: number): RunWork {
+  const forward = addWork(...blocks.map((block) => forwardWork(planned, block, Infinity)));
+  const elements = blocks.reduce((sum, block) => sum + tensorElements(block), 0);
+  return addWork(scaled(1 + FORWARDS_PER_GRADIENT, forward), {
+    entries: planned.config.nsamples * (elements + summed),
+  });
+}
+
+/** In each block when its turn comes. */
+function regionalWork(planned: PlannedRun, block: BlockSpec): Partial<RunWork> {
+  if (!gradientsOf(planned.solver).includes("regional-gradients")) return {};
+  return backWork(planned, [block], weightsOf(linearsOf(block).filter((linear) => planned.selected.has(linear))));
+}
+
+/** In a pass over the dense model. */
 function gradientWork(planned: PlannedRun): Partial<RunWork> {
   const { solver, config, architecture, selected, checkpointBytes } = planned;
-  const statistics = gradientsOf(solver);
   const { blocks, head, vocabularySize } = architecture;
-  const [weights, elements] = [weightsOf([...selected]), blocks.reduce((sum, block) => sum + tensorElements(block), 0)];
-  const forward = addWork(...blocks.map((block) => forwardWork(planned, block, Infinity)));
-  const back = (summed: number): RunWork =>
-    addWork(scaled(1 + FORWARDS_PER_GRADIENT, forward), { entries: config.nsamples * (elements + summed) });
-  const summed = ofModel(statistics).length * weights;
+  const summed = ofModel(gradientsOf(solver)).length * weightsOf([...selected]);
+  if (summed === 0) return {};
   const spilled = Math.max(0, gradientStateBytes(planned) - config.memoryBytes);
   const ends = {
     products: VOCABULARY_PRODUCTS_OF_LOSS * 2 * head.width * vocabularySize * tokensOf(config),
     diskBytes: 2 * checkpointBytes + 2 * 4 * summed + TRANSFERS_OF_STATE * spilled,
   };
-  const isRegional = statistics.includes("regional-gradients");
-  return addWork(...(summed > 0 ? [back(summed), ends] : []), ...(isRegional ? [back(weights)] : []));
+  return addWork(backWork(planned, blocks, summed), ends);
 }
 
 /** What enters every block, and what leaves the last, of all sequences. */
@@ -293,7 +335,11 @@ const INPUT_PASSES = 0.5;
  * All tokens through a block.
  * @param until what is asked for is the input of the groups of this stage; Infinity: the block's output
  */
-function forwardWork({ config, architecture }: PlannedRun, block: BlockSpec, until: number): RunWork {
+function forwardWork(
+  { config, architecture }: Pick<PlannedRun, "config" | "architecture">,
+  block: BlockSpec,
+  until: number,
+): RunWork {
   const tokens = tokensOf(config);
   const groups = block.groups.filter((group) => group.stage < until);
   const [first] = block.groups;
@@ -306,6 +352,17 @@ function forwardWork({ config, architecture }: PlannedRun, block: BlockSpec, unt
     products: tokens * (2 * weightsOf(linears) + attention),
     entries: tokens * (HIDDEN_PASSES * architecture.hiddenSize + INPUT_PASSES * (inputs + outputs)),
   });
+}
+
+/** A model over windows of a text: every token through the blocks and the head, the weights read once. */
+export function evaluationWork(
+  { architecture, checkpointBytes, config }: PlannedRun,
+  { windows, tokens }: { readonly windows: number; readonly tokens: number },
+): RunWork {
+  const evaluated = { architecture, config: { ...config, nsamples: windows, seqlen: tokens } };
+  const forward = architecture.blocks.map((block) => forwardWork(evaluated, block, Infinity));
+  const logits = 2 * architecture.head.width * architecture.vocabularySize * windows * tokens;
+  return addWork(...forward, { products: logits, diskBytes: checkpointBytes });
 }
 
 /** What is made of the inputs of some groups on the way. */
@@ -327,8 +384,8 @@ function statisticsWork(
   );
 }
 
-/** The dense model's passes before anything is pruned, and what a rule does besides. */
-function allocationWork(planned: PlannedRun): RunWork {
+/** The dense model's passes before anything is pruned and what a rule does besides; and the search for what is best. */
+function allocationParts(planned: PlannedRun): RunPart[] {
   const { config, architecture, solver, selected, checkpointBytes } = planned;
   const { allocation, seqlen, nsamples } = config;
   const linears = [...selected];
@@ -344,16 +401,21 @@ function allocationWork(planned: PlannedRun): RunWork {
   const statistics = addWork(
     ...architecture.blocks.map((block) => statisticsWork(planned, block.groups, solver.needs)),
   );
-  return addWork(
-    {
-      products: DOUBLE_SLOWNESS * doubleOperations + measuredSequences * seqlen * logits,
-      entries: (passes > 0 ? PASSES_OF_SCORES : 0) * passes * elements + PASSES_AROUND_SOLVE * solved * elements,
-      diskBytes: passes * checkpointBytes,
-    },
-    needsActivations(allocation) ? forward : {},
-    searched,
-    solvedBy === "method" ? addWork(repeated(solved, solves), statistics) : {},
-  );
+  return [
+    part(
+      PARTS.allocation,
+      addWork(
+        {
+          products: DOUBLE_SLOWNESS * doubleOperations,
+          entries: (passes > 0 ? PASSES_OF_SCORES : 0) * passes * elements + PASSES_AROUND_SOLVE * solved * elements,
+          diskBytes: passes * checkpointBytes,
+        },
+        needsActivations(allocation) ? forward : {},
+        solvedBy === "method" ? addWork(repeated(solved, solves), statistics) : {},
+      ),
+    ),
+    part(PARTS.search, addWork({ products: measuredSequences * seqlen * logits }, searched)),
+  ];
 }
 
 /** Operations in f64, and the loops that go with them, against products in f32. */

@@ -18,6 +18,8 @@ import type { RegionalOptions } from "../training/regional-optimisation.js";
 import type { SafeOptions } from "../training/safe.js";
 import type { ProjectedLinear } from "../training/projection.js";
 import type { BlockReconstruction } from "./block-reconstruction.js";
+import type { Course } from "./course.js";
+import { blockPart, type BlockStep } from "./parts.js";
 import type { BoundSolver } from "./solve-linear.js";
 
 export interface RunParts {
@@ -40,6 +42,7 @@ export interface RunParts {
   /** How the whole model is trained after its last block, in order. */
   readonly trainings: readonly ModelTraining[];
   readonly clock: Clock;
+  readonly course: Course;
 }
 
 /** A step that trains every block, with its options. */
@@ -97,31 +100,47 @@ export function onActivations<Result>(
   return run.solver.needs.length > 0 || run.reconstruction !== undefined ? work() : run.clock.aside(work);
 }
 
-/** @param share how much of the block is done, 0..1 */
+/**
+ * Say what is done to a block.
+ * @param part of the run's course
+ * @param share how much of the part is done, 0..1
+ */
 export function stage(
-  { context, model }: Pick<RunParts, "context" | "model">,
+  { context, model, course }: Pick<RunParts, "context" | "model" | "course">,
   block: BlockSpec,
-  name: string,
+  part: string,
   share: number,
+  words: string,
 ): void {
   const blocks = model.architecture.blocks.length;
-  context.emit({ type: "stage", block: block.index, blocks, stage: name, fraction: (block.index + share) / blocks });
+  context.emit({ type: "stage", block: block.index, blocks, stage: words, fraction: course.reach(part, share) });
+}
+
+/** The same of a step that every block goes through. */
+export function blockStage(
+  run: Pick<RunParts, "context" | "model" | "course">,
+  block: BlockSpec,
+  step: BlockStep,
+  share: number,
+  words: string = step,
+): void {
+  stage(run, block, blockPart(block, step), share, words);
 }
 
 /** Hidden states through a block whose weights are final. The last block's output is not needed but to train towards. */
 export async function moveOn(
-  run: Pick<RunParts, "context" | "model">,
+  run: Pick<RunParts, "context" | "model" | "course">,
   stream: Stream | undefined,
   block: BlockSpec,
   weights: BlockWeights,
-  isLastNeeded = false,
+  { step = "forward", isLastNeeded = false }: { readonly step?: BlockStep; readonly isLastNeeded?: boolean } = {},
 ): Promise<void> {
   if (stream === undefined) return;
   if (!isLastNeeded && block.index === run.model.architecture.blocks.length - 1) return;
   await stream.pass(block, weights, {
     moves: true,
     onBatch: (done, total) => {
-      stage(run, block, "forward", 0.5 + 0.5 * (done / total));
+      blockStage(run, block, step, done / total);
       throwIfStopped(run.context, true);
     },
   });

@@ -19,7 +19,7 @@ import { BlockRunner } from "../forward/block-runner.js";
 import { embedTokens } from "../forward/embedding.js";
 import { HiddenStates } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
-import { requirePositions } from "../model/architecture.js";
+import { requirePositions, tensorOf } from "../model/architecture.js";
 import type { Logger } from "../logging.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { findSolver } from "../solvers/registry.js";
@@ -38,13 +38,16 @@ import { TRAINERS } from "../training/registry.js";
 import { safe, safePlus } from "../training/safe.js";
 import { TRAINING_NAME } from "./model-training.js";
 import { BlockReconstruction, takesDenseStream, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
+import { courseOf, tell } from "./course.js";
 import { openDevice } from "./devices.js";
 import { scratchBytesOf } from "./disk-cost.js";
 import { GRADIENT_STATES_NAME, GRADIENTS_NAME, gradientsOf, GradientSource } from "./gradient-source.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { checkWeights } from "./finite-weights.js";
+import { PARTS } from "./parts.js";
 import { decidePrunables } from "./prunables.js";
 import type { Run } from "./prune-block.js";
+import type { PlannedRun } from "./run-cost.js";
 import {
   Clock,
   isRouted,
@@ -137,9 +140,17 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
   try {
     const model = resources.own(await openModel(config.model, { family: config.family, logger: context.logger }));
     const prunable = decidePrunables(config, model, "refused"); // before anything is read
-    const kept = shared.nonFinite ?? (await checkWeights(model, config, context));
+    const [solver, blockTrainings, trainings] = [solverOf(config), blockTrainingsOf(config), modelTrainingsOf(config)];
+    const course = courseOf(
+      plannedRun({ config, model, solver, blockTrainings, trainings, selected: new Set(prunable.selection.selected) }),
+    );
+    if (shared.nonFinite !== undefined) course.leaveOut((name) => name === PARTS.weights);
+    const kept =
+      shared.nonFinite ??
+      (await checkWeights(model, config, context, (done, total) => {
+        tell({ context, course }, PARTS.weights, done / total);
+      }));
     const { selection, overrides } = kept.size === 0 ? prunable : decidePrunables(config, model, "refused", kept);
-    const solver = solverOf(config);
     const selected = new Set(selection.selected.map((linear) => linear.name));
     const isAnyRouted = model.architecture.blocks.some(isRouted);
     const gradients = gradientsOf(solver);
@@ -150,8 +161,6 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       ...(config.measureLoss ? [["gram"] as const] : []),
     ];
     const isStored = stored !== undefined && collected.every((needs) => stored.has(needs));
-    const blockTrainings = blockTrainingsOf(config);
-    const trainings = modelTrainingsOf(config);
     const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || blockTrainings.length > 0);
     const isAllocationForwarded = needsActivations(config.allocation);
     const encoded = new Map<string, Int32Array>(); // trainings read the calibration's text as a whole
@@ -164,7 +173,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     throwIfStopped(context, false);
 
     const device = resources.own(await openDevice(config.device, context.logger));
-    context.logger.info("device", { device: device.kind, description: device.description });
+    context.logger.info(`device: ${device.description}`, { device: device.kind, description: device.description });
     const { out, force, resume } = config;
     const output = resources.own(
       await createOutput({
@@ -175,6 +184,10 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
           selected: new Set(selection.selected),
         }),
         warn: (message) => context.logger.warn(message),
+        onCopied: (done, total) => {
+          tell({ context, course }, PARTS.copy, total === 0 ? 1 : done / total);
+          throwIfStopped(context, false);
+        },
       }),
     );
     const journal = resources.own(
@@ -196,7 +209,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const denseStream = hasDense ? await openStream(DENSE_SCRATCH_NAME) : undefined;
     const clock = new Clock();
     const opened = {
-      ...{ config, context, model, solver, selected, device, output, runner, clock, denseStream },
+      ...{ config, context, course, model, solver, selected, device, output, runner, clock, denseStream },
       stream: isForwarded ? stream : undefined,
     };
     const reconstruction =
@@ -225,6 +238,24 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     await resources[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+/** What a run is to do, from which its cost and its course are counted. */
+export function plannedRun({
+  model,
+  ...planned
+}: Omit<PlannedRun, "architecture" | "checkpointBytes" | "prunedBytes"> & { readonly model: Model }): PlannedRun {
+  const { architecture, checkpoint } = model;
+  const pruned = new Set(
+    architecture.blocks.flatMap((block) =>
+      block.groups.flatMap(({ linears }) =>
+        linears.filter((linear) => planned.selected.has(linear)).map((linear) => tensorOf(block, linear)),
+      ),
+    ),
+  );
+  const bytes = (tensors: Iterable<string>): number =>
+    [...tensors].reduce((sum, tensor) => sum + checkpoint.info(tensor).byteLength, 0);
+  return { ...planned, architecture, checkpointBytes: bytes(checkpoint.tensors.keys()), prunedBytes: bytes(pruned) };
 }
 
 /** Closed in the reverse order of opening. */

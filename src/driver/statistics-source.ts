@@ -10,7 +10,8 @@ import type { Stream } from "../forward/stream.js";
 import type { InputGroup } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
 import type { LayerStatistics, StatisticName } from "../solvers/solver.js";
-import { isPruned, isRouted, stage, type BlockAtWork, type Clock } from "./run.js";
+import type { Course } from "./course.js";
+import { blockStage, isPruned, isRouted, type BlockAtWork, type Clock } from "./run.js";
 import { NO_STATISTICS } from "./solve-linear.js";
 import { isStarved } from "./starved-experts.js";
 import type { StoredStatistics } from "./stored-statistics.js";
@@ -78,6 +79,7 @@ export const NOTHING_KNOWN: StatisticsSource = { of: () => Promise.resolve(new S
 export interface CollectedOptions {
   readonly model: Model;
   readonly context: EngineContext;
+  readonly course: Course;
   readonly device: Device;
   readonly stream: Stream;
   readonly denseStream?: Stream | undefined;
@@ -130,13 +132,13 @@ export class CollectedStatistics implements StatisticsSource {
     groups: readonly InputGroup[],
     how: { readonly moves: boolean; readonly isRoutingBypassed?: boolean },
   ): Promise<Map<string, GroupStatistics>> {
-    const { model, context, device, stream, denseStream, needs, selected } = this.#options;
+    const { model, context, course, device, stream, denseStream, needs, selected } = this.#options;
     const dense = denseStream && denseWeights && { stream: denseStream, weights: denseWeights };
     const needed = groups.filter((group) => isPruned(group, selected));
     return collectStatistics({
       ...{ stream, block: spec, weights, groups: needed, needs, device, dense, ...how },
       onBatch: (done, total) => {
-        stage({ context, model }, spec, "statistics", 0.5 * (done / total));
+        blockStage({ context, model, course }, spec, "statistics", done / total);
         throwIfStopped(context, true);
       },
     });

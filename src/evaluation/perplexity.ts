@@ -6,7 +6,7 @@ import { inTemporaryDirectory, makeTemporaryDirectory, rm } from "../files/tempo
 import { freemem } from "node:os";
 import { join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
-import { throwIfStopped, type EngineContext } from "../context.js";
+import { contextOfPart, throwIfStopped, type EngineContext } from "../context.js";
 import type { EvaluationConfig, EvaluationReport, ReferenceComparison } from "../contract.js";
 import { CheckpointError } from "../errors.js";
 import { requirePositions } from "../model/architecture.js";
@@ -39,11 +39,9 @@ export async function forwardModel(
   for (const block of blocks) {
     weights = await readBlockWeights(model.checkpoint, block, weights);
     await stream.pass(block, weights, { moves: true, onBatch: () => throwIfStopped(context, false) });
-    context.emit({
-      type: "windows",
-      done: Math.round(((block.index + 1) / (blocks.length + 1)) * sequences.length),
-      total: sequences.length,
-    });
+    const fraction = (block.index + 1) / (blocks.length + 1);
+    const total = sequences.length;
+    context.emit({ type: "windows", done: Math.round(fraction * total), total, fraction });
   }
 }
 
@@ -109,12 +107,15 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
   const { sequences } = corpus;
   const scratch = await makeTemporaryDirectory("eval", SCRATCH_PURPOSE);
   try {
-    await using evaluated = await evaluateWindows(model, sequences, join(scratch, "hidden-states.bin"), context);
+    const half = config.reference === undefined ? 1 : 0.5;
+    const first = contextOfPart(context, { from: 0, to: half });
+    await using evaluated = await evaluateWindows(model, sequences, join(scratch, "hidden-states.bin"), first);
+    const second = contextOfPart(context, { from: half, to: 1 });
     const reference =
       config.reference === undefined
         ? undefined
-        : await compareWithReference(config.reference, evaluated, sequences, join(scratch, "reference.bin"), context);
-    context.emit({ type: "windows", done: sequences.length, total: sequences.length });
+        : await compareWithReference(config.reference, evaluated, sequences, join(scratch, "reference.bin"), second);
+    context.emit({ type: "windows", done: sequences.length, total: sequences.length, fraction: 1 });
     const nll = estimateMean(evaluated.windowLosses).value;
     const perplexity = Math.exp(nll);
     return {

@@ -65,7 +65,8 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
     onBlock: () => throwIfStopped(context, false),
     onPass(lengths) {
       passes++;
-      context.emit({ type: "tokens", done: Math.min(total, sumOf(lengths)), total });
+      const done = Math.min(total, sumOf(lengths));
+      context.emit({ type: "tokens", done, total, fraction: done / total });
     },
   });
   const written = isIds ? cutRows(grown, nsamples, seqlen) : grown.sequences;

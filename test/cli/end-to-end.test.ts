@@ -1,6 +1,6 @@
 /** The program as its users run it, on the embedded demo model. */
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync, truncateSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync, truncateSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -28,7 +28,7 @@ const EVALUATION = ["--text", join(DEMO_MODEL, "evaluation.txt"), "--seqlen", "6
 
 let run: Finished;
 before(async () => {
-  run = await runPrune(["--sparsity", "0.5", "--out", OUT, ...SMALL, "--json"]);
+  run = await runPrune(["--sparsity", "0.5", "--out", OUT, ...SMALL, "--json", "--log-format", "json"]);
 });
 
 function messages(stderr: string): string[] {
@@ -187,7 +187,14 @@ test("--quiet leaves stderr empty, and the log file still has every line", async
   ]);
   assert.equal(finished.code, 0, finished.stderr);
   assert.equal(finished.stderr, "");
-  assert.ok(existsSync(log));
+  const lines = readFileSync(log, "utf8").trim().split("\n");
+  const said = lines.map((line) => JSON.parse(line) as { msg: string; report?: { layers: readonly unknown[] } });
+  assert.equal(said.filter(({ msg }) => msg.startsWith("block ")).length, BLOCKS, "progress");
+  assert.equal(said.at(-1)?.report?.layers.length, LINEARS, "and what came of it");
+
+  const refused = await runPrune(["--sparsity", "0.5", "--out", OUT, ...SMALL, "--log-file", log]);
+  const last = JSON.parse(readFileSync(log, "utf8").trim().split("\n").at(-1) ?? "") as Record<string, unknown>;
+  assert.deepEqual([refused.code, last["level"], last["code"]], [2, "error", "E_OUTPUT_EXISTS"]);
 });
 
 /** What is refused before any work: nothing is written, the exit code says whose fault it is. */

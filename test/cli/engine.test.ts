@@ -28,7 +28,7 @@ test("log lines, events and the report of the engine's thread arrive; its stdout
   const { logger, report } = start("work", (event) => events.push(event));
   assert.deepEqual(await report, { done: true });
   assert.deepEqual(logger.lines, [{ level: "warn", message: "careful", fields: { tensor: "q_proj" } }]);
-  assert.deepEqual(events, [{ type: "windows", done: 1, total: 2 }]);
+  assert.deepEqual(events, [{ type: "windows", done: 1, total: 2, fraction: 0.5 }]);
 });
 
 test("an error of the engine arrives with its class, code, hint and details", async () => {

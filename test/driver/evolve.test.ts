@@ -50,6 +50,7 @@ async function search(t: TestContext, generations: number, method: string): Prom
     directory,
     context: createTestContext(),
     onGeneration: () => undefined,
+    onBatch: () => undefined,
   });
   assert.ok(!existsSync(directory), "the search leaves nothing behind");
   return evolved;

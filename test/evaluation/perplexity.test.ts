@@ -29,7 +29,7 @@ test("the dense demo model has the released code's perplexity on its own samples
   assert.equal(report.windows, 64);
   assert.equal(report.tokens, 64 * 255);
   assert.ok(Math.abs(Math.exp(report.nll) - report.perplexity) < 1e-9);
-  assert.deepEqual(context.events.at(-1), { type: "windows", done: 64, total: 64 });
+  assert.deepEqual(context.events.at(-1), { type: "windows", done: 64, total: 64, fraction: 1 });
 });
 
 test("the text gives the same number as its token ids, and windows can be limited", async () => {

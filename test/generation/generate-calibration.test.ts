@@ -94,7 +94,7 @@ test("full rows of ids that a run takes as they are", async () => {
     endTokens: [2],
   });
   assert.deepEqual([report.blocksInMemory, report.blocks], [2, 2]);
-  assert.deepEqual(context.events.at(-1), { type: "tokens", done: 120, total: 120 });
+  assert.deepEqual(context.events.at(-1), { type: "tokens", done: 120, total: 120, fraction: 1 });
   assert.equal(context.events.length, 23);
 });
 

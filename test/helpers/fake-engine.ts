@@ -10,7 +10,7 @@ const post = (message: EngineMessage): void => parentPort?.postMessage(message);
 switch (act) {
   case "work":
     post({ type: "log", level: "warn", message: "careful", fields: { tensor: "q_proj" } });
-    post({ type: "event", event: { type: "windows", done: 1, total: 2 } });
+    post({ type: "event", event: { type: "windows", done: 1, total: 2, fraction: 0.5 } });
     console.log("a library prints on stdout");
     post({ type: "result", report: { done: true } });
     break;
@@ -44,7 +44,7 @@ switch (act) {
         ),
       });
     }, 5);
-    post({ type: "event", event: { type: "start", blocks: 1, device: "fake", resumedBlocks: 0 } });
+    post({ type: "event", event: { type: "start", blocks: 1, device: "fake", resumedBlocks: 0, fraction: 0 } });
     break;
   }
   default:

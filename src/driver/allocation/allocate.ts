@@ -17,7 +17,7 @@ export interface AllocationInput extends DensePass {
   /** Linears to prune, by name. */
   readonly selected: ReadonlySet<string>;
   /** What only a search takes; undefined where there are no tokens. */
-  readonly search: Omit<EvolutionInput, "options" | "target" | "model" | "linears" | "device"> | undefined;
+  readonly search: Omit<EvolutionInput, "options" | "target" | "model" | "linears" | "device" | "onBatch"> | undefined;
 }
 
 /** Sparsity of every selected linear, by name; the parameter-weighted mean is the target. */

@@ -48,7 +48,13 @@ export interface EvolutionInput {
   /** For the search alone: created, and removed with all its files when the search ends. */
   readonly directory: string;
   readonly context: EngineContext;
-  readonly onGeneration: (generation: number, fitness: number) => void;
+  readonly onGeneration: (progress: {
+    readonly generation: number;
+    readonly generations: number;
+    readonly fitness: number;
+  }) => void;
+  /** While candidates for linears are solved. */
+  readonly onBatch: (block: BlockSpec, done: number, total: number) => void;
 }
 
 export interface EvolvedSparsities {
@@ -78,14 +84,15 @@ export async function evolveSparsities(input: EvolutionInput): Promise<EvolvedSp
     options,
     sequences: heldOut,
     randomInteger: (first, last) => random.randomInteger(first, last),
-    onGeneration: input.onGeneration,
+    onGeneration: (generation, reached) =>
+      input.onGeneration({ generation, generations: options.generations, fitness: reached }),
     measure: (candidates, chosen) => measureCandidates(input, { solved, reference, measured, candidates, chosen }),
   });
   return { sparsities: new Map(units.map(({ name }, i) => [name, sparsities[i]])), ...fitness };
 }
 
 async function solveLinears(
-  { options, solver, model, linears, device, runner, context, directory, memoryBytes }: EvolutionInput,
+  { options, solver, model, linears, device, runner, directory, memoryBytes, onBatch }: EvolutionInput,
   sequences: readonly Int32Array[],
 ): Promise<SolvedLinears> {
   const proxy = options.proxy === "method" ? solver : WANDA;
@@ -93,7 +100,7 @@ async function solveLinears(
   await using states = await createStates(model, sequences, memoryBytes, join(directory, "statistics-states.bin"));
   await embedTokens(model, sequences, states);
   const stream = new Stream(runner, states);
-  const pass = { model, device, stream, onBatch: () => throwIfStopped(context, true) };
+  const pass = { model, device, stream, onBatch };
   return await SolvedLinears.collect(pass, blocks, proxy, join(directory, "solved"));
 }
 

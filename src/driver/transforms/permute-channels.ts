@@ -13,7 +13,7 @@ import { takeMatrix } from "../../model/logical-matrix.js";
 import type { LayerStatistics } from "../../solvers/solver.js";
 import { permuteChannels } from "../../sparsity/permutation.js";
 import type { ReorderedStatistics } from "../group-at-work.js";
-import { isPruned, stage, type RunParts } from "../run.js";
+import { blockStage, isPruned, type RunParts } from "../run.js";
 import type { BlockTransform } from "./transform.js";
 
 type Selected = ReadonlySet<string>;
@@ -55,7 +55,7 @@ export function permutedProducers(
  * The Gram matrix of the statistics is disposed of: two of them on the device are enough.
  */
 export function permuteChannelsOf(
-  run: Pick<RunParts, "config" | "selected" | "device" | "context" | "model">,
+  run: Pick<RunParts, "config" | "selected" | "device" | "context" | "course" | "model">,
 ): BlockTransform {
   const { config, selected, device } = run;
   let permuted: ReorderedStatistics | undefined;
@@ -63,7 +63,7 @@ export function permuteChannelsOf(
     name: "permute channels",
     async before(work) {
       const { group, block } = work;
-      stage(run, block.spec, "permutation", 0.5);
+      blockStage(run, block.spec, "statistics", 1, "permutation");
       const { pattern } = config;
       if (!work.isSolved || !isPermuted(config, selected, group)) return;
       if (pattern.kind !== "n-of-m") throw new InternalError("E_PERMUTATION", "a permutation needs an N:M pattern");

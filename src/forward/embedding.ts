@@ -1,8 +1,8 @@
-/** Token ids to the hidden states that enter the first block, reading the embedding table once, piece by piece. */
+/** Token ids to the state that enters the first block, reading the tables that they are looked up in once, piece by piece. */
 import { borrowed, type NdArray } from "../array.js";
 import { GraphBuilder, type Graph } from "../graph/graph.js";
 import { OnnxExecutor } from "../onnx/executor.js";
-import type { Architecture, PrologueSpec } from "../model/architecture.js";
+import type { Architecture, PrologueSpec, SideTable } from "../model/architecture.js";
 import { batchesOf } from "./stream.js";
 import { lookUp } from "../look-up.js";
 import type { HiddenStates } from "./hidden-states.js";
@@ -12,7 +12,7 @@ import { readArrays } from "./weights.js";
 const PIECE_BYTES = 64 * 2 ** 20;
 
 export interface EmbeddingOptions {
-  /** How much of the embedding table is read at once. */
+  /** How much of a table is read at once. */
   readonly pieceBytes?: number;
 }
 
@@ -28,14 +28,14 @@ export async function embedTokens(
   if (prologue !== undefined) await runPrologue(model, prologue, states, sequences.length);
 }
 
-/** The embeddings themselves; narrower ones fill the front of their slot. */
+/** The embeddings themselves, in the front of their slots, and behind them what the side tables have. */
 async function lookUpTokens(
   model: Model,
   sequences: readonly Int32Array[],
   states: HiddenStates,
   pieceBytes: number,
 ): Promise<void> {
-  const { embedding, embeddingWidth, hiddenSize, vocabularySize } = model.architecture;
+  const { embedding, embeddingWidth, sideTables, state, vocabularySize } = model.architecture;
   const positionsOf = new Map<number, number[]>(); // id → rows over all sequences
   sequences.forEach((ids, sequence) => {
     ids.forEach((id, token) => {
@@ -45,28 +45,87 @@ async function lookUpTokens(
       else rows.push(row);
     });
   });
-  const rowsPerPiece = Math.max(1, Math.floor(pieceBytes / (embeddingWidth * 4)));
-  for (let first = 0; first < vocabularySize; first += rowsPerPiece) {
-    const end = Math.min(vocabularySize, first + rowsPerPiece);
-    const ids = [...positionsOf.keys()].filter((id) => id >= first && id < end);
-    if (ids.length === 0) continue;
-    const table = await model.checkpoint.readRows(embedding, first, end - first);
-    for (const id of ids) {
-      const vector = new Float32Array(hiddenSize);
-      vector.set(table.subarray((id - first) * embeddingWidth, (id - first + 1) * embeddingWidth));
-      for (const row of positionsOf.get(id) ?? []) await states.writeRow(row, vector);
-    }
+  const slotOf = (vector: Float32Array): Float32Array => {
+    const slot = new Float32Array(state.width);
+    slot.set(vector);
+    return slot;
+  };
+  const main = { tensor: embedding, rows: vocabularySize, width: embeddingWidth };
+  await readInPieces(model, main, positionsOf.keys(), pieceBytes, async (id, vector) => {
+    const slot = slotOf(vector); // whole, so that no place of it was never written
+    for (const row of positionsOf.get(id) ?? []) await states.writeRow(row, slot);
+  });
+  let offset = embeddingWidth;
+  for (const table of sideTables) {
+    const start = offset;
+    await readInPieces(model, table, positionsOf.keys(), pieceBytes, async (id, vector) => {
+      for (const row of positionsOf.get(id) ?? []) await states.writeRow(row, vector, start);
+    });
+    offset += table.width;
   }
 }
 
-/** Slots of embeddings to hidden states. */
-export function buildPrologueGraph({ hiddenSize, embeddingWidth }: Architecture, prologue: PrologueSpec): Graph {
+/** Visit the rows of some tokens, in pieces of the table. */
+async function readInPieces(
+  { checkpoint }: Model,
+  { tensor, rows, width }: SideTable,
+  ids: Iterable<number>,
+  pieceBytes: number,
+  visit: (id: number, vector: Float32Array) => Promise<void>,
+): Promise<void> {
+  const byRow = [...ids].map((id) => ({ id, row: rowOf({ rows }, id) })).toSorted((a, b) => a.row - b.row);
+  const rowsPerPiece = Math.max(1, Math.floor(pieceBytes / (width * 4)));
+  let at = 0;
+  for (let first = 0; first < rows; first += rowsPerPiece) {
+    const end = Math.min(rows, first + rowsPerPiece);
+    const start = at;
+    while (at < byRow.length && (byRow[at]?.row ?? end) < end) at++;
+    if (at === start) continue;
+    const piece = await checkpoint.readRows(tensor, first, end - first);
+    for (const { id, row } of byRow.slice(start, at))
+      await visit(id, piece.subarray((row - first) * width, (row - first + 1) * width));
+  }
+}
+
+/** Tokens beyond the last row have the first one. */
+function rowOf({ rows }: Pick<SideTable, "rows">, id: number): number {
+  return id < rows ? id : 0;
+}
+
+/**
+ * What the side tables have of some tokens, row by row, where few are asked for.
+ * @param slots [tokens, state.width], of which the embeddings fill the front
+ */
+export async function fillFromSideTables(
+  { architecture, checkpoint }: Pick<Model, "architecture" | "checkpoint">,
+  ids: readonly number[],
+  slots: Float32Array,
+): Promise<void> {
+  const { sideTables, embeddingWidth, state } = architecture;
+  let offset = embeddingWidth;
+  for (const table of sideTables) {
+    const known = new Map<number, Float32Array>();
+    for (const [token, id] of ids.entries()) {
+      const row = rowOf(table, id);
+      const vector = known.get(row) ?? (await checkpoint.readRows(table.tensor, row, 1));
+      known.set(row, vector);
+      slots.set(vector, token * state.width + offset);
+    }
+    offset += table.width;
+  }
+}
+
+/** Slots of embeddings to states. */
+export function buildPrologueGraph(
+  { embeddingWidth, sideTables, state }: Pick<Architecture, "embeddingWidth" | "sideTables" | "state">,
+  prologue: PrologueSpec,
+): Graph {
   const graph = new GraphBuilder("prologue");
-  const slots = graph.input("slots", ["rows", hiddenSize]);
+  const slots = graph.input("slots", ["rows", state.width]);
   const positions = graph.input("positions", ["rows"], "i64");
   const tensors = new Map([...prologue.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
-  const embedded =
-    embeddingWidth === hiddenSize ? slots : graph.apply("slice", [slots], { axis: 1, start: 0, end: embeddingWidth });
+  const end = sideTables.reduce((sum, { width }) => sum + width, embeddingWidth);
+  const embedded = end === state.width ? slots : graph.apply("slice", [slots], { axis: 1, start: 0, end });
   graph.output(
     "hidden",
     prologue.build(graph, embedded, positions, (role) => lookUp(tensors, role)),

@@ -4,16 +4,17 @@
  * architecture is the same for every family; what is read from which config key is not decided here.
  */
 import type { Value } from "../graph/graph.js";
-import type {
-  Architecture,
-  AttentionMask,
-  BlockContext,
-  BlockSpec,
-  BlockTensor,
-  HeadSpec,
-  InputGroup,
-  LinearSpec,
-  PrologueSpec,
+import {
+  stateOf,
+  type Architecture,
+  type AttentionMask,
+  type BlockContext,
+  type BlockSpec,
+  type BlockTensor,
+  type HeadSpec,
+  type InputGroup,
+  type LinearSpec,
+  type PrologueSpec,
 } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
@@ -108,6 +109,9 @@ export function describeDecoder(plan: DecoderPlan): Architecture {
     maxPositions: plan.maxPositions,
     embedding: `${embedding.path}.weight`,
     embeddingWidth: embedding.width ?? hiddenSize,
+    sideTables: [],
+    state: stateOf(hiddenSize),
+    idleTensors: [],
     ...(prologue === undefined ? {} : { prologue }),
     isHeadTied: plan.head.isTied,
     rotaryTables: plan.rotaryTables ?? new Map(),

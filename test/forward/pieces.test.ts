@@ -37,7 +37,7 @@ async function embedded(
   const states = await HiddenStates.create({
     sequences: ids.length,
     tokens: ids[0]?.length ?? 0,
-    hiddenSize: model.architecture.hiddenSize,
+    width: model.architecture.state.width,
     memoryBytes: 2 ** 24,
     scratchFile: join(temporaryDirectory(t), "scratch.bin"),
   });

@@ -39,7 +39,7 @@ for (const folder of folders.filter((entry) => entry.isDirectory()).map(({ name 
     await using states = await HiddenStates.create({
       sequences: 2,
       tokens,
-      hiddenSize: architecture.hiddenSize,
+      width: architecture.state.width,
       memoryBytes: 2 ** 24,
       scratchFile: join(temporaryDirectory(t), "scratch.bin"),
     });

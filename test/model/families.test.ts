@@ -73,8 +73,8 @@ async function compareForward({ folder }: Fixture, directory: string): Promise<v
   await using states = await HiddenStates.create({
     sequences: 2,
     tokens,
-    hiddenSize: architecture.hiddenSize,
-    memoryBytes: tokens * architecture.hiddenSize * 4, // one sequence: the second goes through the scratch file
+    width: architecture.state.width,
+    memoryBytes: tokens * architecture.state.width * 4, // one sequence: the second goes through the scratch file
     scratchFile: join(directory, "scratch.bin"),
   });
   await embedTokens(model, ids, states);

@@ -1,4 +1,4 @@
-/** Token ids to the state that enters the first block, reading the tables that they are looked up in once, piece by piece. */
+/** Token ids to the state that enters the first block, reading what is needed of the tables once, piece by piece. */
 import { borrowed, type NdArray } from "../array.js";
 import { GraphBuilder, type Graph } from "../graph/graph.js";
 import { OnnxExecutor } from "../onnx/executor.js";
@@ -11,9 +11,14 @@ import { readArrays } from "./weights.js";
 
 const PIECE_BYTES = 64 * 2 ** 20;
 
+/** Reading so much that nobody asked for costs more than a further read, in f32. */
+const FAR_BYTES = 2 ** 18;
+
 export interface EmbeddingOptions {
   /** How much of a table is read at once. */
   readonly pieceBytes?: number;
+  /** How much may lie between wanted rows that are read at once. */
+  readonly farBytes?: number;
 }
 
 /** Fill the first slots of `states`, one for each sequence, with what enters block 0. Ids must be below the vocabulary size. */
@@ -21,9 +26,9 @@ export async function embedTokens(
   model: Model,
   sequences: readonly Int32Array[],
   states: HiddenStates,
-  { pieceBytes = PIECE_BYTES }: EmbeddingOptions = {},
+  { pieceBytes = PIECE_BYTES, farBytes = FAR_BYTES }: EmbeddingOptions = {},
 ): Promise<void> {
-  await lookUpTokens(model, sequences, states, pieceBytes);
+  await lookUpTokens(model, sequences, states, { pieceBytes, farBytes });
   const { prologue } = model.architecture;
   if (prologue !== undefined) await runPrologue(model, prologue, states, sequences.length);
 }
@@ -33,9 +38,9 @@ async function lookUpTokens(
   model: Model,
   sequences: readonly Int32Array[],
   states: HiddenStates,
-  pieceBytes: number,
+  options: Required<EmbeddingOptions>,
 ): Promise<void> {
-  const { embedding, embeddingWidth, sideTables, state, vocabularySize } = model.architecture;
+  const { embedding, embeddingWidth, sideTables, state } = model.architecture;
   const positionsOf = new Map<number, number[]>(); // id → rows over all sequences
   sequences.forEach((ids, sequence) => {
     ids.forEach((id, token) => {
@@ -45,50 +50,57 @@ async function lookUpTokens(
       else rows.push(row);
     });
   });
-  const slotOf = (vector: Float32Array): Float32Array => {
-    const slot = new Float32Array(state.width);
+  const main = { tensor: embedding, width: embeddingWidth };
+  const ids = [...positionsOf.keys()];
+  const asTheyAre = ids.map((id) => ({ id, row: id }));
+  await readInPieces(model, main, asTheyAre, options, async (id, vector) => {
+    const slot = new Float32Array(state.width); // whole, so that no place of it was never written
     slot.set(vector);
-    return slot;
-  };
-  const main = { tensor: embedding, rows: vocabularySize, width: embeddingWidth };
-  await readInPieces(model, main, positionsOf.keys(), pieceBytes, async (id, vector) => {
-    const slot = slotOf(vector); // whole, so that no place of it was never written
     for (const row of positionsOf.get(id) ?? []) await states.writeRow(row, slot);
   });
   let offset = embeddingWidth;
   for (const table of sideTables) {
     const start = offset;
-    await readInPieces(model, table, positionsOf.keys(), pieceBytes, async (id, vector) => {
+    const wanted = ids.map((id) => ({ id, row: sideRow(table, id) }));
+    await readInPieces(model, table, wanted, options, async (id, vector) => {
       for (const row of positionsOf.get(id) ?? []) await states.writeRow(row, vector, start);
     });
     offset += table.width;
   }
 }
 
-/** Visit the rows of some tokens, in pieces of the table. */
+/**
+ * Visit the rows of some tokens. Rows that lie near each other are read at once, and what is far from all of them is not:
+ * a table may be far wider than the model.
+ */
 async function readInPieces(
   { checkpoint }: Model,
-  { tensor, rows, width }: SideTable,
-  ids: Iterable<number>,
-  pieceBytes: number,
+  { tensor, width }: Omit<SideTable, "rows">,
+  wanted: readonly { readonly id: number; readonly row: number }[],
+  { pieceBytes, farBytes }: Required<EmbeddingOptions>,
   visit: (id: number, vector: Float32Array) => Promise<void>,
 ): Promise<void> {
-  const byRow = [...ids].map((id) => ({ id, row: rowOf({ rows }, id) })).toSorted((a, b) => a.row - b.row);
-  const rowsPerPiece = Math.max(1, Math.floor(pieceBytes / (width * 4)));
-  let at = 0;
-  for (let first = 0; first < rows; first += rowsPerPiece) {
-    const end = Math.min(rows, first + rowsPerPiece);
-    const start = at;
-    while (at < byRow.length && (byRow[at]?.row ?? end) < end) at++;
-    if (at === start) continue;
-    const piece = await checkpoint.readRows(tensor, first, end - first);
-    for (const { id, row } of byRow.slice(start, at))
-      await visit(id, piece.subarray((row - first) * width, (row - first + 1) * width));
+  const byRow = wanted.toSorted((a, b) => a.row - b.row);
+  const [longest, farthest] = [pieceBytes, farBytes].map((bytes) => Math.max(1, Math.floor(bytes / (width * 4))));
+  let piece: (typeof wanted)[number][] = [];
+  const readPiece = async (): Promise<void> => {
+    const [first, last] = [piece[0]?.row ?? 0, piece.at(-1)?.row ?? 0];
+    const values = await checkpoint.readRows(tensor, first, last - first + 1);
+    for (const { id, row } of piece) await visit(id, values.subarray((row - first) * width, (row - first + 1) * width));
+    piece = [];
+  };
+  for (const each of byRow) {
+    const [first, last] = [piece[0], piece.at(-1)];
+    const isNear =
+      first === undefined || last === undefined || (each.row - first.row < longest && each.row - last.row <= farthest);
+    if (!isNear) await readPiece();
+    piece.push(each);
   }
+  if (piece.length > 0) await readPiece();
 }
 
 /** Tokens beyond the last row have the first one. */
-function rowOf({ rows }: Pick<SideTable, "rows">, id: number): number {
+function sideRow({ rows }: SideTable, id: number): number {
   return id < rows ? id : 0;
 }
 
@@ -106,7 +118,7 @@ export async function fillFromSideTables(
   for (const table of sideTables) {
     const known = new Map<number, Float32Array>();
     for (const [token, id] of ids.entries()) {
-      const row = rowOf(table, id);
+      const row = sideRow(table, id);
       const vector = known.get(row) ?? (await checkpoint.readRows(table.tensor, row, 1));
       known.set(row, vector);
       slots.set(vector, token * state.width + offset);

@@ -19,7 +19,7 @@ import { interpret, type Tensor } from "../reference/graph-interpreter.js";
 const [SEQUENCES, TOKENS] = [3, 6];
 const STEP = 1e-5;
 
-for (const folder of ["llama", "gpt_neox", "mixtral"]) {
+for (const folder of ["llama", "gpt_neox", "mixtral", "gemma3n_text"]) {
   test(`${folder}: the root mean square of derivatives of ‖output‖, sequence by sequence`, async (t) => {
     await using model = await openModel(fixturePath(folder));
     const { architecture } = model;

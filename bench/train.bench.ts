@@ -54,7 +54,7 @@ async function openOurs(directory: string): Promise<Stepper & { readonly parts: 
     groups: [...blocks, ...endGroups(checkpoint, architecture)],
   });
   const gradients = new BlockGradients(runner, architecture);
-  const embedding = await EmbeddingGradient.compile(runner.executor, architecture);
+  const embedding = await EmbeddingGradient.compile(runner.executor, { architecture, checkpoint });
   const head = await HeadGradient.compile(runner.executor, architecture, {
     ...{ isProjectionTrained: true, isDistilled: false },
   });

@@ -132,7 +132,7 @@ export class BlockReconstruction implements AsyncDisposable {
     const targets = await HiddenStates.create({
       sequences: states.sequences,
       tokens: states.tokens,
-      hiddenSize: model.architecture.hiddenSize,
+      width: model.architecture.state.width,
       memoryBytes: config.memoryBytes / 2,
       scratchFile: join(output.partialDirectory, TARGETS_SCRATCH_NAME),
     });

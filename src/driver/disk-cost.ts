@@ -36,7 +36,7 @@ export function scratchBytesOf(planned: DiskParts): number {
 
 function statesOf(
   { nsamples, seqlen }: RunConfig,
-  { hiddenSize }: Architecture,
-): Readonly<Record<"sequences" | "tokens" | "hiddenSize", number>> {
-  return { sequences: nsamples, tokens: seqlen, hiddenSize };
+  { state }: Architecture,
+): Readonly<Record<"sequences" | "tokens" | "width", number>> {
+  return { sequences: nsamples, tokens: seqlen, width: state.width };
 }

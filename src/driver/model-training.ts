@@ -111,7 +111,7 @@ async function train(
     directory: join(directory, "state"),
   });
   await using gradients = new BlockGradients(runner, architecture);
-  await using embedding = await EmbeddingGradient.compile(runner.executor, architecture);
+  await using embedding = await EmbeddingGradient.compile(runner.executor, model);
   await using head = await HeadGradient.compile(runner.executor, architecture, {
     ...{ isProjectionTrained: areEndsTrained, isDistilled: distillation > 0 },
   });
@@ -119,15 +119,16 @@ async function train(
     ...{ ...place, memoryBytes: STATES_SHARE * config.memoryBytes, scratchFile: join(directory, "states.bin") },
   });
   await using taught = await HiddenStates.create({
-    ...{ ...place, sequences: hasTeacher ? batchSize : 0, hiddenSize: architecture.hiddenSize },
+    ...{ ...place, sequences: hasTeacher ? batchSize : 0, width: architecture.state.width },
     ...{ memoryBytes: TEACHER_SHARE * config.memoryBytes, scratchFile: join(directory, "taught.bin") },
   });
   const ofEveryBlock = headWeight > 0 ? batchSize * architecture.blocks.length : 0;
   await using blocksTaught = await HiddenStates.create({
-    ...{ ...place, sequences: ofEveryBlock, hiddenSize: architecture.hiddenSize },
+    ...{ ...place, sequences: ofEveryBlock, width: architecture.state.width },
     ...{ memoryBytes: TEACHER_SHARE * config.memoryBytes, scratchFile: join(directory, "blocks-taught.bin") },
   });
-  const squareHead = headWeight > 0 ? new SquareHead(headWeight, batchSize, blocksTaught) : undefined;
+  const squareHead =
+    headWeight > 0 ? new SquareHead(headWeight, batchSize, blocksTaught, architecture.state) : undefined;
   const { bytes, fileBytes, elements } = store.size;
   const denseEnds = hasTeacher ? await readEnds(model.checkpoint, architecture) : undefined;
   const teacher =

@@ -279,9 +279,9 @@ function gradientWork(planned: PlannedRun): Partial<RunWork> {
 /** What enters every block, and what leaves the last, of all sequences. */
 export function gradientStateBytes({
   config,
-  architecture: { blocks, hiddenSize },
+  architecture: { blocks, state },
 }: Pick<PlannedRun, "config" | "architecture">): number {
-  return 4 * tokensOf(config) * hiddenSize * (blocks.length + 1);
+  return 4 * tokensOf(config) * state.width * (blocks.length + 1);
 }
 
 /** A block, its gradients and their sums, or the head as it is stored, with what a sequence keeps on its way. */
@@ -350,7 +350,7 @@ function forwardWork(
   const outputs = linears.reduce((sum, { outFeatures }) => sum + outFeatures, 0);
   return addWork({
     products: tokens * (2 * weightsOf(linears) + attention),
-    entries: tokens * (HIDDEN_PASSES * architecture.hiddenSize + INPUT_PASSES * (inputs + outputs)),
+    entries: tokens * (HIDDEN_PASSES * architecture.state.width + INPUT_PASSES * (inputs + outputs)),
   });
 }
 
@@ -440,11 +440,11 @@ export function isForwarded(planned: Pick<PlannedRun, "config" | "solver" | "blo
 export function memoryOf(planned: PlannedRun): number {
   const { config, architecture, selected } = planned;
   const { needs, isMeasuredApart } = statisticsOf(planned);
-  const { blocks, hiddenSize } = architecture;
+  const { blocks, state } = architecture;
   const isTwinned = needs.includes("inherited-errors");
   const hasDense = isTwinned || planned.blockTrainings.length > 0;
   const block = largestOf(blocks, (each) => 4 * (hasDense ? 2 : 1) * tensorElements(each) + summedBytes(planned, each));
-  const states = 4 * tokensOf(config) * hiddenSize * (hasDense ? 2 : 1);
+  const states = 4 * tokensOf(config) * state.width * (hasDense ? 2 : 1);
   const hidden = isForwarded(planned) ? Math.min(states, config.memoryBytes) : 0;
   const runTokens = Math.min(sequencesPerRun(config.seqlen), config.nsamples) * config.seqlen;
   const phases = blocks.map((each) => {
@@ -496,7 +496,7 @@ function bytesPerWeight(training: ModelTraining): number {
  * each block, a block's activations and a tile of both models' logits; what is not trained of the ends, and the teacher.
  */
 function modelTrainingBytes({ architecture, config }: PlannedRun, training: ModelTraining): number {
-  const { blocks, hiddenSize, vocabularySize, embeddingWidth, head, embedding } = architecture;
+  const { blocks, state, vocabularySize, embeddingWidth, head, embedding } = architecture;
   const { batchSize, train, squareHead } = training.options;
   const [formats, fields, perWeight] = [formatsOf(training), fieldsOf(training), bytesPerWeight(training)];
   const elements = trainedElements(architecture, training);
@@ -509,7 +509,7 @@ function modelTrainingBytes({ architecture, config }: PlannedRun, training: Mode
   const dense = Math.min(4 * elements, WEIGHTS_SHARE * config.memoryBytes - inMemory);
   const kept = (train === "all" && !isTaught(training) ? 0 : ends) + (isTaught(training) ? dense : 0);
   const ofTeacher = (isTaught(training) ? 1 : 0) + (squareHead > 0 ? blocks.length : 0);
-  const states = 4 * batchSize * config.seqlen * hiddenSize * (blocks.length + 1 + ofTeacher);
+  const states = 4 * batchSize * config.seqlen * state.width * (blocks.length + 1 + ofTeacher);
   const tokens = Math.min(sequencesPerRun(config.seqlen), batchSize) * config.seqlen;
   const activations = largestOf(blocks, (block) => activationBytes(architecture, block, tokens, false));
   const logits = 4 * 4 * tokens * Math.min(vocabularySize, TILE_ROWS);
@@ -533,7 +533,7 @@ function trainingBytes({ blockTrainings, architecture }: PlannedRun, block: Bloc
   if (blockTrainings.length === 0) return 0;
   const arrays = Math.max(...blockTrainings.map(({ name }) => ARRAYS_OF_TRAINING[name]));
   const activations = ACTIVATIONS_OF_GRADIENT * activationBytes(architecture, block, tokens, false);
-  return 4 * arrays * tensorElements(block) + 4 * 2 * tokens * architecture.hiddenSize + activations;
+  return 4 * arrays * tensorElements(block) + 4 * 2 * tokens * architecture.state.width + activations;
 }
 
 /** The weight on its way, and what the method works with. */
@@ -556,7 +556,7 @@ function statisticsBytes({ groups }: BlockSpec, isTwinned: boolean, isByStage: b
  * What a run of a block holds while its widest part is computed. With the dense model beside it both hand over the widest
  * inputs, as arrays and on the device.
  */
-function activationBytes({ hiddenSize }: Architecture, block: BlockSpec, tokens: number, isTwinned: boolean): number {
+function activationBytes({ state }: Architecture, block: BlockSpec, tokens: number, isTwinned: boolean): number {
   const widest = largestOf(block.groups, ({ inFeatures }) => inFeatures);
-  return 4 * tokens * (2 * hiddenSize + (isTwinned ? 7 : 3) * widest);
+  return 4 * tokens * (2 * state.width + (isTwinned ? 7 : 3) * widest);
 }

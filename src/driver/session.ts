@@ -428,7 +428,7 @@ function createStates(
   return HiddenStates.create({
     sequences: calibration.sequences.length,
     tokens: config.seqlen,
-    hiddenSize: model.architecture.hiddenSize,
+    width: model.architecture.state.width,
     ...place,
   });
 }

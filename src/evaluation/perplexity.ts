@@ -57,12 +57,11 @@ export async function evaluateWindows(
   context: EngineContext,
 ): Promise<EvaluatedWindows> {
   const tokens = sequences[0]?.length ?? 0;
-  const { hiddenSize } = model.architecture;
   const memoryBytes = freemem() * MEMORY_SHARE;
   const states = await HiddenStates.create({
     sequences: sequences.length,
     tokens,
-    hiddenSize,
+    width: model.architecture.state.width,
     memoryBytes,
     scratchFile,
   });

@@ -8,11 +8,11 @@ import type { GramPanel } from "../graph/composites.js";
 import { product, type Dim } from "../graph/dimensions.js";
 import type { Executor, Program } from "../graph/executor.js";
 import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
-import type { Architecture, BlockSpec } from "../model/architecture.js";
+import type { Architecture, BlockSpec, StateSpec } from "../model/architecture.js";
 import { maskShape } from "../model/mask.js";
 import { lookUp } from "../look-up.js";
 import { OnnxExecutor } from "../onnx/executor.js";
-import { addBlockInputs } from "./block-inputs.js";
+import { addBlockInputs, addStateInput } from "./block-inputs.js";
 import { PositionFeeds } from "./position-feeds.js";
 import { valuesOf } from "./values.js";
 import { weightArrays } from "./weights.js";
@@ -54,7 +54,7 @@ export interface Tap {
 
 /** The caller's until it disposes of it, and of all arrays with it: their memory is then that of later results. */
 export interface BlockResult extends Disposable {
-  /** [rows, hidden]; present where asked for. */
+  /** The state behind the block, [rows, state.width]; present where asked for. */
   readonly hidden: NdArray | undefined;
   /** By group. */
   readonly taps: ReadonlyMap<string, Tap>;
@@ -103,7 +103,7 @@ export function buildBlockGraph(
 ): Graph {
   const graph = new GraphBuilder(block.shapeKey);
   const rows = product("batch", tokens);
-  const hidden = graph.input("hidden", [rows, architecture.hiddenSize]);
+  const state = addStateInput(graph, architecture, rows);
   const positions = graph.input("positions", ["batch", tokens], "i64");
   const masks = new Map(
     [...architecture.masks].map(([name, { slopes }]) => [name, graph.input(`mask.${name}`, maskShape(slopes, tokens))]),
@@ -112,7 +112,8 @@ export function buildBlockGraph(
   const routed = new Set(block.groups.filter((group) => group.isRouted === true).map((group) => group.name));
   const output = block.build({
     graph,
-    hidden,
+    hidden: state.hidden,
+    carried: state.carried,
     rows,
     isRoutingBypassed: taps?.isRoutingBypassed === true,
     ...addBlockInputs(graph, architecture, block, positions),
@@ -135,7 +136,7 @@ export function buildBlockGraph(
       MOMENTS.forEach((moment, index) => graph.output(momentName(group, moment), moments[index] as Value));
     },
   });
-  if (request.hidden) graph.output("output", output);
+  if (request.hidden) graph.output("output", state.leave(output));
   return graph.build();
 }
 
@@ -189,6 +190,11 @@ export class BlockRunner implements AsyncDisposable {
     return this.#sessionsCompiled;
   }
 
+  /** What a token's row is made of. */
+  get state(): StateSpec {
+    return this.#architecture.state;
+  }
+
   /** What runs the blocks. */
   get executor(): Executor {
     return this.#executor;
@@ -209,7 +215,7 @@ export class BlockRunner implements AsyncDisposable {
     this.#executor.trim();
   }
 
-  /** @param hidden [batch * tokens, hidden], borrowed */
+  /** @param hidden the state in front of the block, [batch * tokens, state.width], borrowed */
   async run(
     block: BlockSpec,
     weights: BlockWeights,

@@ -27,15 +27,21 @@ export interface TileOptions {
 }
 
 /** The final norm and what else precedes the projection. */
-export function buildNormGraph({ hiddenSize, head }: Architecture): Graph {
+export function buildNormGraph({ state, head }: Architecture): Graph {
   const graph = new GraphBuilder("head-norm");
-  const hidden = graph.input("hidden", ["tokens", hiddenSize]);
+  const whole = graph.input("hidden", ["tokens", state.width]);
+  const hidden = front(graph, whole, state.hidden);
   const tensors = new Map([...head.tensors].map(([role, { shape }]) => [role, graph.input(role, shape)]));
   const normed = head.build(graph, hidden, (role) => lookUp(tensors, role));
-  // Hidden states keep their slot size, so a narrower result is filled up with zeros.
-  const isWhole = head.width === hiddenSize;
-  graph.output("normed", isWhole ? normed : graph.apply("pad", [normed], { axis: 1, after: hiddenSize - head.width }));
+  // States keep their slot size, so a narrower result is filled up with zeros.
+  const after = state.width - head.width;
+  graph.output("normed", after === 0 ? normed : graph.apply("pad", [normed], { axis: 1, after }));
   return graph.build();
+}
+
+/** The first columns of a row. */
+function front(graph: GraphBuilder, value: Value, end: number): Value {
+  return value.shape[1] === end ? value : graph.apply("slice", [value], { axis: 1, start: 0, end });
 }
 
 /** Rows [first, first + rows) of the vocabulary. */
@@ -56,12 +62,11 @@ export function vocabularyTiles(vocabularySize: number, { tileRows = TILE_ROWS }
  * Logits [tokens, rows] of one tile from normed states; adds the inputs `<prefix>hidden`, `<prefix>tile` and
  * `<prefix>bias` to the graph, which `tileFeeds` and the caller's hidden states feed.
  */
-export function addTileLogits(graph: GraphBuilder, { hiddenSize, head }: Architecture, prefix = ""): Value {
-  const hidden = graph.input(`${prefix}hidden`, ["tokens", hiddenSize]);
+export function addTileLogits(graph: GraphBuilder, { state, head }: Architecture, prefix = ""): Value {
+  const hidden = graph.input(`${prefix}hidden`, ["tokens", state.width]);
   const tile = graph.input(`${prefix}tile`, ["rows", head.width]);
   const bias = graph.input(`${prefix}bias`, ["rows"]);
-  const states =
-    head.width === hiddenSize ? hidden : graph.apply("slice", [hidden], { axis: 1, start: 0, end: head.width });
+  const states = front(graph, hidden, head.width);
   const operands = head.bias === undefined ? [states, tile] : [states, tile, bias];
   let logits = graph.apply("gemm", operands, { transposeB: true });
   if (head.logitScale !== undefined) logits = graph.apply("multiply", [logits, graph.scalar(head.logitScale)]);

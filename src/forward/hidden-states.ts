@@ -1,5 +1,5 @@
 /**
- * Hidden states of all sequences between two blocks: in memory up to a budget, the rest in a scratch file.
+ * The states of all sequences between two blocks: in memory up to a budget, the rest in a scratch file.
  * One slot per sequence, read and overwritten in place.
  */
 import { rm } from "../files/output-files.js";
@@ -12,7 +12,8 @@ import { valuesOf } from "./values.js";
 export interface HiddenStatesOptions {
   readonly sequences: number;
   readonly tokens: number;
-  readonly hiddenSize: number;
+  /** Values per token. */
+  readonly width: number;
   /** Bytes that may stay in memory. */
   readonly memoryBytes: number;
   /** Where the rest goes; created when needed, removed on dispose. */
@@ -20,37 +21,37 @@ export interface HiddenStatesOptions {
 }
 
 /** Sequences that stay in memory. */
-function residentOf({ sequences, tokens, hiddenSize, memoryBytes }: Omit<HiddenStatesOptions, "scratchFile">): number {
-  return Math.min(sequences, Math.floor(memoryBytes / (tokens * hiddenSize * 4)));
+function residentOf({ sequences, tokens, width, memoryBytes }: Omit<HiddenStatesOptions, "scratchFile">): number {
+  return Math.min(sequences, Math.floor(memoryBytes / (tokens * width * 4)));
 }
 
 /** Bytes that go to the scratch file. */
 export function spilledBytes(options: Omit<HiddenStatesOptions, "scratchFile">): number {
-  return (options.sequences - residentOf(options)) * options.tokens * options.hiddenSize * 4;
+  return (options.sequences - residentOf(options)) * options.tokens * options.width * 4;
 }
 
 export class HiddenStates implements AsyncDisposable {
   readonly sequences: number;
   readonly tokens: number;
-  /** Values per sequence: tokens * hiddenSize. */
+  /** Values per sequence: tokens * width. */
   readonly sequenceLength: number;
   readonly #resident: Float32Array;
   readonly #residentSequences: number;
   readonly #scratch: FileShelf | undefined;
   readonly #scratchFile: string;
-  readonly #hiddenSize: number;
+  readonly #width: number;
   /** For what is read from the scratch file. */
   readonly #pool = new ArrayPool();
 
   private constructor(options: HiddenStatesOptions, residentSequences: number, scratch: FileShelf | undefined) {
     this.sequences = options.sequences;
     this.tokens = options.tokens;
-    this.sequenceLength = options.tokens * options.hiddenSize;
+    this.sequenceLength = options.tokens * options.width;
     this.#residentSequences = residentSequences;
     this.#resident = new Float32Array(residentSequences * this.sequenceLength);
     this.#scratch = scratch;
     this.#scratchFile = options.scratchFile;
-    this.#hiddenSize = options.hiddenSize;
+    this.#width = options.width;
   }
 
   static async create(options: HiddenStatesOptions): Promise<HiddenStates> {
@@ -59,10 +60,10 @@ export class HiddenStates implements AsyncDisposable {
     return new HiddenStates(options, residentSequences, scratch);
   }
 
-  /** [count * tokens, hidden]: a view where everything is in memory, otherwise a copy. Do not write to it. */
+  /** [count * tokens, width]: a view where everything is in memory, otherwise a copy. Do not write to it. */
   async read(first: number, count: number): Promise<NdArray> {
     const length = this.sequenceLength;
-    const shape = [count * this.tokens, this.#hiddenSize];
+    const shape = [count * this.tokens, this.#width];
     if (first + count <= this.#residentSequences)
       return borrowed("hidden states", this.#resident.subarray(first * length, (first + count) * length), shape);
     const array = this.#pool.take("hidden states", shape, "f32");
@@ -76,7 +77,7 @@ export class HiddenStates implements AsyncDisposable {
     return array;
   }
 
-  /** Overwrite the slots from `first` on with [count * tokens, hidden] values. */
+  /** Overwrite the slots from `first` on with [count * tokens, width] values. */
   async write(first: number, array: NdArray): Promise<void> {
     const values = valuesOf(array);
     const length = this.sequenceLength;
@@ -100,20 +101,24 @@ export class HiddenStates implements AsyncDisposable {
     }
   }
 
-  /** Sequences from anywhere, one after the other: [count * tokens, hidden] in an array that has room for them. */
+  /** Sequences from anywhere, one after the other: [count * tokens, width] in an array that has room for them. */
   async gather(chosen: readonly number[], into: Float32Array): Promise<NdArray> {
     const length = this.sequenceLength;
     for (const [i, sequence] of chosen.entries()) {
       using values = await this.read(sequence, 1);
       into.set(valuesOf(values), i * length);
     }
-    const shape = [chosen.length * this.tokens, this.#hiddenSize];
+    const shape = [chosen.length * this.tokens, this.#width];
     return borrowed("hidden states", into.subarray(0, chosen.length * length), shape);
   }
 
-  /** Change single rows: `row` counts tokens over all sequences. Used to scatter embeddings. */
-  async writeRow(row: number, values: Float32Array): Promise<void> {
-    const offset = row * values.length;
+  /**
+   * Change part of a single row. Used to scatter embeddings.
+   * @param row counts tokens over all sequences
+   * @param start place in the row of the first value
+   */
+  async writeRow(row: number, values: Float32Array, start = 0): Promise<void> {
+    const offset = row * this.#width + start;
     if (offset < this.#resident.length) this.#resident.set(values, offset);
     else await this.#transferBytes("write", values, (offset - this.#resident.length) * 4);
   }

@@ -2,26 +2,27 @@
 import { GraphBuilder, type Graph, type Value } from "../graph/graph.js";
 import { lookUp } from "../look-up.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
-import { addBlockInputs } from "./block-inputs.js";
+import { addBlockInputs, addStateInput } from "./block-inputs.js";
 
 /** Name of the mask of attention that has none of its own: all cached tokens of the sequence. */
 export const PLAIN_MASK = "past";
 
 /**
- * Inputs besides the block's own: hidden [rows, hidden], a row per sequence; positions [rows, 1]; keys and values of the
- * cache and one mask, as `cachedAttention` takes them. Outputs: hidden [rows, hidden], and key and value of the token
+ * Inputs besides the block's own: hidden [rows, state.width], a row per sequence; positions [rows, 1]; keys and values of the
+ * cache and one mask, as `cachedAttention` takes them. Outputs: hidden [rows, state.width], and key and value of the token
  * [rows, keyValueHeads * width], for the cache.
  */
 export function buildStepGraph(architecture: Architecture, block: BlockSpec): Graph {
   const graph = new GraphBuilder(block.shapeKey);
-  const hidden = graph.input("hidden", ["rows", architecture.hiddenSize]);
+  const state = addStateInput(graph, architecture, "rows");
   const positions = graph.input("positions", ["rows", 1], "i64");
   const masks = new Map<string, Value>([[PLAIN_MASK, graph.input(`mask.${PLAIN_MASK}`, ["rows", 1, "past"])]]);
   for (const [name, { slopes }] of architecture.masks)
     masks.set(name, graph.input(`mask.${name}`, ["rows", slopes?.length ?? 1, "past"]));
   const output = block.build({
     graph,
-    hidden,
+    hidden: state.hidden,
+    carried: state.carried,
     rows: "rows",
     isRoutingBypassed: false,
     ...addBlockInputs(graph, architecture, block, positions),
@@ -39,7 +40,7 @@ export function buildStepGraph(architecture: Architecture, block: BlockSpec): Gr
     isTapped: () => false,
     tap: () => undefined,
   });
-  graph.output("hidden", output);
+  graph.output("hidden", state.leave(output));
   return graph.build();
 }
 

@@ -10,7 +10,7 @@ import { requireKeysAndValues } from "../model/architecture.js";
 import { fillMaskRow } from "../model/mask.js";
 import type { Model } from "../model/open-model.js";
 import { OnnxExecutor } from "../onnx/executor.js";
-import { buildPrologueGraph } from "./embedding.js";
+import { buildPrologueGraph, fillFromSideTables } from "./embedding.js";
 import { buildNormGraph, buildTileGraph } from "./head.js";
 import { HeldWeights } from "./held-weights.js";
 import { cacheBytes, KeyValueCache, roomFor } from "./key-value-cache.js";
@@ -46,7 +46,7 @@ export class StepRunner implements AsyncDisposable {
   readonly #caches: readonly KeyValueCache[];
   readonly #rotary: ReadonlyMap<string, HostArray>;
   #room = 0;
-  /** After the last block, [rows, hidden]. */
+  /** After the last block, [rows, state.width]. */
   #hidden: Float32Array = new Float32Array(0);
 
   private constructor(model: Model, options: StepRunnerOptions, executor: OnnxExecutor, programs: Programs) {
@@ -90,7 +90,7 @@ export class StepRunner implements AsyncDisposable {
       const cache = this.#caches[block.index] as KeyValueCache;
       const weights = await this.weights.blocks.of(block);
       const tensors = weightArrays(block, weights);
-      const states = borrowed("hidden", hidden, [rows, architecture.hiddenSize]);
+      const states = borrowed("hidden", hidden, [rows, architecture.state.width]);
       const results = await program.run(
         new Map<string, NdArray>([...shared, ...tensors, ...cache.feeds(rows), ["hidden", states]]),
       );
@@ -104,10 +104,10 @@ export class StepRunner implements AsyncDisposable {
 
   /** Logits of what follows the tokens that were fed last, [rows, vocabulary]. */
   async logits(): Promise<Float32Array> {
-    const { hiddenSize, vocabularySize } = this.#model.architecture;
-    const rows = this.#hidden.length / hiddenSize;
+    const { state, vocabularySize } = this.#model.architecture;
+    const rows = this.#hidden.length / state.width;
     const { norm, tile: program, headTensors } = this.#programs;
-    const states = borrowed("hidden", this.#hidden, [rows, hiddenSize]);
+    const states = borrowed("hidden", this.#hidden, [rows, state.width]);
     using normed = lookUp(await norm.run(new Map([...headTensors, ["hidden", states]])), "normed");
     const logits = new Float32Array(rows * vocabularySize);
     for (const tile of this.weights.tiles) {
@@ -150,22 +150,23 @@ export class StepRunner implements AsyncDisposable {
     return feeds;
   }
 
-  /** What enters the first block, [rows, hidden]. */
+  /** What enters the first block, [rows, state.width]. */
   async #embed(ids: readonly number[], positions: readonly number[]): Promise<Float32Array> {
     const { checkpoint, architecture } = this.#model;
-    const { embedding, embeddingWidth, hiddenSize } = architecture;
-    const slots = new Float32Array(ids.length * hiddenSize);
+    const { embedding, embeddingWidth, state } = architecture;
+    const slots = new Float32Array(ids.length * state.width);
     const known = new Map<number, Float32Array>();
     for (const [row, id] of ids.entries()) {
       const vector = known.get(id) ?? (await checkpoint.readRows(embedding, id, 1));
       known.set(id, vector);
-      slots.set(vector.subarray(0, embeddingWidth), row * hiddenSize);
+      slots.set(vector.subarray(0, embeddingWidth), row * state.width);
     }
+    await fillFromSideTables(this.#model, ids, slots);
     const { prologue } = this.#programs;
     if (prologue === undefined) return slots;
     const feeds = new Map<string, NdArray>([
       ...prologue.tensors,
-      ["slots", borrowed("slots", slots, [ids.length, hiddenSize])],
+      ["slots", borrowed("slots", slots, [ids.length, state.width])],
       ["positions", borrowed("positions", BigInt64Array.from(positions, BigInt), [ids.length])],
     ]);
     using hidden = lookUp(await prologue.program.run(feeds), "hidden");

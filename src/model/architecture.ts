@@ -78,8 +78,13 @@ export interface Attending extends Pick<AttentionAttributes, "heads" | "keyValue
 /** What a family's graph function is given. */
 export interface BlockContext {
   readonly graph: GraphBuilder;
-  /** [rows, hidden] */
+  /** [rows, state.hidden] */
   readonly hidden: Value;
+  /** What goes with them, by name, each [rows, width]. What is set is what later blocks get. */
+  readonly carried: {
+    get(name: string): Value;
+    set(name: string, value: Value): void;
+  };
   /** All tokens of a run, sequence after sequence. */
   readonly rows: Dim;
   /** The graph input of one of the block's tensors. */
@@ -112,19 +117,45 @@ export interface BlockSpec {
   readonly groups: readonly InputGroup[];
   /** Whether it keeps another state from token to token than keys and values. */
   readonly isRecurrent?: boolean;
-  /** The block's forward; returns the new hidden states [rows, hidden]. */
+  /** The block's forward; returns the new hidden states [rows, state.hidden]. */
   build(context: BlockContext): Value;
 }
 
-/** From embeddings to the hidden states that enter the first block, where that is more than a look-up. */
+/**
+ * What goes from block to block for each token, a row of numbers: hidden states, and behind them what blocks need that is
+ * not made of these: inputs of single blocks that the embedding gives, keys and values that a block leaves for later ones.
+ */
+export interface StateSpec {
+  /** Of a row. */
+  readonly width: number;
+  /** Of the hidden states in front: hiddenSize, or that of each of several streams, one after the other. */
+  readonly hidden: number;
+  /** What is carried behind them, in this order. */
+  readonly carried: readonly { readonly name: string; readonly width: number }[];
+}
+
+/** A state of so wide hidden states, and what is carried with them. */
+export function stateOf(hidden: number, carried: StateSpec["carried"] = []): StateSpec {
+  return { hidden, carried, width: carried.reduce((sum, { width }) => sum + width, hidden) };
+}
+
+/** A table beside the embedding that tokens are looked up in as well. */
+export interface SideTable {
+  readonly tensor: string;
+  /** Tokens beyond the last row have the first one. */
+  readonly rows: number;
+  readonly width: number;
+}
+
+/** From embeddings to the state that enters the first block, where that is more than a look-up. */
 export interface PrologueSpec {
   readonly tensors: ReadonlyMap<string, BlockTensor>;
   /** Longest sequence that a table of learned positions has rows for. */
   readonly positionLimit?: number;
   /**
-   * @param embedded  [rows, embeddingWidth]
+   * @param embedded  [rows, embeddingWidth], and behind it what the side tables have of the token
    * @param positions [rows], 0 … tokens - 1 of each sequence
-   * @returns [rows, hidden]
+   * @returns [rows, state.width]
    */
   build(graph: GraphBuilder, embedded: Value, positions: Value, tensor: (role: string) => Value): Value;
 }
@@ -132,9 +163,9 @@ export interface PrologueSpec {
 /** From the last block's hidden states to logits. */
 export interface HeadSpec {
   readonly tensors: ReadonlyMap<string, BlockTensor>;
-  /** Final norm and what else precedes the projection: hidden [tokens, hidden] → [tokens, width]. */
+  /** Final norm and what else precedes the projection: hidden [tokens, state.hidden] → [tokens, width]. */
   build(graph: GraphBuilder, hidden: Value, tensor: (role: string) => Value): Value;
-  /** Width that the projection reads: hidden, unless `build` projects to another. */
+  /** Width that the projection reads: hiddenSize, unless `build` projects to another. */
   readonly width: number;
   /** [vocabulary, width]; the embedding where the two are tied. */
   readonly projection: string;
@@ -165,12 +196,17 @@ export interface Architecture {
   readonly embedding: string;
   /** hiddenSize, or less where the prologue projects. */
   readonly embeddingWidth: number;
+  /** Never pruned nor trained; what a token has of them is for the prologue. */
+  readonly sideTables: readonly SideTable[];
   readonly prologue?: PrologueSpec;
+  readonly state: StateSpec;
   readonly isHeadTied: boolean;
   readonly rotaryTables: ReadonlyMap<string, RotaryTable>;
   readonly masks: ReadonlyMap<string, AttentionMask>;
   readonly blocks: readonly BlockSpec[];
   readonly head: HeadSpec;
+  /** Tensors of its blocks that some files hold although no forward reads them. */
+  readonly idleTensors: readonly string[];
 }
 
 /** All prunable linears, in order. */

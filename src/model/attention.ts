@@ -2,6 +2,7 @@
  * Attention as a branch of a block, described by data: how queries, keys and values are stored, normed and rotated.
  * The arithmetic itself is in pieces.ts.
  */
+import { InternalError } from "../errors.js";
 import { product } from "../graph/dimensions.js";
 import type { Value } from "../graph/graph.js";
 import { clamp } from "../graph/shorthand.js";
@@ -17,7 +18,7 @@ import {
   projectionLinears,
   projectionShapes,
   reshape,
-  rotateBoth,
+  rotateHeads,
   splitLast,
   type AttentionShape,
   type Norm,
@@ -33,8 +34,9 @@ import {
  */
 export type FusedLayout = "stacked" | "grouped" | "sharded";
 
-/** Three projections, or one. */
+/** Three projections, or one; only that of the queries where keys and values are those that an earlier block left. */
 export type QueryKeyValue =
+  | { readonly layout: "queries"; readonly query: Projection }
   | { readonly layout: "separate"; readonly query: Projection; readonly key: Projection; readonly value: Projection }
   | { readonly layout: FusedLayout; readonly fused: Projection };
 
@@ -62,6 +64,10 @@ export interface QueryGrowth {
 export interface AttentionSpec extends AttentionShape {
   readonly input: QueryKeyValue;
   readonly headNorm?: HeadNorm;
+  /** A norm of each head's values, without a gain. */
+  readonly valueNorm?: Norm;
+  /** What keys and values, normed and rotated, are called among what is carried to later blocks, for those that take them. */
+  readonly shared?: { readonly key: string; readonly value: string };
   /** Queries, keys and values beyond this, after a norm and before rotation, are set to it; so are those below -clip. */
   readonly clip?: number;
   readonly queryGrowth?: QueryGrowth;
@@ -105,15 +111,16 @@ export function gatedQueryParts({ heads, headDim }: Pick<AttentionShape, "heads"
 }
 
 function inputProjections(input: QueryKeyValue): Projection[] {
+  if (input.layout === "queries") return [input.query];
   return input.layout === "separate" ? [input.query, input.key, input.value] : [input.fused];
 }
 
-function headNormShapes({ headNorm, heads, keyValueHeads, headDim }: AttentionSpec): Shapes {
+function headNormShapes({ headNorm, heads, keyValueHeads, headDim, input }: AttentionSpec): Shapes {
   if (headNorm === undefined) return [];
   const sides = [
-    [headNorm.query, heads],
-    [headNorm.key, keyValueHeads],
-  ] as const;
+    [headNorm.query, heads] as const,
+    ...(input.layout === "queries" ? [] : [[headNorm.key, keyValueHeads] as const]),
+  ];
   return sides.flatMap(([path, count]): Shapes => {
     switch (headNorm.gain) {
       case "all-heads":
@@ -147,8 +154,7 @@ function normHeads(
     const heads = reshape(graph, states, product(rows, count), headDim);
     return joined(applyNorm(context, norm, path, heads));
   }
-  const ones = graph.floats(new Float32Array(headDim).fill(1), [headDim]);
-  const normed = normalize(graph, norm, reshape(graph, states, rows, count, headDim), ones);
+  const normed = normWithoutGain(context, norm, states, count);
   if (gain === "none") return joined(normed);
   const own = (): Value[] => Array.from({ length: count }, (_, head) => tensor(`${path}.${head}.weight`));
   const gains =
@@ -169,7 +175,14 @@ function growQueries(context: BlockContext, { strength, step, offset }: QueryGro
   return graph.apply("multiply", [states, reshape(graph, factor, rows, 1)]);
 }
 
-/** q, k and v, and where there are any gates of what attention returns. */
+/** A norm without a gain of each head of [rows, count * headDim]: [rows, count, headDim]. */
+function normWithoutGain({ graph, rows }: BlockContext, norm: Norm, states: Value, count: number): Value {
+  const headDim = (states.shape[1] as number) / count;
+  const ones = graph.floats(new Float32Array(headDim).fill(1), [headDim]);
+  return normalize(graph, norm, reshape(graph, states, rows, count, headDim), ones);
+}
+
+/** q, k and v, and where there are any gates of what attention returns; taken keys and values as they were left. */
 function projectInput(
   context: BlockContext,
   spec: AttentionSpec,
@@ -177,6 +190,10 @@ function projectInput(
 ): readonly [Value, Value, Value, Value?] {
   const { graph, rows } = context;
   const { input, heads, keyValueHeads, headDim } = spec;
+  if (input.layout === "queries") {
+    const { key, value } = requireShared(spec);
+    return [project(context, input.query, states), context.carried.get(key), context.carried.get(value)];
+  }
   if (input.layout === "separate") {
     const [query, key, value] = [input.query, input.key, input.value].map((projection) =>
       project(context, projection, states),
@@ -206,9 +223,14 @@ function projectInput(
   }) as [Value, Value, Value];
 }
 
+function requireShared({ shared }: AttentionSpec): NonNullable<AttentionSpec["shared"]> {
+  if (shared === undefined) throw new InternalError("E_FAMILY_PLAN", "attention without keys takes shared ones");
+  return shared;
+}
+
 export function attentionBranch(spec: AttentionSpec): Branch {
   const projections = inputProjections(spec.input);
-  const { headNorm, heads, keyValueHeads, headDim, clip, output, queryGrowth, sinks } = spec;
+  const { headNorm, heads, keyValueHeads, headDim, clip, output, queryGrowth, sinks, shared, valueNorm } = spec;
   return {
     key: JSON.stringify(spec),
     tensors: [
@@ -228,16 +250,23 @@ export function attentionBranch(spec: AttentionSpec): Branch {
         return normHeads(context, headNorm, headDim, { path: headNorm[side], count, states });
       };
       const clipped = (states: Value): Value => (clip === undefined ? states : clamp(graph, states, clip));
-      const [turnedQuery, turnedKey] = rotateBoth(
-        context,
-        spec,
-        clipped(normed("query", query, false)),
-        clipped(normed("key", key, false)),
-      );
-      const [finalQuery, finalKey] = [normed("query", turnedQuery, true), normed("key", turnedKey, true)];
+      const finished = (side: "query" | "key", states: Value): Value => {
+        const count = side === "query" ? heads : keyValueHeads;
+        return normed(side, rotateHeads(context, spec, clipped(normed(side, states, false)), count), true);
+      };
+      const normedValue = (norm: Norm): Value =>
+        reshape(graph, normWithoutGain(context, norm, value, keyValueHeads), context.rows, keyValueHeads * headDim);
+      const ownValue = (): Value => clipped(valueNorm === undefined ? value : normedValue(valueNorm));
+      const finalQuery = finished("query", query);
+      const isTaken = spec.input.layout === "queries";
+      const [finalKey, finalValue] = isTaken ? [key, value] : [finished("key", key), ownValue()];
+      if (shared !== undefined && !isTaken) {
+        context.carried.set(shared.key, finalKey);
+        context.carried.set(shared.value, finalValue);
+      }
       const grown = queryGrowth === undefined ? finalQuery : growQueries(context, queryGrowth, finalQuery);
       const sunk = sinks === undefined ? spec : { ...spec, sinkScores: context.tensor(sinks) };
-      const attended = attention(context, sunk, grown, finalKey, clipped(value));
+      const attended = attention(context, sunk, grown, finalKey, finalValue);
       const mixed = gate === undefined ? attended : graph.apply("multiply", [attended, graph.apply("sigmoid", [gate])]);
       context.tap("attention-output", mixed);
       return project(context, output, mixed);

@@ -164,6 +164,7 @@ export interface ModelConfig {
 /** The `model_type` of a multimodal model's text_config, where that does not say it. */
 const LANGUAGE_MODELS_OF: Readonly<Record<string, string>> = {
   gemma3: "gemma3_text",
+  gemma3n: "gemma3n_text",
   llava: "llama",
   llava_next: "llama",
   mistral3: "mistral",

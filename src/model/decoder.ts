@@ -4,16 +4,18 @@
  * architecture is the same for every family; what is read from which config key is not decided here.
  */
 import type { Value } from "../graph/graph.js";
-import type {
-  Architecture,
-  AttentionMask,
-  BlockContext,
-  BlockSpec,
-  BlockTensor,
-  HeadSpec,
-  InputGroup,
-  LinearSpec,
-  PrologueSpec,
+import {
+  stateOf,
+  type Architecture,
+  type AttentionMask,
+  type BlockContext,
+  type BlockSpec,
+  type BlockTensor,
+  type HeadSpec,
+  type InputGroup,
+  type LinearSpec,
+  type PrologueSpec,
+  type StateSpec,
 } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import {
@@ -22,6 +24,7 @@ import {
   project,
   projectionShapes,
   scaleBy,
+  splitLast,
   type Norm,
   type PieceContext,
   type Projection,
@@ -50,6 +53,45 @@ export interface ResidualFactors {
   readonly added: number;
 }
 
+/**
+ * What stands around a block's branches where hidden states are several streams: from all of them to the one that the
+ * branches work on, and back.
+ */
+export interface Surround {
+  /** Surrounds with the same key write the same graph. */
+  readonly key: string;
+  /** Shapes by role. */
+  readonly tensors: Shapes;
+  /** Groups that it taps behind the branches, whose stages count from 0; names are relative to the block. */
+  readonly groups: readonly InputGroup[];
+  /**
+   * From hidden states [rows, state.hidden] to new ones.
+   * @param inner the branches, of one stream: [rows, hiddenSize] to the same
+   */
+  build(context: BlockContext, inner: (stream: Value) => Value): Value;
+}
+
+/** How embeddings become a state of more than one stream, and what leaves the last block one again. */
+export interface StreamsPlan {
+  readonly state: StateSpec;
+  /** Paths as in the checkpoint, without ".weight". */
+  readonly sideTables: readonly { readonly path: string; readonly rows: number; readonly width: number }[];
+  readonly enter: {
+    readonly tensors: Shapes;
+    /**
+     * @param embedded [rows, hiddenSize]
+     * @param sides    what the side tables have, one after the other; undefined without any
+     * @returns [rows, state.width]
+     */
+    build(context: PieceContext, embedded: Value, sides: Value | undefined): Value;
+  };
+  readonly leave: {
+    readonly tensors: Shapes;
+    /** [tokens, state.hidden] to [tokens, hiddenSize], in front of the final norm. */
+    build(context: PieceContext, hidden: Value): Value;
+  };
+}
+
 export interface LayerPlan {
   readonly norm: Norm;
   readonly norms: NormPlaces;
@@ -59,6 +101,8 @@ export interface LayerPlan {
   readonly residualFactors?: { readonly attention: ResidualFactors; readonly mlp: ResidualFactors };
   readonly attention: Branch;
   readonly mlp: Branch;
+  /** Of a model whose plan has streams. */
+  readonly around?: Surround;
 }
 
 /** From embeddings to block 0, in this order. */
@@ -96,11 +140,15 @@ export interface DecoderPlan {
   readonly layers: number;
   layer(index: number): LayerPlan;
   readonly head: HeadPlan;
+  /** Default: one stream, and nothing beside it. */
+  readonly streams?: StreamsPlan;
+  /** Tensors that some files hold although no forward reads them. */
+  readonly idleTensors?: readonly string[];
 }
 
 export function describeDecoder(plan: DecoderPlan): Architecture {
-  const { hiddenSize, embedding } = plan;
-  const prologue = describePrologue(embedding, hiddenSize);
+  const { hiddenSize, embedding, streams } = plan;
+  const prologue = describePrologue(embedding, hiddenSize, streams);
   return {
     family: plan.family,
     hiddenSize,
@@ -108,6 +156,9 @@ export function describeDecoder(plan: DecoderPlan): Architecture {
     maxPositions: plan.maxPositions,
     embedding: `${embedding.path}.weight`,
     embeddingWidth: embedding.width ?? hiddenSize,
+    sideTables: (streams?.sideTables ?? []).map(({ path, ...size }) => ({ tensor: `${path}.weight`, ...size })),
+    state: streams?.state ?? stateOf(hiddenSize),
+    idleTensors: plan.idleTensors ?? [],
     ...(prologue === undefined ? {} : { prologue }),
     isHeadTied: plan.head.isTied,
     rotaryTables: plan.rotaryTables ?? new Map(),
@@ -124,40 +175,51 @@ function byWholeName(shapes: Shapes): Map<string, BlockTensor> {
   return new Map(shapes.map(([role, shape]) => [role, { tensor: role, shape }]));
 }
 
-function describePrologue(plan: EmbeddingPlan, hiddenSize: number): PrologueSpec | undefined {
-  const { scale = 1, projection, positions, norm } = plan;
-  if (scale === 1 && projection === undefined && positions === undefined && norm === undefined) return undefined;
+function describePrologue(
+  plan: DecoderPlan["embedding"],
+  hiddenSize: number,
+  streams: StreamsPlan | undefined,
+): PrologueSpec | undefined {
+  const { scale = 1, projection, positions, norm, width = hiddenSize } = plan;
+  const isLookUp = scale === 1 && projection === undefined && positions === undefined && norm === undefined;
+  if (isLookUp && streams === undefined) return undefined;
   const shapes: Shapes = [
     ...(projection === undefined ? [] : projectionShapes(projection)),
     ...(positions === undefined ? [] : [[`${positions.path}.weight`, [positions.count, hiddenSize]] as const]),
     ...(norm === undefined ? [] : normShapes(norm.norm, norm.path, hiddenSize)),
+    ...(streams?.enter.tensors ?? []),
   ];
   return {
     tensors: byWholeName(shapes),
     ...(positions === undefined ? {} : { positionLimit: positions.count - positions.offset }),
-    build(graph, embedded, positionIds, tensor) {
+    build(graph, slots, positionIds, tensor) {
       const context: PieceContext = { graph, tensor };
+      const beside = (slots.shape[1] as number) - width;
+      const [embedded, sides] = beside === 0 ? [slots] : splitLast(graph, slots, [width, beside]);
       let states = scaleBy(graph, embedded, scale);
       if (projection !== undefined) states = project(context, projection, states);
       if (positions !== undefined) {
         const rows = graph.apply("add", [positionIds, graph.integers([positions.offset], [])]);
         states = graph.apply("add", [states, graph.apply("gather", [tensor(`${positions.path}.weight`), rows])]);
       }
-      return norm === undefined ? states : applyNorm(context, norm.norm, norm.path, states);
+      if (norm !== undefined) states = applyNorm(context, norm.norm, norm.path, states);
+      return streams === undefined ? states : streams.enter.build(context, states, sides);
     },
   };
 }
 
-function describeHead({ head, hiddenSize, embedding }: DecoderPlan): HeadSpec {
+function describeHead({ head, hiddenSize, embedding, streams }: DecoderPlan): HeadSpec {
   const { norm, projection, logitScale, softcap } = head;
   return {
     tensors: byWholeName([
+      ...(streams?.leave.tensors ?? []),
       ...(norm === undefined ? [] : normShapes(norm.norm, norm.path, hiddenSize)),
       ...(projection === undefined ? [] : projectionShapes(projection)),
     ]),
     build(graph, hidden, tensor) {
       const context: PieceContext = { graph, tensor };
-      const normed = norm === undefined ? hidden : applyNorm(context, norm.norm, norm.path, hidden);
+      const stream = streams === undefined ? hidden : streams.leave.build(context, hidden);
+      const normed = norm === undefined ? stream : applyNorm(context, norm.norm, norm.path, stream);
       return projection === undefined ? normed : project(context, projection, normed);
     },
     width: projection?.outFeatures ?? hiddenSize,
@@ -175,13 +237,13 @@ interface BlockPlace {
 }
 
 function describeBlock(plan: LayerPlan, { index, path, hiddenSize }: BlockPlace): BlockSpec {
-  const { norm, norms, residual, residualFactors, attention, mlp } = plan;
+  const { norm, norms, residual, residualFactors, attention, mlp, around } = plan;
   const isRecurrent = [attention, mlp].some((branch) => branch.isRecurrent === true);
   const shapes: Shapes = [...new Set(Object.values(norms) as string[])].flatMap((place) =>
     normShapes(norm, place, hiddenSize),
   );
   const tensors = new Map(
-    [...shapes, ...attention.tensors, ...mlp.tensors].map(([role, shape]) => [
+    [...shapes, ...attention.tensors, ...mlp.tensors, ...(around?.tensors ?? [])].map(([role, shape]) => [
       role,
       { tensor: `${path}.${role}`, shape },
     ]),
@@ -196,6 +258,7 @@ function describeBlock(plan: LayerPlan, { index, path, hiddenSize }: BlockPlace)
       residualFactors,
       attention: attention.key,
       mlp: mlp.key,
+      around: around?.key,
     }),
     tensors,
     groups: groupsOf(plan, path),
@@ -210,7 +273,7 @@ function isInputShared({ residual, norms }: LayerPlan): boolean {
 
 /** The branches' groups in the order of the block, with names in full. */
 function groupsOf(plan: LayerPlan, path: string): InputGroup[] {
-  const { attention, mlp, residual } = plan;
+  const { attention, mlp, residual, around } = plan;
   const group = (name: string, linears: readonly LinearSpec[]): InputGroup[] =>
     linears.length === 0 ? [] : [{ name, stage: 0, inFeatures: linears[0]?.inFeatures ?? 0, linears }];
   const later = (groups: readonly InputGroup[], offset: number): InputGroup[] =>
@@ -220,7 +283,12 @@ function groupsOf(plan: LayerPlan, path: string): InputGroup[] {
     : group("attention-input", attention.reads);
   const mlpGroups = isInputShared(plan) ? mlp.groups : [...group("mlp-input", mlp.reads), ...mlp.groups];
   const attentionStages = 1 + Math.max(0, ...attention.groups.map(({ stage }) => stage));
-  return [...inputs, ...attention.groups, ...later(mlpGroups, residual === "parallel" ? 0 : attentionStages)]
+  const ofBranches = [
+    ...[...inputs, ...attention.groups],
+    ...later(mlpGroups, residual === "parallel" ? 0 : attentionStages),
+  ];
+  const stages = 1 + Math.max(0, ...ofBranches.map(({ stage }) => stage));
+  return [...ofBranches, ...later(around?.groups ?? [], stages)]
     .toSorted((a, b) => a.stage - b.stage)
     .map((entry) => ({
       ...entry,
@@ -229,6 +297,12 @@ function groupsOf(plan: LayerPlan, path: string): InputGroup[] {
 }
 
 function buildBlock(plan: LayerPlan, context: BlockContext): Value {
+  const inner = (stream: Value): Value => buildBranches(plan, context, stream);
+  return plan.around === undefined ? inner(context.hidden) : plan.around.build(context, inner);
+}
+
+/** @param stream [rows, hiddenSize] */
+function buildBranches(plan: LayerPlan, context: BlockContext, stream: Value): Value {
   const { graph } = context;
   const { norms, attention, mlp, residual } = plan;
   const norm = (place: string | undefined, value: Value): Value =>
@@ -236,7 +310,7 @@ function buildBlock(plan: LayerPlan, context: BlockContext): Value {
   const add = (sum: Value, branch: Value, factors: ResidualFactors = { kept: 1, added: 1 }): Value =>
     graph.apply("add", [scaleBy(graph, sum, factors.kept), scaleBy(graph, branch, factors.added)]);
 
-  const input = norm(norms.onInput, context.hidden);
+  const input = norm(norms.onInput, stream);
   const attentionInput = norm(norms.beforeAttention, input);
   context.tap(isInputShared(plan) ? "block-input" : "attention-input", attentionInput);
   const mixed = norm(norms.afterAttention, attention.build(context, attentionInput));

@@ -3,10 +3,18 @@
  * change in it, as data. Families with other module names plan their decoder themselves (decoder.ts).
  */
 import type { Architecture, AttentionMask } from "./architecture.js";
-import { attentionBranch, gatedQueryParts, queryKeyValueParts, type HeadNorm, type QueryGrowth } from "./attention.js";
+import {
+  attentionBranch,
+  gatedQueryParts,
+  queryKeyValueParts,
+  type AttentionSpec,
+  type HeadNorm,
+  type QueryKeyValue,
+  type QueryGrowth,
+} from "./attention.js";
 import type { Branch } from "./branch.js";
 import type { ConfigObject, ModelConfig } from "./config.js";
-import { describeDecoder, type LayerPlan, type NormPlaces } from "./decoder.js";
+import { describeDecoder, type LayerPlan, type NormPlaces, type StreamsPlan, type Surround } from "./decoder.js";
 import {
   readActivation,
   readHeads,
@@ -42,6 +50,9 @@ export interface GatedVariations {
   readonly headNorm?: HeadNorm | undefined;
   /** A layer's norm of heads in place of `headNorm`. */
   readonly headNormOf?: (layer: number) => HeadNorm | undefined;
+  readonly valueNorm?: Norm;
+  /** Keys and values that a layer leaves for later ones, or takes from an earlier one instead of making its own. */
+  readonly sharedOf?: (layer: number) => SharedKeys | undefined;
   readonly queryGrowthOf?: (layer: number) => QueryGrowth | undefined;
   /** Whether q_proj also has gates of what attention returns, see AttentionSpec. */
   readonly hasOutputGate?: boolean;
@@ -67,9 +78,18 @@ export interface GatedVariations {
   readonly hasHeadBias?: boolean;
   readonly isTiedByDefault?: boolean;
   /** A layer's own attention in place of the usual one. */
-  readonly attentionOf?: (layer: number) => Branch | undefined;
+  readonly attentionOf?: (layer: number, usual: () => Branch) => Branch | undefined;
   /** A layer's own MLP in place of the dense one. */
   readonly mlpOf?: (layer: number, dense: () => Branch) => Branch;
+  readonly aroundOf?: (layer: number) => Surround;
+  readonly streams?: StreamsPlan;
+  readonly idleTensors?: readonly string[];
+}
+
+/** See AttentionSpec. */
+export interface SharedKeys {
+  readonly names: NonNullable<AttentionSpec["shared"]>;
+  readonly isTaken: boolean;
 }
 
 /** x + attention(norm(x)), then x + mlp(norm(x)). */
@@ -134,16 +154,20 @@ export function describeGatedDecoder(
     masks,
     layersPath: "model.layers",
     layers,
-    layer: (index) => ({
-      norm,
-      norms,
-      residual: variations.residual ?? "sequential",
-      ...given("residualFactors", variations.residualFactorsOf?.(index)),
-      attention:
-        variations.attentionOf?.(index) ??
-        usualAttention({ values, hiddenSize, heads, rotaryTables, variations }, index),
-      mlp: variations.mlpOf?.(index, dense) ?? dense(),
-    }),
+    layer: (index) => {
+      const usual = (): Branch => usualAttention({ values, hiddenSize, heads, rotaryTables, variations }, index);
+      return {
+        norm,
+        norms,
+        residual: variations.residual ?? "sequential",
+        ...given("residualFactors", variations.residualFactorsOf?.(index)),
+        attention: variations.attentionOf?.(index, usual) ?? usual(),
+        mlp: variations.mlpOf?.(index, dense) ?? dense(),
+        ...given("around", variations.aroundOf?.(index)),
+      };
+    },
+    ...given("streams", variations.streams),
+    ...given("idleTensors", variations.idleTensors),
     head: {
       norm: { path: "model.norm", norm },
       path: "lm_head",
@@ -183,6 +207,19 @@ function usualAttention(context: AttentionContext, layer: number): Branch {
   const rotary = rotaryOf === undefined ? "default" : rotaryOf(layer);
   const [window, chunk] = [windowOf?.(layer), variations.chunkOf?.(layer)];
   const headNorm = variations.headNormOf?.(layer) ?? variations.headNorm;
+  const shared = variations.sharedOf?.(layer);
+  const inputOf = (): QueryKeyValue => {
+    if (shared?.isTaken === true) return { layout: "queries", query: input("q_proj", queries) };
+    if (variations.isFused === true) {
+      const fused = { ...input("qkv_proj", queries + 2 * keys), parts: queryKeyValueParts("stacked", heads) };
+      return { layout: "stacked", fused };
+    }
+    const query =
+      variations.hasOutputGate === true
+        ? { ...input("q_proj", 2 * queries), parts: gatedQueryParts(heads) }
+        : input("q_proj", queries);
+    return { layout: "separate", query, key: input("k_proj", keys), value: input("v_proj", keys) };
+  };
   return attentionBranch({
     ...heads,
     scale: variations.attentionScale ?? heads.headDim ** -0.5,
@@ -192,22 +229,10 @@ function usualAttention(context: AttentionContext, layer: number): Branch {
     ...given("isRotaryInterleaved", variations.isRotaryInterleaved),
     ...given("mask", window === undefined ? undefined : `window-${window}`),
     ...given("mask", chunk === undefined ? undefined : `chunk-${chunk}`),
-    input:
-      variations.isFused === true
-        ? {
-            layout: "stacked",
-            fused: { ...input("qkv_proj", queries + 2 * keys), parts: queryKeyValueParts("stacked", heads) },
-          }
-        : {
-            layout: "separate",
-            query:
-              variations.hasOutputGate === true
-                ? { ...input("q_proj", 2 * queries), parts: gatedQueryParts(heads) }
-                : input("q_proj", queries),
-            key: input("k_proj", keys),
-            value: input("v_proj", keys),
-          },
+    input: inputOf(),
     ...given("headNorm", headNorm),
+    ...given("valueNorm", variations.valueNorm),
+    ...given("shared", shared?.names),
     ...given("clip", variations.clip),
     ...given("queryGrowth", variations.queryGrowthOf?.(layer)),
     ...given("sinks", variations.sinks),

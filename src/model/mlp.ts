@@ -5,6 +5,7 @@ import type { Value } from "../graph/graph.js";
 import type { BlockContext, ChannelProducer } from "./architecture.js";
 import type { Branch } from "./branch.js";
 import type { ConfigObject } from "./config.js";
+import { aboveQuantile } from "./statistical-top-k.js";
 import {
   project,
   projectionLinears,
@@ -35,9 +36,12 @@ export interface PlainMlpSpec {
 }
 
 /** Gate and up stored apart, or as one whose outputs are [gate; up]. */
-export type GatedMlpSpec = { readonly activation: Gate; readonly down: Projection } & (
-  { readonly gate: Projection; readonly up: Projection } | { readonly gateUp: Projection }
-);
+export type GatedMlpSpec = {
+  readonly activation: Gate;
+  readonly down: Projection;
+  /** Of a token's gates about this share becomes 0 before the activation, see `aboveQuantile`. */
+  readonly gateSparsity?: number;
+} & ({ readonly gate: Projection; readonly up: Projection } | { readonly gateUp: Projection });
 
 /** up_proj and down_proj of `intermediate_size`, or as `names` calls them. */
 export function readPlainMlp(
@@ -123,7 +127,9 @@ export function gatedMlp(spec: GatedMlpSpec): Branch {
   const inputs = "gateUp" in spec ? [spec.gateUp] : [spec.gate, spec.up];
   return mlpBranch(inputs, spec.down, JSON.stringify(spec), gatedProducers(spec), (context, input) => {
     const [gate, up] = gateAndUp(context, spec, input);
-    return applyGate(context.graph, spec.activation, gate, up);
+    const { gateSparsity = 0, activation } = spec;
+    const open = gateSparsity === 0 ? gate : aboveQuantile(context.graph, gate, gateSparsity);
+    return applyGate(context.graph, activation, open, up);
   });
 }
 

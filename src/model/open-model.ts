@@ -47,9 +47,10 @@ export function describeCheckpoint(family: Family, config: ModelConfig, checkpoi
 
 /** All tensors the forward needs, each once: a tied head names the embedding again. */
 export function wantedTensors(architecture: Architecture): ReadonlyMap<string, BlockTensor> {
-  const { vocabularySize, embedding, embeddingWidth, prologue, blocks, head } = architecture;
+  const { vocabularySize, embedding, embeddingWidth, sideTables, prologue, blocks, head } = architecture;
   const wanted: BlockTensor[] = [
     { tensor: embedding, shape: [vocabularySize, embeddingWidth] },
+    ...sideTables.map(({ tensor, rows, width }) => ({ tensor, shape: [rows, width] })),
     ...(prologue?.tensors.values() ?? []),
     ...blocks.flatMap((block) => [...block.tensors.values()]),
     ...head.tensors.values(),
@@ -92,8 +93,9 @@ function surplusTensors(architecture: Architecture, checkpoint: Checkpoint, { va
   // Layers that predict further tokens follow the decoder's own under the same name.
   const mayHaveMoreBlocks = values.has("num_nextn_predict_layers");
   const modules = new Set([...wanted.keys()].map((name) => name.slice(0, name.lastIndexOf("."))));
+  const idle = new Set(architecture.idleTensors);
   return [...checkpoint.tensors.keys()].filter((name) => {
-    if (wanted.has(name)) return false;
+    if (wanted.has(name) || idle.has(name)) return false;
     if (name.endsWith(".bias") && modules.has(name.slice(0, -".bias".length))) return true;
     if (!name.startsWith(blocksPrefix) || !/(\.weight|_correction_bias)$/.test(name)) return false;
     const [index = ""] = name.slice(blocksPrefix.length).split(".", 1);
@@ -178,6 +180,13 @@ function tellOfOtherParts({ architecture, checkpoint, config }: Model, logger: L
     logger.info(
       `${further.length} tensors of layers that predict further tokens are passed through untouched and stay dense`,
       { family: architecture.family, tensors: further.length, layers: config.values.raw("num_nextn_predict_layers") },
+    );
+  }
+  const idle = architecture.idleTensors.filter((name) => checkpoint.has(name));
+  if (idle.length > 0) {
+    logger.info(
+      `${idle.length} tensors that no forward reads, ${idle[0] ?? ""} among them, are passed through untouched and stay dense`,
+      { family: architecture.family, tensors: idle.length },
     );
   }
   if (config.wrapper === undefined) return;

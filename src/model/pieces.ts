@@ -168,18 +168,14 @@ export function rotate(
   return context.graph.apply("rotary", [states, cos, sin, positions], how);
 }
 
-/** Queries and keys, turned by their positions. */
-export function rotateBoth(
-  context: BlockContext,
-  shape: AttentionShape,
-  query: Value,
-  key: Value,
-): readonly [query: Value, key: Value] {
-  const { heads, keyValueHeads, headDim, rotary, rotaryDimensions: dimensions = headDim } = shape;
+/**
+ * Queries or keys of attention, turned by their positions where there are any.
+ * @param states [rows, count * headDim]
+ */
+export function rotateHeads(context: BlockContext, shape: AttentionShape, states: Value, count: number): Value {
+  const { headDim, rotary, rotaryDimensions: dimensions = headDim } = shape;
   const isInterleaved = shape.isRotaryInterleaved === true;
-  const turn = (states: Value, count: number): Value =>
-    rotary === undefined ? states : rotate(context, states, rotary, { heads: count, dimensions, isInterleaved });
-  return [turn(query, heads), turn(key, keyValueHeads)];
+  return rotary === undefined ? states : rotate(context, states, rotary, { heads: count, dimensions, isInterleaved });
 }
 
 /** Causal attention of [rows, heads * headDim] queries; returns [rows, heads * headDim]. */

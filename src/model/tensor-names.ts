@@ -78,6 +78,8 @@ export function renameTensors(architecture: Architecture, rename: Rename): Archi
   return {
     ...architecture,
     embedding: rename(architecture.embedding),
+    sideTables: architecture.sideTables.map((table) => ({ ...table, tensor: rename(table.tensor) })),
+    idleTensors: architecture.idleTensors.map(rename),
     ...(prologue === undefined ? {} : { prologue: { ...prologue, tensors: renameAll(prologue.tensors) } }),
     blocks: architecture.blocks.map((block): BlockSpec => {
       const name = rename(`${block.name}.`).slice(0, -1);

@@ -23,7 +23,10 @@ export interface FamilyReport {
   readonly exercises: readonly string[];
   /** Some models that were released with this layout. */
   readonly models: readonly string[];
-  /** Tensors of a block, besides gains and biases, that no method prunes: routers, gates, corrections of scores, …. */
+  /**
+   * Tensors, besides gains, biases, the embedding and the head, that no method prunes: of a block routers, gates, corrections of
+   * scores, …, by their names within it; learned positions and what else stands in front of the blocks and behind them.
+   */
   readonly dense: readonly string[];
   /** What beyond pruning layer by layer can be done with it: methods and steps that look at gradients; calibration text of its own. */
   readonly gradients: boolean;
@@ -75,6 +78,9 @@ const SMALL_CONFIG: Readonly<Record<string, unknown>> = {
   full_attention_interval: 2,
   full_attn_idxs: [1],
   interleave_moe_layer_step: 2,
+  hidden_size_per_layer_input: 4,
+  laurel_rank: 4,
+  num_kv_shared_layers: 1,
 };
 
 export function describeFamilies(): FamiliesReport {
@@ -98,7 +104,7 @@ function reportOf(family: Family): FamilyReport {
     modelTypes,
     exercises,
     models: releasedModelsOf(family),
-    dense: [...new Set(blocks.flatMap(denseTensors))],
+    dense: [...new Set([...blocks.flatMap(denseTensors), ...denseEnds(architecture)])],
     gradients: blocks.every((block) => isPossible(() => gradientGraph(architecture, block))),
     generation: isPossible(() => {
       requireKeysAndValues(architecture);
@@ -130,6 +136,13 @@ function denseTensors({ tensors, groups }: BlockSpec): string[] {
   return [...tensors].flatMap(([role, { shape }]) =>
     pruned.has(role) || isGainOrBias(role, shape.length) ? [] : [role.replace(/\.weight$/, "")],
   );
+}
+
+function denseEnds({ sideTables, prologue, head }: Architecture): string[] {
+  const matrices = [...(prologue?.tensors.values() ?? []), ...head.tensors.values()].filter(
+    ({ shape }) => shape.length > 1,
+  );
+  return [...sideTables, ...matrices].map(({ tensor }) => tensor.replace(/\.weight$/, "").replace(/\.\d+$/, ".*"));
 }
 
 function stagesOf(block: BlockSpec): PrunableStages {
@@ -187,8 +200,9 @@ through untouched. Base prefixes (\`model.\`, \`transformer.\`, …) may be ther
 Linears in one pair of brackets read the same input, so one statistic serves them all. Arrows separate stages: what
 stands after an arrow reads what stands before it. \`*\` is every expert. Parts of fused tensors (\`qkv_proj.q\`) are
 pruned each by itself. Routers, gates of shared experts, corrections of a router's scores, attention sinks, short
-convolutions, the decays and step biases of delta nets (\`A_log\`, \`dt_bias\`), embeddings and heads are never pruned; nor are
-layers that predict further tokens (\`num_nextn_predict_layers\`), which are passed through untouched and stay dense.
+convolutions, the decays and step biases of delta nets (\`A_log\`, \`dt_bias\`), what makes and mixes streams of hidden states,
+embeddings (those of single blocks, too) and heads are never pruned; nor are layers that predict further tokens
+(\`num_nextn_predict_layers\`), which are passed through untouched and stay dense.
 
 Models are some that were released with a layout, not all. Whole-run features are what needs more than a block's forward:
 methods and steps that look at gradients (\`gradients\`), and calibration text written by the model itself (\`generation\`).

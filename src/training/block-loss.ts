@@ -16,21 +16,26 @@ const LOSS = "loss";
 const TARGET = "target";
 const WEIGHT = "weight";
 
-/** `loss` = weight · Σ (block(hidden) - target)², a scalar. Inputs: the block graph's, `target` [rows, hidden] and `weight`, []. */
+/**
+ * `loss` = weight · Σ (block(hidden) - target)² over hidden states, a scalar; what is carried beside them does not count.
+ * Inputs: the block graph's, `target` [rows, state.width] and `weight`, [].
+ */
 export function buildBlockLossGraph(architecture: Architecture, block: BlockSpec): Graph {
   const forward = buildBlockGraph(architecture, block, { hidden: true, taps: undefined });
   const graph = new GraphBuilder(`${block.shapeKey} loss`);
   const inputs = forward.inputs.map(({ name, value }) => graph.input(name, value.shape, value.dtype));
   const values = graph.inline(forward, inputs);
   const output = lookUp(values, (forward.outputs[0] as { readonly value: Value }).value.id);
-  const difference = graph.apply("subtract", [output, graph.input(TARGET, output.shape)]);
+  const apart = graph.apply("subtract", [output, graph.input(TARGET, output.shape)]);
+  const { hidden, carried } = architecture.state;
+  const difference = carried.length === 0 ? apart : graph.apply("slice", [apart], { axis: 1, start: 0, end: hidden });
   const sum = graph.apply("sumSquares", [difference], { axes: [0, 1] });
   graph.output(LOSS, graph.apply("multiply", [sum, graph.input(WEIGHT, [])]));
   return graph.build();
 }
 
 export interface LossBatch {
-  /** [batch * tokens, hidden], both. */
+  /** [batch * tokens, state.width], both. */
   readonly hidden: NdArray;
   readonly target: NdArray;
   readonly batch: number;
@@ -41,11 +46,13 @@ export interface LossBatch {
 
 /** Programs of one kind of block; blocks of the same shape key may share it. */
 export class BlockLoss implements AsyncDisposable {
+  readonly architecture: Architecture;
   readonly #loss: Program;
   readonly #gradients: Program;
   readonly #positions: PositionFeeds;
 
-  private constructor(loss: Program, gradients: Program, positions: PositionFeeds) {
+  private constructor(architecture: Architecture, loss: Program, gradients: Program, positions: PositionFeeds) {
+    this.architecture = architecture;
     this.#loss = loss;
     this.#gradients = gradients;
     this.#positions = positions;
@@ -61,7 +68,7 @@ export class BlockLoss implements AsyncDisposable {
     const graph = buildBlockLossGraph(architecture, block);
     const loss = await executor.compile(graph);
     const gradients = await executor.compile(gradientOf(graph, { of: trained, through: [LOSS], keep: [LOSS] }));
-    return new BlockLoss(loss, gradients, positions);
+    return new BlockLoss(architecture, loss, gradients, positions);
   }
 
   async loss(tensors: Arrays, batch: LossBatch): Promise<number> {

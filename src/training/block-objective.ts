@@ -5,7 +5,7 @@
 import { NumericalError } from "../errors.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
 import { batchesOf } from "../forward/stream.js";
-import { valuesOf } from "../forward/values.js";
+import { squaresOf, valuesOf } from "../forward/values.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { BlockSpec } from "../model/architecture.js";
 import type { BlockLoss, LossBatch } from "./block-loss.js";
@@ -41,10 +41,11 @@ export class BlockObjective {
 
   /** Σ target² per sequence, the mean over some. */
   async energy(sequences: readonly number[]): Promise<number> {
+    const { state } = this.#loss.architecture;
     let sum = 0;
     for (const sequence of sequences) {
       using target = await this.#targets.read(sequence, 1);
-      for (const value of valuesOf(target)) sum += value * value;
+      sum += squaresOf(valuesOf(target), state);
     }
     return sum / sequences.length;
   }

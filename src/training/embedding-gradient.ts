@@ -4,14 +4,14 @@
  * on the host, one token after the other, so that the order of the sums does not depend on who computes.
  */
 import { borrowed, type NdArray } from "../array.js";
-import { buildPrologueGraph } from "../forward/embedding.js";
+import { buildPrologueGraph, fillFromSideTables } from "../forward/embedding.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
 import { batchesOf } from "../forward/stream.js";
 import { valuesOf } from "../forward/values.js";
 import type { Arrays, Executor, Program } from "../graph/executor.js";
 import { gradientName, gradientOf } from "../graph/gradient.js";
 import { lookUp } from "../look-up.js";
-import type { Architecture } from "../model/architecture.js";
+import type { Model } from "../model/open-model.js";
 
 const SLOTS = "slots";
 
@@ -32,36 +32,37 @@ export interface EmbeddingSinks {
   readonly tensors?: ReadonlyMap<string, Float32Array>;
 }
 
+/** Where side tables are read, which nobody trains. */
+type Tables = Pick<Model, "architecture" | "checkpoint">;
+
 export class EmbeddingGradient implements AsyncDisposable {
-  readonly #architecture: Architecture;
+  readonly #model: Tables;
   /** Through the prologue and back; undefined where embeddings enter the first block as they are. */
   readonly #prologue: { readonly forward: Program; readonly backward: Program } | undefined;
 
-  private constructor(
-    architecture: Architecture,
-    prologue: { readonly forward: Program; readonly backward: Program } | undefined,
-  ) {
-    this.#architecture = architecture;
+  private constructor(model: Tables, prologue: { readonly forward: Program; readonly backward: Program } | undefined) {
+    this.#model = model;
     this.#prologue = prologue;
   }
 
-  static async compile(executor: Executor, architecture: Architecture): Promise<EmbeddingGradient> {
+  static async compile(executor: Executor, model: Tables): Promise<EmbeddingGradient> {
+    const { architecture } = model;
     const { prologue } = architecture;
-    if (prologue === undefined) return new EmbeddingGradient(architecture, undefined);
+    if (prologue === undefined) return new EmbeddingGradient(model, undefined);
     const of = [SLOTS, ...prologue.tensors.keys()];
     const graph = buildPrologueGraph(architecture, prologue);
-    return new EmbeddingGradient(architecture, {
+    return new EmbeddingGradient(model, {
       forward: await executor.compile(graph),
       backward: await executor.compile(gradientOf(graph, { of, through: ["hidden"] })),
     });
   }
 
   /**
-   * What enters the first block for sequences of one length: [sequences * tokens, hidden], the caller's.
+   * What enters the first block for sequences of one length: [sequences * tokens, state.width], the caller's.
    * @param sequences token ids
    */
   async embed(embedding: EmbeddingTensors, sequences: readonly Int32Array[]): Promise<NdArray> {
-    const feeds = this.#feeds(embedding, sequences);
+    const feeds = await this.#feeds(embedding, sequences);
     if (this.#prologue === undefined) return lookUp(feeds, SLOTS);
     return lookUp(await this.#prologue.forward.run(feeds), "hidden");
   }
@@ -76,7 +77,7 @@ export class EmbeddingGradient implements AsyncDisposable {
 
   /**
    * @param sequences token ids, of one length
-   * @param gradient  with respect to what enters the first block, [sequences * tokens, hidden], borrowed
+   * @param gradient  with respect to what enters the first block, [sequences * tokens, state.width], borrowed
    */
   async run(
     { table, tensors }: EmbeddingTensors,
@@ -85,7 +86,7 @@ export class EmbeddingGradient implements AsyncDisposable {
     sinks: EmbeddingSinks,
   ): Promise<void> {
     if (this.#prologue === undefined) return this.#addRows(sequences, valuesOf(gradient), sinks);
-    const feeds = this.#feeds({ table, tensors }, sequences);
+    const feeds = await this.#feeds({ table, tensors }, sequences);
     feeds.set(gradientName("hidden"), gradient);
     const results = await this.#prologue.backward.run(feeds);
     this.#addRows(sequences, valuesOf(lookUp(results, gradientName(SLOTS))), sinks);
@@ -102,26 +103,31 @@ export class EmbeddingGradient implements AsyncDisposable {
   }
 
   /** The prologue's inputs; without one its slots are what enters the first block. */
-  #feeds({ table, tensors }: EmbeddingTensors, sequences: readonly Int32Array[]): Map<string, NdArray> {
-    const { hiddenSize, embeddingWidth: width } = this.#architecture;
+  async #feeds({ table, tensors }: EmbeddingTensors, sequences: readonly Int32Array[]): Promise<Map<string, NdArray>> {
+    const { state, embeddingWidth: width } = this.#model.architecture;
     const tokens = sequences[0]?.length ?? 0;
     const rows = sequences.length * tokens;
-    const slots = new Float32Array(rows * hiddenSize);
-    forEachToken(sequences, (id, row) => slots.set(table.subarray(id * width, (id + 1) * width), row * hiddenSize));
+    const slots = new Float32Array(rows * state.width);
+    forEachToken(sequences, (id, row) => slots.set(table.subarray(id * width, (id + 1) * width), row * state.width));
+    await fillFromSideTables(
+      this.#model,
+      sequences.flatMap((ids) => [...ids]),
+      slots,
+    );
     const positions = BigInt64Array.from({ length: rows }, (_, row) => BigInt(row % tokens));
     return new Map([
       ...tensors,
-      [SLOTS, borrowed(SLOTS, slots, [rows, hiddenSize])],
+      [SLOTS, borrowed(SLOTS, slots, [rows, state.width])],
       ["positions", borrowed("positions", positions, [rows])],
     ]);
   }
 
-  /** @param gradient of the slots, [rows, hidden], of which embeddings fill the front */
+  /** @param gradient of the slots, [rows, state.width], of which embeddings fill the front */
   #addRows(sequences: readonly Int32Array[], gradient: Float32Array, { table }: EmbeddingSinks): void {
     if (table === undefined) return;
-    const { hiddenSize, embeddingWidth: width } = this.#architecture;
+    const { state, embeddingWidth: width } = this.#model.architecture;
     forEachToken(sequences, (id, row) => {
-      for (let i = 0; i < width; i++) table[id * width + i] += gradient[row * hiddenSize + i];
+      for (let i = 0; i < width; i++) table[id * width + i] += gradient[row * state.width + i];
     });
   }
 }

@@ -59,12 +59,12 @@ export interface HeadSinks {
 
 export interface Teacher {
   readonly head: HeadTensors;
-  /** What leaves the teacher's last block for the same tokens, [rows, hidden]. */
+  /** What leaves the teacher's last block for the same tokens, [rows, state.width]. */
   readonly hidden: NdArray;
 }
 
 export interface HeadBatch {
-  /** What leaves the last block, [rows, hidden]. */
+  /** What leaves the last block, [rows, state.width]. */
   readonly hidden: NdArray;
   /** The token that follows each row's; -1 where a row predicts nothing. */
   readonly targets: Int32Array;
@@ -207,7 +207,8 @@ export class HeadGradient implements AsyncDisposable {
     const factor = (share: number): Float32Array =>
       Float32Array.from(targets, (target) => (target < 0 ? 0 : share * weight));
     const [crossEntropy, divergence, own] = [factor(1 - distillation), factor(distillation), factor(1)];
-    const sum = new Float32Array(rows * this.#architecture.hiddenSize);
+    const { width } = this.#architecture.state;
+    const sum = new Float32Array(rows * width);
     let loss = 0;
     partition?.forEach((value, row) => (loss += (crossEntropy[row] as number) * value));
     for (const tile of this.#tiles) {
@@ -251,7 +252,7 @@ export class HeadGradient implements AsyncDisposable {
       new Map([
         ...head.tensors,
         ["hidden", hidden],
-        [gradientName("normed"), borrowed("normed gradient", sum, [rows, this.#architecture.hiddenSize])],
+        [gradientName("normed"), borrowed("normed gradient", sum, [rows, width])],
       ]),
     );
     for (const [role, sink] of sinks.tensors ?? []) {

@@ -32,7 +32,7 @@ export class BlockGradients implements AsyncDisposable {
   }
 
   /**
-   * @param hidden what entered the block, and the gradient of the loss at its output, [batch * tokens, hidden]
+   * @param hidden what entered the block, and the gradient of the loss at its output, [batch * tokens, state.width]
    * @param into where to write gradients of tensors
    * @returns gradients of `hidden` and of all tensors, by `gradientName`; the caller's but for those of `into`
    */
@@ -96,7 +96,7 @@ export interface ModelEnds {
 /** A term of the loss for what leaves each block. */
 export interface BlockTerm {
   /**
-   * @param hidden what leaves the block, [batch * tokens, hidden]
+   * @param hidden what leaves the block, [batch * tokens, state.width]
    * @param gradient of the loss there; the term's own is added to it
    * @returns the batch's share of the term
    */
@@ -129,10 +129,10 @@ export interface StepOptions {
 
 /** Hidden states for steps of so many sequences. */
 export function stepStates(
-  { blocks, hiddenSize }: Architecture,
-  { sequences, ...place }: Omit<HiddenStatesOptions, "hiddenSize">,
+  { blocks, state }: Architecture,
+  { sequences, ...place }: Omit<HiddenStatesOptions, "width">,
 ): Promise<HiddenStates> {
-  return HiddenStates.create({ ...place, hiddenSize, sequences: sequences * (blocks.length + 1) });
+  return HiddenStates.create({ ...place, width: state.width, sequences: sequences * (blocks.length + 1) });
 }
 
 /** Forward and back; the gradients are in the store when this resolves. */

@@ -81,7 +81,7 @@ export async function reconstructBlock(
   );
   const heldOutCount = Math.min(Math.round(options.heldOut * order.length), order.length - 1);
   const [heldOut, training] = [order.slice(0, heldOutCount), order.slice(heldOutCount)];
-  const hiddenSize = inputs.sequenceLength / inputs.tokens;
+  const { hiddenSize } = work.loss.architecture;
   const lr = options.lr ?? RATE_TIMES_WIDTH / hiddenSize;
   const objective = new BlockObjective(work);
   const energy = await objective.energy(training);

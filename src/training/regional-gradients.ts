@@ -5,10 +5,10 @@
 import { borrowed, type NdArray } from "../array.js";
 import type { BlockRunner } from "../forward/block-runner.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
-import { valuesOf } from "../forward/values.js";
+import { squaresOf, valuesOf } from "../forward/values.js";
 import { weightArrays } from "../forward/weights.js";
 import { lookUp } from "../look-up.js";
-import type { BlockSpec } from "../model/architecture.js";
+import type { BlockSpec, StateSpec } from "../model/architecture.js";
 import { GrowingSums, type TensorSums } from "./gradient-statistics.js";
 import type { BlockGradients } from "./model-gradients.js";
 
@@ -35,7 +35,7 @@ export async function regionalGradients(pass: RegionalPass): Promise<TensorSums>
   for (let sequence = 0; sequence < states.sequences; sequence++) {
     using hidden = await states.read(sequence, 1);
     using output = await runner.run(block, weights, hidden, size, { hidden: true, taps: undefined });
-    const gradient = unit(output.hidden as NdArray);
+    const gradient = unit(output.hidden as NdArray, runner.state);
     const results = await gradients.run(block, tensors, { hidden, gradient }, size);
     growing.add(results);
     for (const array of results.values()) array[Symbol.dispose]();
@@ -48,14 +48,14 @@ export async function regionalGradients(pass: RegionalPass): Promise<TensorSums>
   return squares;
 }
 
-/** y / ‖y‖, the gradient of ‖y‖; nothing where y is. */
-function unit(y: NdArray): NdArray {
+/** y / ‖y‖ of hidden states y, the gradient of ‖y‖; nothing where y is, and for what is carried beside them. */
+function unit(y: NdArray, state: StateSpec): NdArray {
   const values = valuesOf(y);
-  const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+  const norm = Math.sqrt(squaresOf(values, state));
   const factor = norm === 0 ? 0 : 1 / norm;
   return borrowed(
     "gradient of the norm",
-    values.map((value) => factor * value),
+    values.map((value, i) => (i % state.width < state.hidden ? factor * value : 0)),
     y.shape,
   );
 }

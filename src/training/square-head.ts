@@ -8,8 +8,8 @@ import { InternalError } from "../errors.js";
 import type { NdArray } from "../array.js";
 import type { HiddenStates } from "../forward/hidden-states.js";
 import type { Batch } from "../forward/stream.js";
-import { valuesOf } from "../forward/values.js";
-import type { BlockSpec } from "../model/architecture.js";
+import { squaresOf, valuesOf } from "../forward/values.js";
+import type { BlockSpec, StateSpec } from "../model/architecture.js";
 import type { BlockTerm } from "./model-gradients.js";
 
 /** Keeps blocks whose states are tiny from deciding the loss. */
@@ -20,14 +20,16 @@ export class SquareHead implements BlockTerm {
   readonly #sequences: number;
   /** What leaves each block of the dense model, of each sequence of the step. */
   readonly #taught: HiddenStates;
+  readonly #state: StateSpec;
   /** Of each block: Σ of the squares of that. */
   readonly #energies: number[] = [];
 
   /** @param taught slots for every sequence of a step behind every block */
-  constructor(weight: number, sequences: number, taught: HiddenStates) {
+  constructor(weight: number, sequences: number, taught: HiddenStates, state: StateSpec) {
     this.#weight = weight;
     this.#sequences = sequences;
     this.#taught = taught;
+    this.#state = state;
   }
 
   /** @param states what leaves the block of the dense model, of the step's sequences in order */
@@ -36,8 +38,8 @@ export class SquareHead implements BlockTerm {
     await states.copyTo(this.#taught, all, index * this.#sequences);
     let energy = 0;
     for (const sequence of all) {
-      using state = await states.read(sequence, 1);
-      for (const value of valuesOf(state)) energy += value * value;
+      using said = await states.read(sequence, 1);
+      energy += squaresOf(valuesOf(said), this.#state);
     }
     this.#energies[index] = energy;
   }
@@ -47,11 +49,13 @@ export class SquareHead implements BlockTerm {
     if (energy === undefined) throw new InternalError("E_TRAINING", `${name}: the teacher has not been heard`);
     using taught = await this.#taught.read(index * this.#sequences + first, count);
     const [own, target] = [valuesOf(hidden), valuesOf(taught)];
-    const elements = this.#sequences * this.#taught.sequenceLength;
+    const { width, hidden: counted } = this.#state;
+    const elements = this.#sequences * this.#taught.tokens * counted;
     const factor = this.#weight / (energy + EPSILON * elements);
     const into = gradient && valuesOf(gradient);
     let sum = 0;
     for (let i = 0; i < own.length; i++) {
+      if (i % width >= counted) continue; // carried beside the hidden states
       const apart = own[i] - target[i];
       sum += apart * apart;
       if (into !== undefined) into[i] += 2 * factor * apart;

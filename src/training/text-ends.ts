@@ -84,7 +84,7 @@ export function tensorOfEnd(
 /** What leaves the last block of the model that a loss compares with. */
 export interface Teacher {
   readonly head: HeadTensors;
-  /** Of sequences of the step, by index, [sequences * tokens, hidden]; the caller's. */
+  /** Of sequences of the step, by index, [sequences * tokens, state.width]; the caller's. */
   hidden(first: number, count: number): Promise<NdArray>;
 }
 

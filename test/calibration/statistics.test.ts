@@ -29,12 +29,12 @@ test("column norms, Gram matrices and moments are those of all sequences", async
   const block = architecture.blocks[1];
   const weights = await readBlockWeights(model.checkpoint, block);
   const scratchFile = join(temporaryDirectory(t), "scratch");
-  const shape = { sequences: SEQUENCES, tokens: TOKENS, hiddenSize: architecture.hiddenSize };
+  const shape = { sequences: SEQUENCES, tokens: TOKENS, width: architecture.state.width };
   await using states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
   await writeStates(
     states,
     0,
-    Float32Array.from({ length: SEQUENCES * TOKENS * shape.hiddenSize }, (_, i) => Math.sin(i * 0.31) + 0.2),
+    Float32Array.from({ length: SEQUENCES * TOKENS * shape.width }, (_, i) => Math.sin(i * 0.31) + 0.2),
   );
   await using runner = new BlockRunner(architecture);
   await using device = await createCpuDevice({ threads: 1 });
@@ -103,9 +103,9 @@ test("inherited errors compare with the dense model's inputs, token by token", a
   );
   const create = async (name: string, phase: number): Promise<HiddenStates> => {
     const scratchFile = join(temporaryDirectory(t), name);
-    const shape = { sequences: SEQUENCES, tokens: TOKENS, hiddenSize: architecture.hiddenSize };
+    const shape = { sequences: SEQUENCES, tokens: TOKENS, width: architecture.state.width };
     const states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
-    const length = SEQUENCES * TOKENS * shape.hiddenSize;
+    const length = SEQUENCES * TOKENS * shape.width;
     await writeStates(
       states,
       0,
@@ -158,10 +158,10 @@ test("inputs that are not finite are refused with the channel, whatever collects
   const { architecture } = model;
   const block = architecture.blocks[1];
   const weights = await readBlockWeights(model.checkpoint, block);
-  const shape = { sequences: 2, tokens: TOKENS, hiddenSize: architecture.hiddenSize };
+  const shape = { sequences: 2, tokens: TOKENS, width: architecture.state.width };
   const scratchFile = join(temporaryDirectory(t), "scratch");
   await using states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile });
-  const values = new Float32Array(2 * TOKENS * shape.hiddenSize).fill(0.5);
+  const values = new Float32Array(2 * TOKENS * shape.width).fill(0.5);
   values[values.length - 1] = NaN; // of the last sequence: earlier batches are fine
   await writeStates(states, 0, values);
   await using runner = new BlockRunner(architecture);
@@ -189,9 +189,9 @@ test("a Gram matrix of more than one panel is that of the inputs, at the widths 
   const [block] = architecture.blocks;
   const weights = await readBlockWeights(model.checkpoint, block);
   const [sequences, tokens] = [3, 8];
-  const shape = { sequences, tokens, hiddenSize: architecture.hiddenSize };
+  const shape = { sequences, tokens, width: architecture.state.width };
   await using states = await HiddenStates.create({ ...shape, memoryBytes: 2 ** 20, scratchFile: "" });
-  const length = sequences * tokens * shape.hiddenSize;
+  const length = sequences * tokens * shape.width;
   await writeStates(
     states,
     0,

@@ -18,7 +18,7 @@ import { allocationSchema } from "../../src/allocation/registry.js";
 import { writeShortDemo } from "../helpers/demo-model.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
-import { demoRun } from "../helpers/runs.js";
+import { demoRun, stopAfter } from "../helpers/runs.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 
 /** The demo model's first four blocks: every cut there is, and a third less to compute than in six. */
@@ -148,16 +148,6 @@ test("a resume with other options, or over a changed output, is refused", { time
   assert.equal(changed.status, 4);
   assert.match(changed.stdout, /E_JOURNAL_HASH/);
 });
-
-/** A stopped run of 4 blocks, after `blocks` of them. */
-async function stopAfter(config: RunConfig, blocks: number): Promise<void> {
-  let finished = 0;
-  const stopping = {
-    ...createTestContext({ stop: { requested: () => (finished === blocks ? "SIGINT" : undefined) } }),
-    emit: ({ type }: { readonly type: string }) => void (finished += Number(type === "block")),
-  };
-  await assert.rejects(pruneModel(config, stopping), InterruptedError);
-}
 
 test("a resume over other weights is refused wherever they are, and taken over a copy of the same ones", async (t) => {
   const directory = temporaryDirectory(t);
@@ -297,12 +287,7 @@ test("a run on the dense model's activations, stopped after some block, is resum
   const expected = await contentsOf(join(directory, "whole"));
   for (const blocks of FINISHED_BLOCKS.slice(1)) {
     const stopped = config(`stopped-${blocks}`);
-    let finished = 0;
-    const stopping = {
-      ...createTestContext({ stop: { requested: () => (finished === blocks ? "SIGINT" : undefined) } }),
-      emit: ({ type }: { readonly type: string }) => void (finished += Number(type === "block")),
-    };
-    await assert.rejects(pruneModel(stopped, stopping), InterruptedError);
+    await stopAfter(stopped, blocks);
     const { resumedBlocks } = await pruneModel({ ...stopped, resume: true }, createTestContext());
     assert.equal(resumedBlocks, blocks);
     assert.deepEqual(await contentsOf(stopped.out), expected, `stopped after ${blocks} blocks`);

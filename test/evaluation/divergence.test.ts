@@ -41,11 +41,11 @@ async function writeModel(t: TestContext, strength: number): Promise<string> {
 }
 
 async function forward(model: Model, sequences: readonly Int32Array[], scratchFile: string) {
-  const { hiddenSize } = model.architecture;
+  const { width } = model.architecture.state;
   const states = await HiddenStates.create({
     sequences: sequences.length,
     tokens: TOKENS,
-    hiddenSize,
+    width,
     memoryBytes: 2 ** 24,
     scratchFile,
   });

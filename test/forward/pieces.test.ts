@@ -10,7 +10,8 @@ import { valuesOf } from "../../src/forward/values.js";
 import { lookUp } from "../../src/look-up.js";
 import { measureDivergence } from "../../src/evaluation/divergence.js";
 import { BlockRunner, gramPanels } from "../../src/forward/block-runner.js";
-import { embedTokens } from "../../src/forward/embedding.js";
+import type { Checkpoint } from "../../src/checkpoint/checkpoint.js";
+import { embedTokens, type EmbeddingOptions } from "../../src/forward/embedding.js";
 import { applyFinalNorm, computeLogits, nextTokenStatistics, vocabularyTiles } from "../../src/forward/head.js";
 import { HiddenStates } from "../../src/forward/hidden-states.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
@@ -22,7 +23,7 @@ import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { readTensors, relativeError, rowsOf, tensorOf } from "../helpers/tensors.js";
 
 /** One with embeddings narrower than its hidden states, one with a bias at its head, one with a softcap. */
-const FOLDERS = ["llama", "opt_350m_style", "phi", "gemma2"];
+const FOLDERS = ["llama", "opt_350m_style", "phi", "gemma2", "gemma3n_text"];
 
 function idsOf(folder: string): Int32Array[] {
   return rowsOf(tensorOf(readTensors(fixturePath(folder, "golden.safetensors")), "input_ids"));
@@ -32,18 +33,39 @@ async function embedded(
   t: TestContext,
   model: Model,
   ids: readonly Int32Array[],
-  pieceBytes?: number,
+  options: EmbeddingOptions = {},
 ): Promise<HiddenStates> {
   const states = await HiddenStates.create({
     sequences: ids.length,
     tokens: ids[0]?.length ?? 0,
-    hiddenSize: model.architecture.hiddenSize,
+    width: model.architecture.state.width,
     memoryBytes: 2 ** 24,
     scratchFile: join(temporaryDirectory(t), "scratch.bin"),
   });
-  await embedTokens(model, ids, states, pieceBytes === undefined ? {} : { pieceBytes });
+  await embedTokens(model, ids, states, options);
   return states;
 }
+
+test("of tables that tokens are looked up in, rows that nobody asked for are not read where they lie apart", async (t) => {
+  await using model = await openModel(fixturePath("gemma3n_text"));
+  const ids = idsOf("gemma3n_text");
+  const { embedding, sideTables } = model.architecture;
+  const read = new Map<string, number>();
+  const readRows: Checkpoint["readRows"] = (tensor, first, count) => {
+    read.set(tensor, (read.get(tensor) ?? 0) + count);
+    return model.checkpoint.readRows(tensor, first, count);
+  };
+  const readTensor: Checkpoint["readTensor"] = (...asked) => model.checkpoint.readTensor(...asked);
+  const checkpoint = { readRows, readTensor } as Checkpoint;
+  await using whole = await embedded(t, model, ids);
+  await using apart = await embedded(t, { ...model, checkpoint }, ids, { farBytes: 0 });
+  assert.deepEqual(await readStates(apart, 0, ids.length), await readStates(whole, 0, ids.length));
+  const wanted = new Set(ids.flatMap((sequence) => [...sequence]));
+  const [side] = sideTables;
+  assert.ok(side && [...wanted].some((id) => id >= side.rows), "some tokens have no row of their own");
+  const ofSide = new Set([...wanted].map((id) => (id < side.rows ? id : 0)));
+  assert.deepEqual(Object.fromEntries(read), { [embedding]: wanted.size, [side.tensor]: ofSide.size });
+});
 
 for (const folder of FOLDERS) {
   test(`${folder}: an embedding table read in pieces gives the same states as in one`, async (t) => {
@@ -53,7 +75,7 @@ for (const folder of FOLDERS) {
     await using whole = await embedded(t, model, ids);
     const expected = await readStates(whole, 0, ids.length);
     for (const rows of [1, 7, vocabularySize - 1]) {
-      await using pieces = await embedded(t, model, ids, rows * embeddingWidth * 4);
+      await using pieces = await embedded(t, model, ids, { pieceBytes: rows * embeddingWidth * 4 });
       assert.deepEqual(await readStates(pieces, 0, ids.length), expected, `${rows} rows at a time`);
     }
   });

@@ -29,6 +29,7 @@ function passesOf(architecture: Architecture, block: BlockSpec): Passes {
 
 /** Those that hold more, with what they were measured at, rounded up. */
 const HEAVIER: ReadonlyMap<string, number> = new Map([
+  ["gemma3n_text", 2.2], // all of its streams, and what is carried beside them, go back side by side
   ["gpt_oss", 2.2],
   ["lfm2", 2.2],
   ["minimax", 2.6],

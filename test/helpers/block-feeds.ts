@@ -29,7 +29,7 @@ export async function blockFeeds({ architecture, checkpoint }: Model, block: Blo
   );
   feeds.set(
     "hidden",
-    tensor([BATCH * TOKENS, architecture.hiddenSize], (index) => Math.sin(index * 0.7) + 0.3),
+    tensor([BATCH * TOKENS, architecture.state.width], (index) => Math.sin(index * 0.7) + 0.3),
   );
   return rounded(feeds);
 }

@@ -38,7 +38,7 @@ export interface Float64Model {
 }
 
 export async function float64Model({ architecture, checkpoint }: Model): Promise<Float64Model> {
-  const { head, hiddenSize, embeddingWidth, vocabularySize, prologue } = architecture;
+  const { head, state, embeddingWidth, sideTables, vocabularySize, prologue } = architecture;
   const read = async (named: ReadonlyMap<string, BlockTensor>): Promise<Tensors> => {
     const tensors: Tensors = new Map();
     for (const [role, { tensor: name, shape }] of named)
@@ -59,10 +59,23 @@ export async function float64Model({ architecture, checkpoint }: Model): Promise
   logitGraph.output("logits", addTileLogits(logitGraph, architecture));
   const logits = logitGraph.build();
 
+  const sides: Float32Array[] = [];
+  for (const table of sideTables) sides.push(await checkpoint.readTensor(table.tensor));
+  /** A column of a token's slot: of the embedding, or of a table behind it. */
+  const lookedUp = (id: number, column: number): number => {
+    if (column < embeddingWidth) return embedding[id * embeddingWidth + column] as number;
+    let at = column - embeddingWidth;
+    for (const [index, { rows, width }] of sideTables.entries()) {
+      if (at < width) return sides[index]?.[(id < rows ? id : 0) * width + at] ?? NaN;
+      at -= width;
+    }
+    return 0;
+  };
+
   const embed = (ids: Int32Array): Tensor => {
-    const slots = tensor([ids.length, hiddenSize], (index) => {
-      const [row, column] = [Math.floor(index / hiddenSize), index % hiddenSize];
-      return column < embeddingWidth ? (embedding[(ids[row] as number) * embeddingWidth + column] as number) : 0;
+    const slots = tensor([ids.length, state.width], (index) => {
+      const [row, column] = [Math.floor(index / state.width), index % state.width];
+      return lookedUp(ids[row] as number, column);
     });
     if (prologue === undefined) return slots;
     const positions = tensor([ids.length], (index) => index);

@@ -3,7 +3,7 @@ import { borrowed } from "../../src/array.js";
 import type { BlockRequest, BlockRunner, BlockWeights } from "../../src/forward/block-runner.js";
 import type { HiddenStates } from "../../src/forward/hidden-states.js";
 import { valuesOf } from "../../src/forward/values.js";
-import type { BlockSpec } from "../../src/model/architecture.js";
+import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
 
 export interface PlainTap {
   readonly parts: readonly Float32Array[];
@@ -54,4 +54,16 @@ export async function readStates(states: HiddenStates, first: number, count: num
 export async function writeStates(states: HiddenStates, first: number, values: Float32Array): Promise<void> {
   const rows = Math.max(1, (values.length / states.sequenceLength) * states.tokens);
   await states.write(first, borrowed("states", values, [rows, values.length / rows]));
+}
+
+/** The hidden states of rows of state as the library has them, stream after stream: [streams, rows, hiddenSize]. */
+export function streamByStream({ state, hiddenSize }: Architecture, rows: Float32Array): Float32Array {
+  const count = rows.length / state.width;
+  const ordered = new Float32Array(count * state.hidden);
+  for (let row = 0; row < count; row++)
+    for (let at = 0; at < state.hidden; at += hiddenSize) {
+      const from = row * state.width + at;
+      ordered.set(rows.subarray(from, from + hiddenSize), count * at + row * hiddenSize);
+    }
+  return ordered;
 }

@@ -20,7 +20,7 @@ export async function recomputedModel(
   await using states = await HiddenStates.create({
     sequences: filled.length,
     tokens,
-    hiddenSize: model.architecture.hiddenSize,
+    width: model.architecture.state.width,
     memoryBytes: 2 ** 26,
     scratchFile: "/nowhere",
   });

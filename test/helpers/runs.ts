@@ -1,5 +1,9 @@
-/** Small, complete run configurations over the demo model. */
+/** Small, complete run configurations over the demo model, and runs that are stopped. */
+import assert from "node:assert/strict";
 import type { RunConfig } from "../../src/contract.js";
+import { pruneModel } from "../../src/driver/prune-model.js";
+import { InterruptedError } from "../../src/errors.js";
+import { createTestContext } from "./engine.js";
 import { UNIFORM } from "../../src/allocation/registry.js";
 import { UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { repositoryPath } from "./paths.js";
@@ -33,4 +37,14 @@ export function demoRun(out: string, overrides: Partial<RunConfig> = {}): RunCon
     allowNonFinite: false,
     ...overrides,
   };
+}
+
+/** A run that is stopped when so many of its blocks are finished. */
+export async function stopAfter(config: RunConfig, blocks: number): Promise<void> {
+  let finished = 0;
+  const stopping = {
+    ...createTestContext({ stop: { requested: () => (finished === blocks ? "SIGINT" : undefined) } }),
+    emit: ({ type }: { readonly type: string }) => void (finished += Number(type === "block")),
+  };
+  await assert.rejects(pruneModel(config, stopping), InterruptedError);
 }

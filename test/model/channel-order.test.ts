@@ -38,7 +38,7 @@ async function compareForwards(directory: string): Promise<void> {
   const { architecture, checkpoint } = model;
   await using runner = new BlockRunner(architecture);
   const [batch, tokens] = [2, 9];
-  const hidden = Float32Array.from({ length: batch * tokens * architecture.hiddenSize }, (_, i) => Math.sin(i * 0.7));
+  const hidden = Float32Array.from({ length: batch * tokens * architecture.state.width }, (_, i) => Math.sin(i * 0.7));
   for (const block of architecture.blocks) {
     const expected = block.groups.map(({ name }) => name).filter((name) => /mlp-output|expert.*-output/.test(name));
     assert.deepEqual(permutableGroups(block), expected, "inputs of down projections, and nothing else");

@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { inspectConfig } from "../../src/inspection/inspect-config.js";
-import type { Architecture } from "../../src/model/architecture.js";
+import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
 import { missingDefaults, withDefaults } from "../../src/model/class-defaults.js";
 import { readModelConfig, type ModelConfig } from "../../src/model/config.js";
 import { FAMILIES, familyOf, modelTypesOf } from "../../src/model/families/registry.js";
@@ -60,6 +60,27 @@ test("a text_config that says little is that of its class, also where it leaves 
   assert.deepEqual(windowsOf(phi), ["window-2047"]);
   const llava = await describe(t, { model_type: "llava", text_config: { vocab_size: 32064 } });
   assert.deepEqual([llava.family, llava.hiddenSize, llava.vocabularySize], ["llama", 4096, 32064]);
+});
+
+test("a Gemma 3n whose config says nothing is an E4B", async (t) => {
+  const e4b = await describe(t, { model_type: "gemma3n", text_config: {}, audio_config: {} });
+  const { blocks, state, sideTables, masks, isHeadTied, head } = e4b;
+  assert.deepEqual([blocks.length, e4b.vocabularySize, isHeadTied, head.softcap], [35, 262400, true, 30]);
+  assert.deepEqual(
+    sideTables.map(({ tensor, rows, width }) => [tensor, rows, width]),
+    [["model.embed_tokens_per_layer.weight", 262144, 35 * 256]],
+  );
+  assert.deepEqual([state.hidden, state.width], [4 * 2048, 4 * 2048 + 35 * 256 + 4 * 512]);
+  assert.deepEqual([...masks], [["window-512", { window: 512 }]]);
+  const withoutKeys = blocks.filter(({ tensors }) => !tensors.has("self_attn.k_proj.weight")).map(({ index }) => index);
+  assert.deepEqual(
+    withoutKeys,
+    Array.from({ length: 15 }, (_, index) => 20 + index),
+  );
+  assert.equal(e4b.idleTensors.length, 3 * 15);
+  const isSparse = ({ shapeKey }: BlockSpec): boolean => shapeKey.includes('\\"gateSparsity\\":0.95');
+  assert.equal(blocks.filter(isSparse).length, 10);
+  assert.ok(blocks.slice(0, 10).every(isSparse));
 });
 
 test("defaults of head widths, counts and rotary bases are each class's own", async (t) => {

@@ -52,6 +52,12 @@ const REFUSED: readonly (readonly [folder: string, changes: Json, message: RegEx
   ["opt", { layer_norm_elementwise_affine: false }, /"layer_norm_elementwise_affine" is false; expected true/],
   ["bloom", { apply_residual_connection_post_layernorm: true }, /post_layernorm" is true; expected false/],
   ["falcon_7b_style", { alibi: true }, /"alibi" is true; expected false/],
+  ["gemma3n_text", { altup_active_idx: 3 }, /"altup_active_idx" is 3; expected one of 3 streams/],
+  ["gemma3n_text", { altup_num_inputs: 1 }, /"altup_num_inputs" is 1; expected 2 or more/],
+  ["gemma3n_text", { num_kv_shared_layers: 4 }, /"num_kv_shared_layers" is 4; expected a whole number from 0 to 3/],
+  ["gemma3n_text", { num_kv_shared_layers: 3 }, /"num_kv_shared_layers" is 3; .* a layer of "full_attention" keeps/],
+  ["gemma3n_text", { intermediate_size: [40] }, /"intermediate_size" is \[40\]; expected 4 numbers/],
+  ["gemma3n_text", { activation_sparsity_pattern: [0, 0, 0, 1] }, /expected shares from 0 to less than 1/],
   ["falcon_new_decoder", { num_kv_heads: 4 }, /"num_kv_heads" is 4; expected a divisor of the 6 attention heads/],
 ];
 
@@ -108,6 +114,10 @@ test("sixty-one blocks of two kinds need two graphs, and blocks of one kind one"
   assert.equal(shapesOf("gemma3_text", { num_hidden_layers: 61 }), 2);
   assert.equal(shapesOf("smollm3", { num_hidden_layers: 61, no_rope_layers: null, layer_types: null }), 2);
   assert.equal(shapesOf("llama", { num_hidden_layers: 61 }), 1);
+  // Of either window: blocks that keep their keys, the one that leaves them to others, and those that take them.
+  const deep = { num_hidden_layers: 61, layer_types: null, num_kv_shared_layers: 20 };
+  const alike = { intermediate_size: 40, activation_sparsity_pattern: Array(61).fill(0) };
+  assert.equal(shapesOf("gemma3n_text", { ...deep, ...alike }), 6);
 });
 
 test("windows follow layer_types, or the family's own rule where the config has none", () => {

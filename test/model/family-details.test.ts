@@ -12,6 +12,7 @@ import { prunableLinears, type Architecture } from "../../src/model/architecture
 import { ConfigObject } from "../../src/model/config.js";
 import { findFamily } from "../../src/model/families/registry.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
+import { normalQuantile } from "../../src/model/statistical-top-k.js";
 import { copyFixture, fixtures, readJson, fixturePath, sampleBlock } from "../helpers/architectures.js";
 import { deepseekV3 } from "../helpers/checkpoint-variants.js";
 import { createTestContext } from "../helpers/engine.js";
@@ -168,6 +169,17 @@ test("layers that predict further tokens are no part of the model, and that they
   assert.deepEqual(messages, [
     `${count} tensors of layers that predict further tokens are passed through untouched and stay dense`,
   ]);
+});
+
+test("quantiles of the normal distribution", () => {
+  for (const [share, expected] of [
+    [0.95, 1.6448536269514722],
+    [0.75, 0.6744897501960817],
+    [0.5, 0],
+    [0.1, -1.2815515655446004],
+    [0.9999, 3.719016485455709],
+  ] as const)
+    assert.ok(Math.abs(normalQuantile(share) - expected) < 1e-12, `${share}: ${normalQuantile(share)}`);
 });
 
 for (const [folder, clip] of [

@@ -119,6 +119,14 @@ const RENAMED: readonly (Variant & { readonly title: string; readonly canonical:
     canonical: (stored) => stored.replace("language_model.", ""),
   },
   {
+    title: "gemma3n as model.language_model of a multimodal checkpoint, tied",
+    folder: "gemma3n_text",
+    rename: rebase("model.", "model.language_model."),
+    config: asMultimodal("gemma3n"),
+    extra: VISION,
+    canonical: (stored) => stored.replace("model.language_model.", "model."),
+  },
+  {
     title: "gemma3 inside a multimodal checkpoint, tied",
     folder: "gemma3_text",
     rename: rebase("model.", "language_model.model."),

@@ -76,7 +76,12 @@ async function withDenseLayers(device: Device, use: (layer: Layer) => Promise<vo
   const options = { modelDirectory: directory, nsamples: SEQUENCES, seqlen: TOKENS, seed: 0, vocabSize };
   const { sequences } = await loadCalibration(ids, options);
   const memory = { memoryBytes: 2 ** 26, scratchFile: "" };
-  await using states = await HiddenStates.create({ sequences: SEQUENCES, tokens: TOKENS, hiddenSize, ...memory });
+  await using states = await HiddenStates.create({
+    sequences: SEQUENCES,
+    tokens: TOKENS,
+    width: hiddenSize,
+    ...memory,
+  });
   await using runner = new BlockRunner(model.architecture);
   const stream = new Stream(runner, states, SEQUENCES);
   await embedTokens(model, sequences, states);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { borrowed } from "../../src/array.js";
-import { buildPrologueGraph } from "../../src/forward/embedding.js";
+import { buildPrologueGraph, fillFromSideTables } from "../../src/forward/embedding.js";
 import type { Graph } from "../../src/graph/graph.js";
 import { lookUp } from "../../src/look-up.js";
 import type { Architecture } from "../../src/model/architecture.js";
@@ -34,21 +34,31 @@ async function pointOf({ architecture, checkpoint }: Model): Promise<Point> {
   return point;
 }
 
+const IDS = SEQUENCES.flatMap((sequence) => [...sequence]);
+
+/** What the side tables have of the tokens; the front of each slot is left to the embeddings. */
+async function sidesOf(model: Model): Promise<Float32Array> {
+  const slots = new Float32Array(IDS.length * model.architecture.state.width);
+  await fillFromSideTables(model, IDS, slots);
+  return slots;
+}
+
 /** Σ ⟨cotangent, what enters the first block⟩ */
-function objective({ hiddenSize, embeddingWidth, prologue }: Architecture, point: Point, cotangent: Tensor): number {
-  const ids = SEQUENCES.flatMap((sequence) => [...sequence]);
+function objective(architecture: Architecture, sides: Float32Array, point: Point, cotangent: Tensor): number {
+  const { embeddingWidth, prologue, state } = architecture;
   const { values: table } = lookUp(point, "table");
-  const slots = tensor([ids.length, hiddenSize], (index) => {
-    const [row, column] = [Math.floor(index / hiddenSize), index % hiddenSize];
-    return column < embeddingWidth ? (table[(ids[row] as number) * embeddingWidth + column] as number) : 0;
+  const slots = tensor([IDS.length, state.width], (index) => {
+    const [row, column] = [Math.floor(index / state.width), index % state.width];
+    if (column >= embeddingWidth) return sides[index] as number;
+    return table[(IDS[row] as number) * embeddingWidth + column] as number;
   });
-  const positions = tensor([ids.length], (row) => row % TOKENS);
+  const positions = tensor([IDS.length], (row) => row % TOKENS);
   const hidden =
     prologue === undefined
       ? slots
       : lookUp(
           interpret(
-            buildPrologueGraph({ hiddenSize, embeddingWidth } as Architecture, prologue),
+            buildPrologueGraph(architecture, prologue),
             new Map([...point, ["slots", slots], ["positions", positions]]),
           ),
           "hidden",
@@ -58,26 +68,27 @@ function objective({ hiddenSize, embeddingWidth, prologue }: Architecture, point
 
 /** @param batches sequences that are given together */
 async function gradientsOf(
-  { architecture }: Model,
+  model: Model,
   point: Point,
   cotangent: Tensor,
   batches: readonly (readonly [first: number, end: number])[],
 ): Promise<Map<string, Float32Array>> {
+  const { architecture } = model;
   await using executor = new OnnxExecutor({ threads: 2 });
-  await using gradient = await EmbeddingGradient.compile(executor, architecture);
+  await using gradient = await EmbeddingGradient.compile(executor, model);
   const roles = [...(architecture.prologue?.tensors.keys() ?? [])];
   const floats = (name: string): Float32Array => Float32Array.from(lookUp(point, name).values);
   const tensors = new Map(roles.map((role) => [role, borrowed(role, floats(role), lookUp(point, role).shape)]));
   const zeros = (name: string) => [name, new Float32Array(lookUp(point, name).values.length)] as const;
   const sinks = new Map([zeros("table"), ...roles.map(zeros)]);
-  const { hiddenSize } = architecture;
+  const { width } = architecture.state;
   for (const [first, end] of batches) {
     const rows = (end - first) * TOKENS;
-    const values = Float32Array.from(cotangent.values).subarray(first * TOKENS * hiddenSize, end * TOKENS * hiddenSize);
+    const values = Float32Array.from(cotangent.values).subarray(first * TOKENS * width, end * TOKENS * width);
     await gradient.run(
       { table: floats("table"), tensors },
       SEQUENCES.slice(first, end),
-      borrowed("gradient", values, [rows, hiddenSize]),
+      borrowed("gradient", values, [rows, width]),
       { table: lookUp(sinks, "table"), tensors: new Map(roles.map((role) => [role, lookUp(sinks, role)])) },
     );
   }
@@ -96,7 +107,8 @@ for (const { folder, directory } of [...PLAIN, ...(await fixturesByJoins(prologu
     const { architecture } = model;
     const point = await pointOf(model);
     const rows = SEQUENCES.length * TOKENS;
-    const cotangent = tensor([rows, architecture.hiddenSize], (index) => Math.fround(scattered(index, 3)));
+    const sides = await sidesOf(model);
+    const cotangent = tensor([rows, architecture.state.width], (index) => Math.fround(scattered(index, 3)));
     const whole = await gradientsOf(model, point, cotangent, [[0, 2]]);
     const cut = await gradientsOf(model, point, cotangent, [
       [0, 1],
@@ -112,7 +124,7 @@ for (const { folder, directory } of [...PLAIN, ...(await fixturesByJoins(prologu
       const at = (shift: number): number => {
         const { shape, values: before } = lookUp(point, name);
         const moved = before.map((value, index) => value + shift * step * (direction[index] as number));
-        return objective(architecture, new Map([...point, [name, { shape, values: moved }]]), cotangent);
+        return objective(architecture, sides, new Map([...point, [name, { shape, values: moved }]]), cotangent);
       };
       const expected = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step);
       const along = values.reduce((sum, value, index) => sum + value * (direction[index] as number), 0);

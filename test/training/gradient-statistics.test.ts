@@ -1,6 +1,6 @@
 /**
- * Statistics of every sequence's own gradients, of a dense family, one with fused projections and a mixture of experts,
- * against differences of the sequences' losses in float64.
+ * Statistics of every sequence's own gradients, of a dense family, one with fused projections, a mixture of experts and one
+ * whose last blocks attend to the keys of earlier ones, against differences of the sequences' losses in float64.
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";
@@ -79,7 +79,7 @@ function derivatives(model: Float64Model, ids: readonly Int32Array[], block: num
   return up.map((loss, sequence) => (loss - (down[sequence] as number)) / (2 * STEP));
 }
 
-for (const folder of ["llama", "gpt_neox", "mixtral"]) {
+for (const folder of ["llama", "gpt_neox", "mixtral", "gemma3n_text"]) {
   test(`${folder}: sums over sequences are those of derivatives, each sequence's by itself`, async (t) => {
     await using model = await openModel(fixturePath(folder));
     const ids = idsOf(model.architecture.vocabularySize);

@@ -37,14 +37,15 @@ interface Problem {
 }
 
 async function problemOf({ architecture, checkpoint }: Model, distillation: number): Promise<Problem> {
-  const { head, vocabularySize, hiddenSize } = architecture;
+  const { head, vocabularySize, state } = architecture;
+  const { width } = state;
   const point = new Map<string, Tensor>();
   const put = (name: string, shape: readonly number[], values: Float32Array): void =>
     void point.set(name, { shape, values: Float64Array.from(values) });
   const random = (length: number, salt: number): Float32Array =>
     new Float32Array(length).map((_, index) => scattered(index, salt));
   for (const prefix of ["", "teacher."]) {
-    put(`${prefix}hidden`, [ROWS, hiddenSize], random(ROWS * hiddenSize, prefix.length));
+    put(`${prefix}hidden`, [ROWS, width], random(ROWS * width, prefix.length));
     put(`${prefix}projection`, [vocabularySize, head.width], await checkpoint.readTensor(head.projection));
     if (head.bias !== undefined) put(`${prefix}bias`, [vocabularySize], await checkpoint.readTensor(head.bias));
     for (const [role, { tensor, shape }] of head.tensors)
@@ -111,7 +112,8 @@ async function run(
   rows: readonly (readonly [first: number, end: number])[],
 ): Promise<Found> {
   const { architecture, point, targets, distillation, weight } = problem;
-  const { head, hiddenSize } = architecture;
+  const { head, state } = architecture;
+  const { width } = state;
   const floats = (name: string): Float32Array => Float32Array.from(lookUp(point, name).values);
   const tensorsOf = (prefix: string): HeadTensors => ({
     tensors: new Map(
@@ -121,7 +123,7 @@ async function run(
     ...(head.bias === undefined ? {} : { bias: floats(`${prefix}bias`) }),
   });
   const states = (name: string, first: number, end: number) =>
-    borrowed(name, floats(name).subarray(first * hiddenSize, end * hiddenSize), [end - first, hiddenSize]);
+    borrowed(name, floats(name).subarray(first * width, end * width), [end - first, width]);
   const zeros = (name: string): Float32Array => new Float32Array(lookUp(point, name).values.length);
   const sinks = {
     tensors: new Map([...head.tensors.keys()].map((role) => [role, zeros(role)])),
@@ -147,7 +149,7 @@ async function run(
     );
     loss += result.loss;
     using own = result.gradient;
-    ofHidden.set(valuesOf(own), first * hiddenSize);
+    ofHidden.set(valuesOf(own), first * width);
   }
   const gradients = new Map([["hidden", ofHidden], ["projection", sinks.projection], ...sinks.tensors]);
   if (sinks.bias !== undefined) gradients.set("bias", sinks.bias);

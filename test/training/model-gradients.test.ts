@@ -12,7 +12,7 @@ import { Stream } from "../../src/forward/stream.js";
 import { valuesOf } from "../../src/forward/values.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { lookUp } from "../../src/look-up.js";
-import type { Architecture } from "../../src/model/architecture.js";
+import { stateOf, type Architecture, type BlockSpec } from "../../src/model/architecture.js";
 import { openModel } from "../../src/model/open-model.js";
 import { EmbeddingGradient } from "../../src/training/embedding-gradient.js";
 import { HeadGradient } from "../../src/training/head-gradient.js";
@@ -44,7 +44,7 @@ test("the gradient along a direction is the loss's change along it, at either en
   const sequences = Array.from({ length: SEQUENCES }, (_, s) =>
     Int32Array.from({ length: TOKENS }, (_, i) => (s * 997 + i * i * 31 + 7) % 4096),
   );
-  const place = { tokens: TOKENS, hiddenSize: architecture.hiddenSize, memoryBytes: 2 ** 24 };
+  const place = { tokens: TOKENS, width: architecture.state.width, memoryBytes: 2 ** 24 };
   await using embedded = await HiddenStates.create({
     ...{ ...place, sequences: SEQUENCES, scratchFile: join(directory, "e") },
   });
@@ -71,7 +71,7 @@ test("the gradient along a direction is the loss's change along it, at either en
 
   await using gradients = new BlockGradients(runner, architecture);
 
-  await using embedding = await EmbeddingGradient.compile(runner.executor, architecture);
+  await using embedding = await EmbeddingGradient.compile(runner.executor, model);
 
   for (const { distillation, tileRows, sequencesPerRun, memoryBytes, areEndsTrained, term } of [
     { distillation: 0, tileRows: 8192, sequencesPerRun: undefined, memoryBytes: 2 ** 28, areEndsTrained: true },
@@ -159,22 +159,38 @@ test("the gradient along a direction is the loss's change along it, at either en
 
 /** SquareHead with a teacher that says something else behind every block; the states are the caller's. */
 async function squareHeadOf(
-  { blocks, hiddenSize }: Architecture,
+  { blocks, state }: Architecture,
   { directory, sequences, weight }: { readonly directory: string; readonly sequences: number; readonly weight: number },
 ): Promise<{ readonly term: SquareHead; readonly taught: HiddenStates }> {
-  const place = { tokens: TOKENS, hiddenSize, memoryBytes: 2 ** 24 };
+  const place = { tokens: TOKENS, width: state.width, memoryBytes: 2 ** 24 };
   const taught = await HiddenStates.create({
     ...{ ...place, sequences: sequences * blocks.length, scratchFile: join(directory, "taught") },
   });
-  const term = new SquareHead(weight, sequences, taught);
+  const term = new SquareHead(weight, sequences, taught, state);
   await using said = await HiddenStates.create({ ...place, sequences, scratchFile: join(directory, "said") });
   for (const block of blocks) {
     const values = normals(sequences * said.sequenceLength, 50 + block.index).map((value) => value * (1 + block.index));
-    await said.write(0, borrowed("said", values, [sequences * TOKENS, hiddenSize]));
+    await said.write(0, borrowed("said", values, [sequences * TOKENS, state.width]));
     await term.learn(block, said);
   }
   return { term, taught };
 }
+
+test("SquareHead compares hidden states: what is carried beside them has no part in it and gets no gradient", async (t) => {
+  const place = { tokens: 2, width: 3, memoryBytes: 2 ** 20 };
+  await using taught = await HiddenStates.create({ ...place, sequences: 1, scratchFile: temporaryDirectory(t) });
+  await using said = await HiddenStates.create({ ...place, sequences: 1, scratchFile: temporaryDirectory(t) });
+  const term = new SquareHead(0.5, 1, taught, stateOf(2, [{ name: "carried", width: 1 }]));
+  const rows = (...values: readonly number[]) => borrowed("rows", Float32Array.from(values), [2, 3]);
+  await said.write(0, rows(1, 2, 100, 0, 2, 100));
+  const block = { index: 0, name: "block" } as BlockSpec;
+  await term.learn(block, said);
+  const gradient = rows(0, 0, 7, 0, 0, 7);
+  const share = await term.add(block, { first: 0, count: 1 }, rows(2, 2, 0, 0, 4, 0), gradient);
+  const factor = 0.5 / (9 + 2 ** -7 * 4);
+  assert.ok(Math.abs(share - 5 * factor) < 1e-12, `${share}`);
+  assert.deepEqual(valuesOf(gradient), Float32Array.of(2 * factor, 0, 7, 0, 4 * factor, 7));
+});
 
 test("the loss under masks is that of values which are zero where the masks say so, in memory and in files", async (t) => {
   const directory = temporaryDirectory(t);
@@ -183,7 +199,7 @@ test("the loss under masks is that of values which are zero where the masks say 
   await using device = await createCpuDevice();
   await using runner = new BlockRunner(model.architecture);
   const { architecture } = model;
-  await using embedding = await EmbeddingGradient.compile(runner.executor, architecture);
+  await using embedding = await EmbeddingGradient.compile(runner.executor, model);
   await using gradients = new BlockGradients(runner, architecture);
   await using head = await HeadGradient.compile(runner.executor, architecture, {
     ...{ isProjectionTrained: false, isDistilled: false },

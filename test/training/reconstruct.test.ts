@@ -46,7 +46,7 @@ async function train(
   await using runner = new BlockRunner(architecture);
   const states = (name: string): Promise<HiddenStates> =>
     HiddenStates.create({
-      ...{ sequences: SEQUENCES, tokens: TOKENS, hiddenSize: architecture.hiddenSize },
+      ...{ sequences: SEQUENCES, tokens: TOKENS, width: architecture.state.width },
       ...{ memoryBytes: 2 ** 20, scratchFile: join(directory, name) },
     });
   await using inputs = await states("inputs");

@@ -19,20 +19,20 @@ import { interpret, type Tensor } from "../reference/graph-interpreter.js";
 const [SEQUENCES, TOKENS] = [3, 6];
 const STEP = 1e-5;
 
-for (const folder of ["llama", "gpt_neox", "mixtral"]) {
+for (const folder of ["llama", "gpt_neox", "mixtral", "gemma3n_text"]) {
   test(`${folder}: the root mean square of derivatives of ‖output‖, sequence by sequence`, async (t) => {
     await using model = await openModel(fixturePath(folder));
     const { architecture } = model;
     await using runner = new BlockRunner(architecture);
     await using gradients = new BlockGradients(runner, architecture);
-    const { hiddenSize } = architecture;
+    const { width, hidden: counted } = architecture.state;
     await using states = await HiddenStates.create({
-      ...{ sequences: SEQUENCES, tokens: TOKENS, hiddenSize, memoryBytes: 2 ** 20 },
+      ...{ sequences: SEQUENCES, tokens: TOKENS, width, memoryBytes: 2 ** 20 },
       scratchFile: join(temporaryDirectory(t), "states"),
     });
-    const hidden = normals(SEQUENCES * TOKENS * hiddenSize, 3);
+    const hidden = normals(SEQUENCES * TOKENS * width, 3);
     hidden.forEach((value, i) => (hidden[i] = value * (1 + Math.floor(i / states.sequenceLength)))); // unlike each other
-    await states.write(0, borrowed("hidden", hidden, [SEQUENCES * TOKENS, hiddenSize]));
+    await states.write(0, borrowed("hidden", hidden, [SEQUENCES * TOKENS, width]));
     const block = architecture.blocks[1] ?? assert.fail();
     const weights = await readBlockWeights(model.checkpoint, block);
     const roles = new Set(block.groups.flatMap(({ linears }) => linears.map(({ role }) => role)));
@@ -48,9 +48,9 @@ for (const folder of ["llama", "gpt_neox", "mixtral"]) {
     const positions = positionTensors(architecture, TOKENS);
     const normOf = (sequence: number): number => {
       const own = hidden.subarray(sequence * states.sequenceLength, (sequence + 1) * states.sequenceLength);
-      const entering: Tensor = { shape: [TOKENS, hiddenSize], values: Float64Array.from(own) };
+      const entering: Tensor = { shape: [TOKENS, width], values: Float64Array.from(own) };
       const { values } = lookUp(interpret(graph, new Map([...positions, ...exact, ["hidden", entering]])), "output");
-      return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+      return Math.sqrt(values.reduce((sum, value, i) => sum + (i % width < counted ? value * value : 0), 0));
     };
     for (const [role, values] of found) {
       const largest = Math.max(...values);

@@ -227,7 +227,7 @@ test("a block's steps are Adam's on the mean over all elements, each epoch in an
   const states = async (seed: number): Promise<HiddenStates> => {
     const { hiddenSize } = architecture;
     const place = { memoryBytes: 2 ** 20, scratchFile: join(temporaryDirectory(t), "states") };
-    const created = await HiddenStates.create({ sequences, tokens, hiddenSize, ...place });
+    const created = await HiddenStates.create({ sequences, tokens, width: hiddenSize, ...place });
     const values = normals(sequences * created.sequenceLength, seed);
     await created.write(0, borrowed("states", values, [sequences * tokens, hiddenSize]));
     return created;

@@ -107,13 +107,13 @@ async function solveLinears(
 const WANDA = boundSolver("wanda");
 
 function createStates(
-  { architecture: { hiddenSize } }: Model,
+  { architecture: { state } }: Model,
   sequences: readonly Int32Array[],
   memoryBytes: number,
   scratchFile: string,
 ): Promise<HiddenStates> {
   const tokens = sequences[0]?.length ?? 0;
-  return HiddenStates.create({ sequences: sequences.length, tokens, hiddenSize, memoryBytes, scratchFile });
+  return HiddenStates.create({ sequences: sequences.length, tokens, width: state.width, memoryBytes, scratchFile });
 }
 
 /** The dense model on the held-out sequences: what enters the first block, and what leaves the last. */

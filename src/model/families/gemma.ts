@@ -48,6 +48,22 @@ function withPostNorms(values: ConfigObject): GatedVariations {
   };
 }
 
+/** One rotary table for layers with a window, another for those without. */
+export function readTwoBases(
+  values: ConfigObject,
+  headDim: number,
+  isLocal: (layer: number) => boolean,
+): Pick<GatedVariations, "rotaryOf" | "rotaryTables"> {
+  const local = { thetaKeys: ["rope_local_base_freq"], layerKind: "sliding_attention", isUnscaled: true } as const;
+  return {
+    rotaryOf: (layer) => (isLocal(layer) ? "local" : "global"),
+    rotaryTables: new Map([
+      ["global", readRotaryTable(values, headDim, { theta: 1e6, layerKind: "full_attention" })],
+      ["local", readRotaryTable(values, headDim, local)],
+    ]),
+  };
+}
+
 export const GEMMA = gatedFamily(
   "gemma",
   ["norm gains stored less 1", "scaled embeddings", "multi-query attention", "tanh-GELU gate"],
@@ -79,18 +95,7 @@ export const GEMMA3_TEXT = gatedFamily(
       attentionSoftcap: values.numberOrNull("attn_logit_softcapping"),
       logitSoftcap: values.numberOrNull("final_logit_softcapping"),
       windowOf: readWindows(values, isLocal, 4096),
-      rotaryOf: (layer) => (isLocal(layer) ? "local" : "global"),
-      rotaryTables: new Map([
-        ["global", readRotaryTable(values, headDim, { theta: 1e6, layerKind: "full_attention" })],
-        [
-          "local",
-          readRotaryTable(values, headDim, {
-            thetaKeys: ["rope_local_base_freq"],
-            layerKind: "sliding_attention",
-            isUnscaled: true,
-          }),
-        ],
-      ]),
+      ...readTwoBases(values, headDim, isLocal),
     };
   },
 );

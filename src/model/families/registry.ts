@@ -14,6 +14,7 @@ import { ERNIE4_5_MOE } from "./ernie4-5-moe.js";
 import { EXAONE4 } from "./exaone4.js";
 import { FALCON } from "./falcon.js";
 import { GEMMA, GEMMA2, GEMMA3_TEXT } from "./gemma.js";
+import { GEMMA3N_TEXT } from "./gemma3n.js";
 import { GLM4 } from "./glm4.js";
 import { GLM4_MOE } from "./glm4-moe.js";
 import { GPT_BIGCODE } from "./gpt-bigcode.js";
@@ -59,6 +60,7 @@ export const FAMILIES: readonly Family[] = [
   GEMMA,
   GEMMA2,
   GEMMA3_TEXT,
+  GEMMA3N_TEXT,
   PHI,
   PHI3,
   OPT,
@@ -130,6 +132,7 @@ const RELEASED: Readonly<Record<string, readonly string[]>> = {
   gemma: ["Gemma 2B and 7B", "CodeGemma"],
   gemma2: ["Gemma 2"],
   gemma3_text: ["Gemma 3"],
+  gemma3n_text: ["Gemma 3n E2B and E4B"],
   phi: ["Phi-1, 1.5 and 2"],
   phi3: ["Phi-3 mini and medium", "Phi-3.5 mini", "Phi-4"],
   opt: ["OPT"],

@@ -219,7 +219,8 @@ class PatchedClone implements OutputCheckpoint {
     const file = this.checkpoint.fileOf(info);
     const width = dtype === "F32" ? 4 : 2;
     const perPiece = PIECE_BYTES / width;
-    const buffers = [this.#pool.take(), this.#pool.take()] as const;
+    const bytesPerPiece = width * Math.min(perPiece, values.length);
+    const buffers = [this.#pool.take(bytesPerPiece), this.#pool.take(bytesPerPiece)] as const;
     let overflowed = 0;
     let underflowed = 0;
     let writing = Promise.resolve();

@@ -222,12 +222,12 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       [Symbol.asyncDispose]: () => resources[Symbol.asyncDispose](),
     };
   } catch (error) {
-    await resources[Symbol.asyncDispose]();
+    await resources[Symbol.asyncDispose]().catch(() => undefined); // what went wrong first is told
     throw error;
   }
 }
 
-/** Closed in the reverse order of opening. */
+/** Closed in the reverse order of opening, all of them: the first that cannot be is reported then. */
 class Resources implements AsyncDisposable {
   readonly #owned: AsyncDisposable[] = [];
 
@@ -237,7 +237,14 @@ class Resources implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const resource of this.#owned.splice(0).toReversed()) await resource[Symbol.asyncDispose]();
+    const failures: unknown[] = [];
+    for (const resource of this.#owned.splice(0).toReversed())
+      try {
+        await resource[Symbol.asyncDispose]();
+      } catch (error) {
+        failures.push(error);
+      }
+    if (failures.length > 0) throw failures[0];
   }
 }
 

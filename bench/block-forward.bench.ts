@@ -4,7 +4,8 @@
  * (2·T·C², although symmetry lets us skip almost half), attention causally (half of the square).
  */
 import { borrowed } from "../src/array.js";
-import { BlockRunner, type BlockRequest, type TapKind } from "../src/forward/block-runner.js";
+import type { BlockRequest, TapKind } from "../src/forward/block-graph.js";
+import { BlockRunner } from "../src/forward/block-runner.js";
 import { compareWithRoofline, machineLine, randomValues } from "./harness.js";
 import { syntheticArchitecture } from "./llama-shape.js";
 

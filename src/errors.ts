@@ -61,8 +61,15 @@ export const EXIT_CODES = {
   sigterm: 143,
 } as const;
 
+/** What went wrong first, where closing what was open failed as well. */
+export function firstError(error: unknown): unknown {
+  const isLater = error instanceof Error && error.name === "SuppressedError" && "suppressed" in error;
+  return isLater ? firstError(error.suppressed) : error;
+}
+
 /** The exit code of an error; anything that is not a `PruneError` is an internal one. */
-export function exitCodeOf(error: unknown): number {
+export function exitCodeOf(thrown: unknown): number {
+  const error = firstError(thrown);
   if (error instanceof UsageError || error instanceof ConfigError) return EXIT_CODES.usage;
   if (error instanceof GateError) return EXIT_CODES.gate;
   if (error instanceof CheckpointError || error instanceof CalibrationError || error instanceof NumericalError) {
@@ -125,7 +132,8 @@ export interface SerializedError {
   readonly stack: string | undefined;
 }
 
-export function serializeError(error: unknown): SerializedError {
+export function serializeError(thrown: unknown): SerializedError {
+  const error = firstError(thrown);
   if (error instanceof PruneError) {
     const { name, code, message, hint, details, stack } = error;
     return { className: name, code, message, hint, details, stack };

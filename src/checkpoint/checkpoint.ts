@@ -267,7 +267,8 @@ export class OpenCheckpoint implements Checkpoint {
   /** Widen one piece while the next is being read into the other buffer. */
   async #readHalves(file: ShardFile, dtype: "F16" | "BF16", position: number, values: Float32Array): Promise<void> {
     const perPiece = PIECE_BYTES / 2;
-    const buffers = [this.#pool.take(), this.#pool.take()] as const;
+    const bytesPerPiece = 2 * Math.min(perPiece, values.length);
+    const buffers = [this.#pool.take(bytesPerPiece), this.#pool.take(bytesPerPiece)] as const;
     const startRead = async (first: number, buffer: Uint8Array): Promise<Uint8Array> => {
       const bytes = buffer.subarray(0, 2 * Math.min(perPiece, values.length - first));
       await file.read(bytes, position + 2 * first);

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { ResourceError } from "../errors.js";
 import type { ClonePlan, PlannedFile } from "./clone-plan.js";
 import type { ShardStamp } from "./shard-file.js";
+import { syncDirectory, syncPath } from "../files/durable.js";
 import { fileErrorCode } from "../files/file-errors.js";
 
 /** Says that the clone is complete and on the disk; without it a resume clones again. */
@@ -78,9 +79,9 @@ export async function sealClone(
 ): Promise<void> {
   for (const { path } of plan.files) {
     signal.throwIfAborted();
-    await syncPath(join(target, path), "r+");
+    await syncPath({ open }, join(target, path), "r+");
   }
-  for (const directory of ["", ...plan.directories]) await syncDirectory(join(target, directory));
+  for (const directory of ["", ...plan.directories]) await syncDirectory({ open }, join(target, directory));
   signal.throwIfAborted();
   const unfinished = join(target, `${CLONE_MARKER}.tmp`);
   const file = await open(unfinished, "w");
@@ -91,7 +92,7 @@ export async function sealClone(
     await file.close();
   }
   await rename(unfinished, join(target, CLONE_MARKER));
-  await syncDirectory(target);
+  await syncDirectory({ open }, target);
 }
 
 /** The marker of a clone, or undefined when there is none or it is torn. */
@@ -106,25 +107,5 @@ export async function readMarker(target: string): Promise<CloneMarker | undefine
   } catch (cause) {
     if (cause instanceof SyntaxError || fileErrorCode(cause) === "ENOENT") return undefined;
     throw cause;
-  }
-}
-
-/** Make renames inside a directory durable, where the system can. */
-export async function syncDirectory(path: string): Promise<void> {
-  try {
-    await syncPath(path, "r");
-  } catch (cause) {
-    const code = fileErrorCode(cause);
-    // Windows cannot open directories, and some file systems cannot sync them.
-    if (process.platform !== "win32" && code !== "EINVAL" && code !== "ENOTSUP" && code !== "EISDIR") throw cause;
-  }
-}
-
-async function syncPath(path: string, flags: "r" | "r+"): Promise<void> {
-  const file = await open(path, flags);
-  try {
-    await file.sync();
-  } finally {
-    await file.close();
   }
 }

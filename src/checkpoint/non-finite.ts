@@ -36,7 +36,7 @@ export async function findNonFinite(
   const info = checkpoint.info(name);
   const { dtype, byteLength } = info;
   if (!isFloatDtype(dtype)) return undefined;
-  const buffer = pool.take();
+  const buffer = pool.take(Math.min(PIECE_BYTES, byteLength));
   let [count, first, value] = [0, -1, 0];
   const width = bytesPerElement(dtype) ?? 1;
   try {

@@ -7,21 +7,20 @@
  * background and is awaited by the first flush, so that it overlaps with the first block's work. An interruption before
  * that has nothing to lose: the clone's marker is missing and a resume clones again.
  */
-import { randomUUID } from "node:crypto";
 import { realpath } from "../files/checkpoint-files.js";
-import { lstat, rename, rm } from "../files/output-files.js";
+import { syncDirectory } from "../files/durable.js";
+import { lstat, open, rename, rm } from "../files/output-files.js";
 import { basename, join } from "node:path";
 import { ConfigError, InternalError, ResourceError, UsageError } from "../errors.js";
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
 import { OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
-import { bytesOf, clone, CLONE_MARKER, CLONING, readMarker, sealClone, syncDirectory, type OnCopied } from "./clone.js";
+import { bytesOf, clone, CLONE_MARKER, CLONING, readMarker, sealClone, type OnCopied } from "./clone.js";
 import { planClone, type ClonePlan, type OwnNames } from "./clone-plan.js";
 import { narrow, type NarrowReport } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
 import { OutputLock } from "../files/lock.js";
 import {
-  ASIDE,
   checkDisjoint,
   checkFreeSpace,
   checkPlace,
@@ -29,6 +28,7 @@ import {
   type OutputNames,
   type OutputPlace,
 } from "./output-place.js";
+import { findAside, moveAside, putBack, removeAside, REPLACED } from "./replacement.js";
 import type { ShardFile, ShardStamp } from "./shard-file.js";
 import { INDEX_FILE } from "./sharded-index.js";
 
@@ -52,7 +52,7 @@ export interface OutputCheckpoint extends AsyncDisposable {
   /**
    * Flush, rename OUT.partial to OUT, and remove the named working files from it; the checkpoint is closed. An existing
    * OUT (only with `force`) is moved aside for the rename and deleted after it. Until the rename the run is resumable:
-   * that is why the working files are removed after it.
+   * that is why the working files are removed after it. The lock is given back.
    */
   finish(options: { readonly remove: readonly string[] }): Promise<void>;
 }
@@ -88,9 +88,10 @@ export async function createOutput(options: OutputOptions): Promise<OutputCheckp
   const lock = await OutputLock.take(names.out);
   try {
     if (options.resume) await takeBack(names, options.own?.working ?? []);
+    else if (options.force) await putBack(names);
     return await openOutput(options, await checkPlace(names, options), lock);
   } catch (error) {
-    await lock[Symbol.asyncDispose]();
+    await lock[Symbol.asyncDispose]().catch(() => undefined); // what went wrong first is told
     throw error;
   }
 }
@@ -121,7 +122,7 @@ async function takeBack({ out, partial }: OutputNames, working: readonly string[
 
 /** The marker goes last: as long as it is there, this is to be done. */
 async function removeWorkingFiles(out: string, working: readonly string[]): Promise<void> {
-  for (const name of [...working, CLONE_MARKER]) await rm(join(out, name), { recursive: true, force: true });
+  for (const name of [...working, REPLACED, CLONE_MARKER]) await rm(join(out, name), { recursive: true, force: true });
 }
 
 async function openOutput(options: OutputOptions, place: OutputPlace, lock: OutputLock): Promise<OutputCheckpoint> {
@@ -157,7 +158,7 @@ async function openOutput(options: OutputOptions, place: OutputPlace, lock: Outp
 export async function planCloneOf(source: Checkpoint, { working, written }: OwnNames = NOTHING): Promise<ClonePlan> {
   const isSingle = source.shards.length === 1 && source.shards[0] === SINGLE_FILE;
   const weights = isSingle ? source.shards : [...source.shards, INDEX_FILE];
-  const own = { working: [...working, CLONE_MARKER, CLONING], written };
+  const own = { working: [...working, REPLACED, CLONE_MARKER, CLONING], written };
   return planClone(await realpath(source.directory), weights, own);
 }
 
@@ -216,7 +217,8 @@ class PatchedClone implements OutputCheckpoint {
     const file = this.checkpoint.fileOf(info);
     const width = dtype === "F32" ? 4 : 2;
     const perPiece = PIECE_BYTES / width;
-    const buffers = [this.#pool.take(), this.#pool.take()] as const;
+    const bytesPerPiece = width * Math.min(perPiece, values.length);
+    const buffers = [this.#pool.take(bytesPerPiece), this.#pool.take(bytesPerPiece)] as const;
     let overflowed = 0;
     let underflowed = 0;
     let writing = Promise.resolve();
@@ -254,7 +256,7 @@ class PatchedClone implements OutputCheckpoint {
       }
     }
     await this.flush();
-    await syncDirectory(partial);
+    await syncDirectory({ open }, partial);
     await this.#close(); // some systems do not rename a directory with open files
     const aside = await this.#moveAside();
     try {
@@ -264,10 +266,12 @@ class PatchedClone implements OutputCheckpoint {
       throw cause;
     }
     try {
+      // The name is safe before anything is gone that a resume would need.
+      await syncDirectory({ open }, parent);
+      if (aside !== undefined) await removeAside(this.#site.place, aside);
       await removeWorkingFiles(out, options.remove);
-      await syncDirectory(out);
-      await syncDirectory(parent);
-      if (aside !== undefined) await rm(aside, { recursive: true, force: true });
+      await syncDirectory({ open }, out);
+      await this.#site.lock[Symbol.asyncDispose]();
     } catch (cause) {
       throw new ResourceError("E_OUTPUT_LEFT", `${out} is complete, but what is left of the run cannot be removed.`, {
         hint: "The same command with --resume removes it.",
@@ -275,16 +279,17 @@ class PatchedClone implements OutputCheckpoint {
         cause,
       });
     }
-    await this.#site.lock[Symbol.asyncDispose]();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#isClosed) {
+    try {
+      if (this.#isClosed) return;
       this.#sealing.abort();
       await this.#sealed.catch(() => undefined);
       await this.#close();
+    } finally {
+      await this.#site.lock[Symbol.asyncDispose]();
     }
-    await this.#site.lock[Symbol.asyncDispose]();
   }
 
   async #close(): Promise<void> {
@@ -292,14 +297,14 @@ class PatchedClone implements OutputCheckpoint {
     await this.checkpoint[Symbol.asyncDispose]();
   }
 
-  /** Move an existing OUT to a name beside it, or refuse when it must not be replaced. */
+  /** Move an existing OUT to a name beside it, or refuse when it must not be replaced. @returns where it is, or is since an earlier run */
   async #moveAside(): Promise<string | undefined> {
     const { place, force } = this.#site;
     const { out, partial } = place;
     try {
       await lstat(out);
     } catch (cause) {
-      if (fileErrorCode(cause) === "ENOENT") return undefined;
+      if (fileErrorCode(cause) === "ENOENT") return findAside(place);
       throw cause;
     }
     if (!force) {
@@ -308,8 +313,6 @@ class PatchedClone implements OutputCheckpoint {
         details: { out, partial },
       });
     }
-    const aside = `${out}${ASIDE}${randomUUID().slice(0, 8)}`;
-    await rename(out, aside);
-    return aside;
+    return moveAside(place);
   }
 }

@@ -18,7 +18,6 @@ import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic, trainingFor } from "./automatic.js";
 import { isInCache, placeOfModel } from "./default-names.js";
-import { loadRecipe } from "./recipe.js";
 import {
   calibrationProblem,
   checkModelDirectory,
@@ -184,7 +183,9 @@ interface Layers {
 /** The request over its recipe, over what `auto` stands for, over the defaults. */
 async function readLayers(request: RunRequest, workingDirectory: string, problems: Problems): Promise<Layers> {
   const isGiven = (key: keyof RunRequest): boolean => request[key] !== undefined;
-  const examined = isGiven("recipe") ? await loadRecipe(resolve(workingDirectory, String(request.recipe))) : undefined;
+  const examined = isGiven("recipe")
+    ? await (await import("./recipe.js")).loadRecipe(resolve(workingDirectory, String(request.recipe)))
+    : undefined;
   const recipe = examined?.request ?? {};
   const automatic = layAutomatic(recipe, request);
   const beneath = automatic ?? recipe;

@@ -3,8 +3,9 @@
  * and thrown away. The dense model is evaluated once, calibration tokens are made once and each allocation is worked out
  * once; finished cells are noted in a file, so an interrupted sweep goes on where it was.
  */
-import { appendFile, mkdir, readFile, rename, rm, rmdir, writeFile } from "../files/output-files.js";
-import { join } from "node:path";
+import { syncDirectory } from "../files/durable.js";
+import { appendFile, mkdir, open, readFile, rename, rm, rmdir, writeFile } from "../files/output-files.js";
+import { dirname, join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
 import { contextOfPart, throwIfStopped, type EngineContext } from "../context.js";
 import type {
@@ -28,7 +29,7 @@ import { formatPattern } from "../sparsity/pattern.js";
 import { UNIFORM } from "../allocation/registry.js";
 import { VERSION } from "../version.js";
 import { courseOf, spansOf } from "./course.js";
-import { hashOf } from "./journal.js";
+import { hashOf, wholeLines } from "./journal.js";
 import { StoredStatistics } from "./stored-statistics.js";
 import { checkWeights } from "./finite-weights.js";
 import { PARTS } from "./parts.js";
@@ -48,6 +49,8 @@ import {
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";
 const STATISTICS_NAME = "statistics";
+/** Where a power cut forgot that the last cell's things were removed. */
+const LEFT_BY_CELLS = ["", ".partial", ".lock", ".bin"].map((ending) => `${PRUNED_NAME}${ending}`);
 
 type Target = ComparisonConfig["targets"][number];
 
@@ -140,11 +143,12 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
     if (row === undefined) {
       const part = contextOfPart(context, { ...span, cell: { number: index + 1, total: cells.length, label } });
       row = await runCell(config, cell, { dense, sequences: corpus.sequences, shared, time: times[index] }, part);
-      await appendFile(results, `${JSON.stringify({ label, row })}\n`);
+      await appendFile(results, `${JSON.stringify({ label, row })}\n`, { flush: true });
     }
     rows.push(row);
     context.emit({ type: "cell", done: index + 1, total: cells.length, label, fraction: span.to });
   }
+  for (const name of LEFT_BY_CELLS) await rm(join(config.workDirectory, name), { recursive: true, force: true });
   await rm(results);
   await statistics[Symbol.asyncDispose](); // before the folder is looked at
   await rmdir(config.workDirectory).catch(() => undefined); // kept where it holds something else
@@ -184,6 +188,7 @@ function fingerprintOf(config: ComparisonConfig, ...contents: readonly string[])
 async function writeResults(file: string, lines: readonly object[]): Promise<void> {
   await writeFile(`${file}.tmp`, lines.map((line) => `${JSON.stringify(line)}\n`).join(""), { flush: true });
   await rename(`${file}.tmp`, file);
+  await syncDirectory({ open }, dirname(file));
 }
 
 interface Results {
@@ -201,7 +206,7 @@ async function readResults(file: string, fingerprint: string): Promise<Results |
     if (fileErrorCode(error) === "ENOENT") return undefined;
     throw error;
   }
-  const lines = text.split("\n").slice(0, -1);
+  const lines = wholeLines(text);
   if (lines.length === 0) return undefined; // stopped before its first line was whole
   const [head, ...rows] = lines.map((line, index) => parseLine(line, `${file}:${index + 1}`));
   if (head?.fingerprint !== fingerprint) {

@@ -4,7 +4,8 @@
  * journal says when the pass is whole; a run that is stopped before makes it again from the beginning. Those of a block by itself
  * are collected when its turn comes.
  */
-import { mkdir, rm } from "../files/output-files.js";
+import { syncDirectories, syncDirectory } from "../files/durable.js";
+import { mkdir, open, rm } from "../files/output-files.js";
 import { join } from "node:path";
 import { openCheckpoint, SINGLE_FILE } from "../checkpoint/checkpoint.js";
 import { writeTensors } from "../checkpoint/write-tensors.js";
@@ -93,6 +94,7 @@ export class GradientSource implements AsyncDisposable {
         throwIfStopped(context, true);
       },
     });
+    await syncDirectories({ open }, directory, output.partialDirectory);
     await journal.append("gradients", PASS, { loss });
     context.logger.info(`gradients of the dense model collected, loss ${loss.toPrecision(4)}`, {
       loss,
@@ -167,4 +169,5 @@ async function writeSums(directory: string, block: BlockSpec, sums: GradientSums
   });
   await mkdir(directory);
   await writeTensors(join(directory, SINGLE_FILE), layouts, (name, write) => write(lookUp(values, name).sum));
+  await syncDirectory({ open }, directory);
 }

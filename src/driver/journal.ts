@@ -5,6 +5,7 @@
  */
 import { createHash } from "node:crypto";
 import type { OpenFile } from "../files/door.js";
+import { syncDirectory } from "../files/durable.js";
 import { open, readFile } from "../files/output-files.js";
 import { join } from "node:path";
 import type { BlockTrainingReport, LayerReport, ModelTrainingReport } from "../contract.js";
@@ -44,9 +45,10 @@ export class Journal implements AsyncDisposable {
   static async open(directory: string, fingerprint: Fingerprint, resume: boolean): Promise<Journal> {
     const path = join(directory, JOURNAL_NAME);
     const text = resume ? await readExisting(path) : undefined;
-    if (text === undefined || !text.includes("\n")) {
+    if (text === undefined || wholeLines(text).length === 0) {
       const journal = new Journal(await open(path, "w"), new Map());
       await journal.#append({ type: "run", fingerprint });
+      await syncDirectory({ open }, directory);
       return journal;
     }
     const { steps, length } = parseJournal(text, fingerprint, path);
@@ -131,6 +133,12 @@ function keyOf(kind: string, name: string): string {
   return `${kind} ${name}`;
 }
 
+/** Lines of a file that is only appended to: what a crash tore has no end, or after a power cut zeros where it is not on the disk. */
+export function wholeLines(text: string): string[] {
+  const zeros = text.indexOf("\0");
+  return (zeros === -1 ? text : text.slice(0, zeros)).split("\n").slice(0, -1);
+}
+
 async function readExisting(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, "utf8");
@@ -147,7 +155,7 @@ interface Contents {
 }
 
 function parseJournal(text: string, fingerprint: Fingerprint, path: string): Contents {
-  const lines = text.split("\n").slice(0, -1); // what follows the last newline was torn
+  const lines = wholeLines(text);
   const steps = new Map<string, unknown>();
   for (const [index, line] of lines.entries()) {
     const entry = parseLine(line);

@@ -2,8 +2,9 @@
  * Training of the whole model after its last block is pruned; how is the business of training/. What was trained lies in a
  * file of its own before any tensor of the output is overwritten, so that a run which is killed meanwhile goes on from there.
  */
-import { mkdir, rm } from "../files/output-files.js";
-import { join } from "node:path";
+import { syncDirectories } from "../files/durable.js";
+import { mkdir, open, rm } from "../files/output-files.js";
+import { dirname, join } from "node:path";
 import { TrainingWindows } from "../calibration/training-windows.js";
 import type { TrainingTokens } from "../calibration/corpus.js";
 import { openCheckpoint, SINGLE_FILE } from "../checkpoint/checkpoint.js";
@@ -103,6 +104,7 @@ async function train(
   const onBlock = (): void => throwIfStopped(context, true);
   const place = { sequences: batchSize, tokens: config.seqlen };
   await mkdir(directory, { recursive: true });
+  await syncDirectories({ open }, dirname(directory), output.partialDirectory);
   await using store = await ParameterStore.create({
     device,
     groups: [...blockGroups(run, training), ...(areEndsTrained ? endGroups(output.checkpoint, architecture) : [])],
@@ -295,4 +297,5 @@ async function keep(run: Run, name: string, store: ParameterStore): Promise<void
       write(lookUp(parameters.feeds(), role).values as Float32Array),
     );
   });
+  await syncDirectories({ open }, directory, run.output.partialDirectory);
 }

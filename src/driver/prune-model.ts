@@ -81,7 +81,7 @@ export async function pruneModel(
   const trained = text === undefined ? [] : await trainModel(run, journal, text);
   if (trained.length > 0) layers.splice(0, layers.length, ...(await recount(run, layers)));
   await expectUntouched(model.checkpoint);
-  await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config));
+  await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config), { flush: true });
   await output.finish({ remove: WORKING_FILES });
   warnOfStarvedExperts(context.logger, layers);
   session.completeShared();

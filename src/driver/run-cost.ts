@@ -6,7 +6,7 @@
 import { allocationCost, needsActivations, weightPasses } from "../allocation/registry.js";
 import { elementsOf } from "../array.js";
 import type { RunConfig } from "../contract.js";
-import { gramPanels } from "../forward/block-runner.js";
+import { gramPanels } from "../forward/block-graph.js";
 import { TILE_ROWS } from "../forward/head.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";

@@ -235,7 +235,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       [Symbol.asyncDispose]: () => resources[Symbol.asyncDispose](),
     };
   } catch (error) {
-    await resources[Symbol.asyncDispose]();
+    await resources[Symbol.asyncDispose]().catch(() => undefined); // what went wrong first is told
     throw error;
   }
 }
@@ -258,7 +258,7 @@ export function plannedRun({
   return { ...planned, architecture, checkpointBytes: bytes(checkpoint.tensors.keys()), prunedBytes: bytes(pruned) };
 }
 
-/** Closed in the reverse order of opening. */
+/** Closed in the reverse order of opening, all of them: the first that cannot be is reported then. */
 class Resources implements AsyncDisposable {
   readonly #owned: AsyncDisposable[] = [];
 
@@ -268,7 +268,14 @@ class Resources implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const resource of this.#owned.splice(0).toReversed()) await resource[Symbol.asyncDispose]();
+    const failures: unknown[] = [];
+    for (const resource of this.#owned.splice(0).toReversed())
+      try {
+        await resource[Symbol.asyncDispose]();
+      } catch (error) {
+        failures.push(error);
+      }
+    if (failures.length > 0) throw failures[0];
   }
 }
 

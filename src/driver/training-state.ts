@@ -2,8 +2,9 @@
  * What of a training survives a stop: copies of its state in OUT.partial at steps that the journal names, each with the course
  * so far. A copy is whole before the journal names it, and the one before is kept until then.
  */
-import { mkdir, readFile, rm, writeFile } from "../files/output-files.js";
-import { join } from "node:path";
+import { syncDirectories } from "../files/durable.js";
+import { mkdir, open, readFile, rm, writeFile } from "../files/output-files.js";
+import { dirname, join } from "node:path";
 import type { TrainingCourse } from "../contract.js";
 import type { ParameterStore } from "../training/parameter-store.js";
 import type { Journal } from "./journal.js";
@@ -19,7 +20,7 @@ export interface TrainingStateOptions {
   readonly journal: Journal;
   /** The training's name in the journal. */
   readonly name: string;
-  /** For copies. */
+  /** For copies; the directory that it is in is on the disk. */
   readonly directory: string;
   /** Milliseconds; default `performance.now`. */
   readonly now?: () => number;
@@ -66,6 +67,7 @@ export class TrainingState {
     await mkdir(directory, { recursive: true });
     await store.snapshot(directory);
     await writeFile(join(directory, COURSE_NAME), JSON.stringify(course), { flush: true });
+    await syncDirectories({ open }, directory, dirname(this.#options.directory));
     await journal.append("training-step", name, { step });
     if (this.#kept !== undefined) await rm(this.#directoryOf(this.#kept), { recursive: true, force: true });
     this.#kept = step;

@@ -2,7 +2,7 @@
 import { ResourceError } from "../errors.js";
 import { doorFor } from "./door.js";
 
-export const { rename, rm, writeFile } = doorFor({
+export const { open, rename, rm, writeFile } = doorFor({
   what: "the generated sequences",
   Problem: ResourceError,
   hint: "Give this user the right to write there, or choose another --out.",

@@ -3,7 +3,8 @@
  * statistics, moves states on or measures something asks for a pass and listens.
  */
 import type { BlockSpec } from "../model/architecture.js";
-import type { BlockRequest, BlockResult, BlockRunner, BlockWeights, Tap } from "./block-runner.js";
+import type { BlockRequest } from "./block-graph.js";
+import type { BlockResult, BlockRunner, BlockWeights, Tap } from "./block-runner.js";
 import type { HiddenStates } from "./hidden-states.js";
 import { sequencesPerRun } from "./weights.js";
 

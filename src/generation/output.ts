@@ -1,6 +1,8 @@
 /** Writing generated sequences: as token ids that `--calibration` reads, or as text. */
 import { existsSync, statSync } from "../files/request-files.js";
-import { rename, rm, writeFile } from "../files/generated-files.js";
+import { syncDirectory } from "../files/durable.js";
+import { open, rename, rm, writeFile } from "../files/generated-files.js";
+import { dirname } from "node:path";
 import { encodeHeader } from "../checkpoint/header.js";
 import { UsageError } from "../errors.js";
 
@@ -47,8 +49,9 @@ export function encodeText(texts: readonly string[]): Uint8Array {
 export async function writeWhole(file: string, bytes: Uint8Array): Promise<void> {
   const partial = `${file}.partial`;
   try {
-    await writeFile(partial, bytes);
+    await writeFile(partial, bytes, { flush: true });
     await rename(partial, file);
+    await syncDirectory({ open }, dirname(file));
   } catch (error) {
     await rm(partial, { force: true });
     throw error;

@@ -2,7 +2,7 @@
  * Bytes of an ONNX model. The encoding is protobufjs's; this file only declares the few messages of onnx.proto
  * that our graphs use (field numbers from the ONNX IR specification, version 10).
  */
-import protobuf from "protobufjs";
+import protobuf from "protobufjs/light.js";
 
 /** TensorProto.DataType. */
 export const ELEMENT_TYPES = {

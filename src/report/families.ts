@@ -4,7 +4,7 @@
  * so that it cannot differ from what a run does. Opens no checkpoint.
  */
 import { PruneError } from "../errors.js";
-import { buildBlockGraph } from "../forward/block-runner.js";
+import { buildBlockGraph } from "../forward/block-graph.js";
 import { buildStepGraph } from "../forward/step-graph.js";
 import { gradientOf } from "../graph/gradient.js";
 import { requireKeysAndValues, type Architecture, type BlockSpec } from "../model/architecture.js";

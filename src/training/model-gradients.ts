@@ -6,7 +6,8 @@
 import { borrowed, type NdArray } from "../array.js";
 import { gradientName, gradientOf } from "../graph/gradient.js";
 import type { Arrays, Program } from "../graph/executor.js";
-import { buildBlockGraph, type BlockRunner } from "../forward/block-runner.js";
+import { buildBlockGraph } from "../forward/block-graph.js";
+import type { BlockRunner } from "../forward/block-runner.js";
 import { HiddenStates, type HiddenStatesOptions } from "../forward/hidden-states.js";
 import { batchesOf, type Batch } from "../forward/stream.js";
 import { valuesOf } from "../forward/values.js";

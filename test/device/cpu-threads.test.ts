@@ -21,7 +21,7 @@ async function assertSameForAllThreads(
 ): Promise<void> {
   let expected: readonly (Float32Array | Uint32Array)[] | undefined;
   for (const threads of THREADS) {
-    await using device = await createCpuDevice({ threads });
+    await using device = await createCpuDevice({ threads, startsThreads: true });
     const actual = await work(device);
     expected ??= actual;
     actual.forEach((values, i) => {
@@ -79,7 +79,7 @@ test("a first factor with spaced rows, in several stretches, gives the bits of t
     const [x, y, start] = [normals(m * k, m), normals(k * n, n), normals(m * n, 3)];
     const products: Float32Array[][] = [];
     for (const spacing of [never, { crowdedWidth: 64, rowsAtOnce: 128 }]) {
-      await using device = await createCpuDevice({ threads: 3, spacing });
+      await using device = await createCpuDevice({ threads: 3, spacing, startsThreads: true });
       using a = device.uploadMatrix(x, m, k, "a");
       using b = device.uploadMatrix(y, k, n, "b");
       const results: Float32Array[] = [];
@@ -213,7 +213,7 @@ test("steps of training do not depend on the number of threads", async () => {
 });
 
 test("thousands of small dispatches finish with more threads than cores", async () => {
-  await using device = await createCpuDevice({ threads: 5 });
+  await using device = await createCpuDevice({ threads: 5, startsThreads: true });
   const weight = normals(64 * 512, 6);
   using w = device.uploadMatrix(weight, 64, 512, "weight");
   using scale = device.uploadMatrix(new Float32Array(512).fill(1), 1, 512, "scale");
@@ -269,7 +269,7 @@ test("every kernel of kernels.wasm is an operation's, and one that it lacks is r
   assert.deepEqual(kernels.map(({ name }) => name).sort(), [...KERNEL_NAMES].sort());
   const missing = defineKernel("noSuchKernel");
   try {
-    await assert.rejects(createCpuDevice({ threads: 2 }), /noSuchKernel: not in kernels\.wasm/);
+    await assert.rejects(createCpuDevice({ threads: 2, startsThreads: true }), /noSuchKernel: not in kernels\.wasm/);
   } finally {
     KERNEL_NAMES.delete(missing);
   }
@@ -277,7 +277,7 @@ test("every kernel of kernels.wasm is an operation's, and one that it lacks is r
 
 test("a process with an undisposed device ends by itself", async () => {
   const url = new URL("../../src/device/cpu/cpu-device.js", import.meta.url).href;
-  const script = `import { createCpuDevice } from ${JSON.stringify(url)}; await createCpuDevice({ threads: 4 }); console.log("created");`;
+  const script = `import { createCpuDevice } from ${JSON.stringify(url)}; await createCpuDevice({ threads: 4, startsThreads: true }); console.log("created");`;
   const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", script], {
     timeout: 30_000,
   });

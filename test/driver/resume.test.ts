@@ -1,20 +1,21 @@
 /**
- * A killed run is resumed to the same bytes. The command is killed with SIGKILL as soon as its journal says that block
- * k is finished, for several k, so whatever it was doing after that is cut off at an arbitrary point.
+ * A killed run is resumed to the same bytes, cut off after some block or other; one of them is a process that meets a real SIGKILL.
+ * Accidents at every step of a run are test/files/accidents.test.ts.
  */
+import { Killed, withAccident, type Step } from "../helpers/accidents.js"; // before anything that opens the door
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { copyFile, readFile, readdir, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
-import type { RunConfig } from "../../src/contract.js";
+import type { RunConfig, RunReport } from "../../src/contract.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
-import { ConfigError, InterruptedError } from "../../src/errors.js";
+import { CheckpointError, ConfigError, firstError, InterruptedError, type PruneError } from "../../src/errors.js";
 import { allocationSchema } from "../../src/allocation/registry.js";
+import { parsePattern } from "../../src/sparsity/pattern.js";
+import { runPrune } from "../helpers/cli.js";
 import { writeShortDemo } from "../helpers/demo-model.js";
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
@@ -29,63 +30,51 @@ after(() => rm(MODEL, { recursive: true }));
 /** Of four: before the first, after the first, after all but the last. */
 const FINISHED_BLOCKS = [0, 1, 3];
 
-const SPARSEGPT = ["--method", "sparsegpt", "--sparsity", "0.6"];
+const SPARSEGPT = { model: MODEL, method: "sparsegpt", sparsity: 0.6, nsamples: 8, seqlen: 128 };
 
-function command(out: string, extra: readonly string[] = [], method: readonly string[] = SPARSEGPT): string[] {
+/** The same by the command line. */
+function command(out: string, extra: readonly string[] = []): string[] {
   const calibration = `${repositoryPath("test/fixtures/models/demo-self.safetensors")}#calib`;
-  const argv = [repositoryPath("bin/prune.js"), "run", "--model", MODEL, ...method];
-  argv.push(
-    "--calibration",
-    calibration,
-    "--nsamples",
-    "8",
-    "--seqlen",
-    "128",
-    "--device",
-    "cpu",
-    "--out",
-    out,
-    "--json",
+  const argv = ["run", "--model", MODEL, "--method", "sparsegpt", "--sparsity", "0.6", "--calibration", calibration];
+  return [...argv, "--nsamples", "8", "--seqlen", "128", "--device", "cpu", "--out", out, "--json", ...extra];
+}
+
+/** Run until the journal holds `blocks` finished blocks, then kill without warning. */
+async function killProcess(out: string, blocks: number): Promise<void> {
+  const journal = join(`${out}.partial`, "journal.jsonl");
+  let timer: NodeJS.Timeout | undefined;
+  const { signal } = await runPrune(command(out), {
+    onStart: (child) => {
+      timer = setInterval(() => {
+        const text = existsSync(journal) ? readFileSync(journal, "utf8") : "";
+        if (text.split('"type":"block"').length > blocks) child.kill("SIGKILL");
+      }, 5);
+    },
+  });
+  clearInterval(timer);
+  assert.equal(signal, "SIGKILL", `the run ended before block ${blocks} was finished`);
+}
+
+/** A run that is killed right after its journal says that so many blocks are finished, or the allocation for 0. */
+async function killAfter(config: RunConfig, blocks: number): Promise<void> {
+  const [directory, journal] = [dirname(config.out), join(`${config.out}.partial`, "journal.jsonl")];
+  const isEnd = (step: Step): boolean => {
+    if (step.type !== "sync" || step.path !== journal) return false;
+    const text = readFileSync(journal, "utf8");
+    return text.includes('"type":"allocation"') && text.split('"type":"block"').length > blocks;
+  };
+  const { met, error } = await withAccident(directory, { kind: "kill", at: isEnd }, () =>
+    pruneModel(config, createTestContext()),
   );
-  return [...argv, ...extra];
-}
-
-async function run(
-  argv: readonly string[],
-): Promise<{ readonly status: number | null; readonly stdout: string; readonly stderr: string }> {
-  const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"] });
-  let [stdout, stderr] = ["", ""];
-  child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
-  child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
-  const status = await new Promise<number | null>((resolve) => child.on("close", resolve));
-  return { status, stdout, stderr };
-}
-
-/** Run until the journal holds `blocks` finished blocks, then kill without warning, and listen no longer. */
-async function runAndKill(
-  argv: readonly string[],
-  journal: string,
-  blocks: number,
-  signal: NodeJS.Signals,
-): Promise<number | null> {
-  const child = spawn(process.execPath, argv, { stdio: ["ignore", "pipe", "pipe"] });
-  const closed = new Promise<number | null>((resolve) => child.on("close", resolve));
-  for (;;) {
-    const text = existsSync(journal) ? readFileSync(journal, "utf8") : "";
-    // The allocation's line is the second; then there is a line for what is read of each block, and one when it is finished.
-    if (text.includes('"type":"allocation"') && text.split('"type":"block"').length > blocks) break;
-    assert.equal(child.exitCode, null, `the run ended before block ${blocks} was finished`);
-    await sleep(5);
-  }
-  child.kill(signal);
-  child.stdout.destroy();
-  child.stderr.destroy();
-  return closed;
+  assert.ok(met !== undefined && firstError(error) instanceof Killed, String(error));
+  assert.ok(!existsSync(config.out), "a killed run must not leave something under the real name");
+  await rm(`${config.out}.lock`, { recursive: true }); // its owner is this process, which lives
 }
 
 async function contentsOf(directory: string): Promise<Record<string, string>> {
   const contents: Record<string, string> = {};
   for (const name of (await readdir(directory)).sort()) {
+    if (name === "recipe.yaml") continue; // it names the output
     contents[name] = createHash("sha256")
       .update(await readFile(join(directory, name)))
       .digest("hex");
@@ -93,60 +82,55 @@ async function contentsOf(directory: string): Promise<Record<string, string>> {
   return contents;
 }
 
-test(
-  "killed after some block, a resumed run gives the bytes of an uninterrupted one",
-  { timeout: 300_000 },
-  async (t) => {
-    const directory = temporaryDirectory(t);
-    const whole = join(directory, "whole");
-    const reference = await run(command(whole));
-    assert.equal(reference.status, 0, reference.stderr);
-    const expected = await contentsOf(whole);
-    assert.ok(expected["model.safetensors"] !== undefined && expected["journal.jsonl"] === undefined);
-    const expectedLayers = (JSON.parse(reference.stdout) as { layers: { name: string; zeros: number; loss: number }[] })
-      .layers;
+const isRefusal = (Class: typeof PruneError, code: string, message: RegExp) => (error: unknown) => {
+  assert.ok(error instanceof Class, String(error));
+  assert.equal(error.code, code);
+  assert.match(error.message, message);
+  return true;
+};
 
-    for (const blocks of FINISHED_BLOCKS) {
-      const out = join(directory, `killed-${blocks}`);
-      await runAndKill(command(out), join(`${out}.partial`, "journal.jsonl"), blocks, "SIGKILL");
-      assert.ok(!existsSync(out), "a killed run must not leave something under the real name");
-      const resumed = await run(command(out, ["--resume"]));
-      assert.equal(resumed.status, 0, resumed.stderr);
-      assert.deepEqual(await contentsOf(out), expected, `killed after ${blocks} blocks`);
-      assert.ok(!existsSync(`${out}.partial`));
-      const document = JSON.parse(resumed.stdout) as { resumedBlocks: number; layers: typeof expectedLayers };
-      assert.ok(document.resumedBlocks >= blocks && document.resumedBlocks <= blocks + 1);
-      const facts = ({ name, zeros, loss }: (typeof expectedLayers)[number]): unknown[] => [name, zeros, loss];
-      assert.deepEqual(document.layers.map(facts), expectedLayers.map(facts));
-    }
-  },
-);
+const factsOf = ({ layers }: Pick<RunReport, "layers">): unknown[] =>
+  layers.map(({ name, zeros, loss }) => [name, zeros, loss]);
 
-test("SIGTERM stops between steps with exit code 75, and the run can be resumed", { timeout: 120_000 }, async (t) => {
-  const out = join(temporaryDirectory(t), "out");
-  const status = await runAndKill(command(out), join(`${out}.partial`, "journal.jsonl"), 1, "SIGTERM");
-  assert.equal(status, 75);
-  assert.ok(existsSync(`${out}.partial`) && !existsSync(out));
-  const again = await run(command(out));
-  assert.equal(again.status, 2, "without --resume or --force a partial output is in the way");
-  assert.match(again.stdout, /E_PARTIAL_EXISTS/);
-  const resumed = await run(command(out, ["--resume"]));
-  assert.equal(resumed.status, 0, resumed.stderr);
+test("killed after some block, a resumed run gives the bytes of an uninterrupted one", async (t) => {
+  const directory = temporaryDirectory(t);
+  const config = (out: string): RunConfig => demoRun(join(directory, out), SPARSEGPT);
+  const whole = await pruneModel(config("whole"), createTestContext());
+  const expected = await contentsOf(join(directory, "whole"));
+  assert.ok(expected["model.safetensors"] !== undefined && expected["journal.jsonl"] === undefined);
+  for (const blocks of FINISHED_BLOCKS) {
+    const killed = config(`killed-${blocks}`);
+    await killAfter(killed, blocks);
+    const resumed = await pruneModel({ ...killed, resume: true }, createTestContext());
+    assert.deepEqual(await contentsOf(killed.out), expected, `killed after ${blocks} blocks`);
+    assert.ok(!existsSync(`${killed.out}.partial`));
+    assert.equal(resumed.resumedBlocks, blocks);
+    assert.deepEqual(factsOf(resumed), factsOf(whole));
+  }
+  const out = join(directory, "process");
+  await killProcess(out, 2);
+  assert.ok(!existsSync(out));
+  const resumed = await runPrune(command(out, ["--resume"]));
+  assert.equal(resumed.code, 0, resumed.stderr);
+  assert.deepEqual(await contentsOf(out), expected, "a process that was killed");
+  const document = JSON.parse(resumed.stdout) as RunReport;
+  assert.ok(document.resumedBlocks >= 2 && document.resumedBlocks <= 3);
+  assert.deepEqual(factsOf(document), factsOf(whole));
 });
 
-test("a resume with other options, or over a changed output, is refused", { timeout: 120_000 }, async (t) => {
-  const out = join(temporaryDirectory(t), "out");
-  const partial = `${out}.partial`;
-  await runAndKill(command(out), join(partial, "journal.jsonl"), 2, "SIGKILL");
-  const other = await run(command(out, ["--resume", "--damping", "0.02"]));
-  assert.equal(other.status, 2);
-  assert.match(other.stdout, /E_FINGERPRINT/);
-  assert.match(other.stdout, /methodOptions/);
-
-  await flipByte(join(partial, "model.safetensors"), "model.layers.0.mlp.up_proj.weight");
-  const changed = await run(command(out, ["--resume"]));
-  assert.equal(changed.status, 4);
-  assert.match(changed.stdout, /E_JOURNAL_HASH/);
+test("a resume with other options, or over a changed output, is refused", async (t) => {
+  const config = demoRun(join(temporaryDirectory(t), "out"), SPARSEGPT);
+  await killAfter(config, 2);
+  const other = { ...config, resume: true, methodOptions: { damping: 0.02 } };
+  await assert.rejects(
+    pruneModel(other, createTestContext()),
+    isRefusal(ConfigError, "E_FINGERPRINT", /methodOptions/),
+  );
+  await flipByte(join(`${config.out}.partial`, "model.safetensors"), "model.layers.0.mlp.up_proj.weight");
+  await assert.rejects(
+    pruneModel({ ...config, resume: true }, createTestContext()),
+    isRefusal(CheckpointError, "E_JOURNAL_HASH", /layers\.0/),
+  );
 });
 
 test("a resume over other weights is refused wherever they are, and taken over a copy of the same ones", async (t) => {
@@ -208,53 +192,41 @@ async function flipByte(shard: string, tensor: string): Promise<void> {
   await writeFile(shard, bytes);
 }
 
-test(
-  "a killed run with permuted channels is resumed to the same bytes, and notices changed producers",
-  { timeout: 120_000 },
-  async (t) => {
-    const directory = temporaryDirectory(t);
-    // Only the down projections are pruned: gate and up are written for their new order alone.
-    const others = ["--ignore", "*_attn.*", "*.gate_proj", "*.up_proj"];
-    const method = [
-      "--method",
-      "wanda",
-      "--pattern",
-      "2:4",
-      "--permutation",
-      "channels",
-      "--propagation",
-      "group",
-      ...others,
-    ];
-    const [whole, out] = [join(directory, "whole"), join(directory, "killed")];
-    const reference = await run(command(whole, [], method));
-    assert.equal(reference.status, 0, reference.stderr);
-    await runAndKill(command(out, [], method), join(`${out}.partial`, "journal.jsonl"), 2, "SIGKILL");
-    const [shard, producer] = [join(`${out}.partial`, "model.safetensors"), "model.layers.1.mlp.gate_proj.weight"];
-    await flipByte(shard, producer);
-    const changed = await run(command(out, ["--resume"], method));
-    assert.equal(changed.status, 4);
-    assert.match(changed.stdout, /E_JOURNAL_HASH/);
-    await flipByte(shard, producer);
-    const resumed = await run(command(out, ["--resume"], method));
-    assert.equal(resumed.status, 0, resumed.stderr);
-    assert.deepEqual(await contentsOf(out), await contentsOf(whole));
-    const other = await contentsOf(MODEL);
-    assert.notEqual((await contentsOf(whole))["model.safetensors"], other["model.safetensors"]);
-  },
-);
-
-test("a killed run that reproduces the model is resumed to the same bytes", { timeout: 120_000 }, async (t) => {
+test("a killed run with permuted channels is resumed to the same bytes, and notices changed producers", async (t) => {
   const directory = temporaryDirectory(t);
-  const method = ["--method", "wanda", "--sparsity", "0.6", "--reproduce", "model", "--memory", "300KB"];
-  const [whole, out] = [join(directory, "whole"), join(directory, "killed")];
-  const reference = await run(command(whole, [], method));
-  assert.equal(reference.status, 0, reference.stderr);
-  await runAndKill(command(out, [], method), join(`${out}.partial`, "journal.jsonl"), 3, "SIGKILL");
-  const resumed = await run(command(out, ["--resume"], method));
-  assert.equal(resumed.status, 0, resumed.stderr);
-  assert.ok((JSON.parse(resumed.stdout) as { resumedBlocks: number }).resumedBlocks >= 3);
-  assert.deepEqual(await contentsOf(out), await contentsOf(whole));
+  const config = (out: string): RunConfig =>
+    demoRun(join(directory, out), {
+      ...{ ...SPARSEGPT, method: "wanda", pattern: parsePattern("2:4"), sparsity: 0.5, permutation: "channels" },
+      propagation: "group",
+      // Only the down projections are pruned: gate and up are written for their new order alone.
+      ignore: ["*_attn.*", "*.gate_proj", "*.up_proj"],
+    });
+  const [whole, killed] = [config("whole"), config("killed")];
+  await pruneModel(whole, createTestContext());
+  await killAfter(killed, 2);
+  const [shard, producer] = [join(`${killed.out}.partial`, "model.safetensors"), "model.layers.1.mlp.gate_proj.weight"];
+  await flipByte(shard, producer);
+  await assert.rejects(
+    pruneModel({ ...killed, resume: true }, createTestContext()),
+    isRefusal(CheckpointError, "E_JOURNAL_HASH", /layers\.1/),
+  );
+  await flipByte(shard, producer);
+  await pruneModel({ ...killed, resume: true }, createTestContext());
+  assert.deepEqual(await contentsOf(killed.out), await contentsOf(whole.out));
+  const other = await contentsOf(MODEL);
+  assert.notEqual((await contentsOf(whole.out))["model.safetensors"], other["model.safetensors"]);
+});
+
+test("a killed run that reproduces the model is resumed to the same bytes", async (t) => {
+  const directory = temporaryDirectory(t);
+  const config = (out: string): RunConfig =>
+    demoRun(join(directory, out), { ...SPARSEGPT, method: "wanda", reproduce: "model", memoryBytes: 300_000 });
+  const [whole, killed] = [config("whole"), config("killed")];
+  await pruneModel(whole, createTestContext());
+  await killAfter(killed, 3);
+  const { resumedBlocks } = await pruneModel({ ...killed, resume: true }, createTestContext());
+  assert.equal(resumedBlocks, 3);
+  assert.deepEqual(await contentsOf(killed.out), await contentsOf(whole.out));
 });
 
 test("a resumed run takes the allocation from the journal instead of finding it again", async (t) => {

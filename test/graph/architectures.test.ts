@@ -10,7 +10,7 @@ import { decompose } from "../../src/graph/decompose.js";
 import type { Graph, Node } from "../../src/graph/graph.js";
 import { buildNormGraph, buildTileGraph } from "../../src/forward/head.js";
 import { buildPrologueGraph } from "../../src/forward/embedding.js";
-import { buildBlockGraph, type BlockRequest } from "../../src/forward/block-runner.js";
+import { buildBlockGraph, type BlockRequest } from "../../src/forward/block-graph.js";
 import { buildDivergenceGraph } from "../../src/evaluation/divergence.js";
 import type { BlockSpec } from "../../src/model/architecture.js";
 import { openModel, type Model } from "../../src/model/open-model.js";

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { buildBlockGraph } from "../../src/forward/block-runner.js";
+import { buildBlockGraph } from "../../src/forward/block-graph.js";
 import { gradientName, gradientOf } from "../../src/graph/gradient.js";
 import { lookUp } from "../../src/look-up.js";
 import type { BlockSpec } from "../../src/model/architecture.js";

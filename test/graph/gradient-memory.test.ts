@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { buildBlockGraph } from "../../src/forward/block-runner.js";
+import { buildBlockGraph } from "../../src/forward/block-graph.js";
 import { decompose } from "../../src/graph/decompose.js";
 import type { Bindings } from "../../src/graph/dimensions.js";
 import { gradientOf } from "../../src/graph/gradient.js";

@@ -1,6 +1,6 @@
 /** A whole model in the float64 interpreter: the loss of a sequence, for whatever its blocks' tensors are moved to. */
 import { addTileLogits, buildNormGraph } from "../../src/forward/head.js";
-import { buildBlockGraph } from "../../src/forward/block-runner.js";
+import { buildBlockGraph } from "../../src/forward/block-graph.js";
 import { buildPrologueGraph } from "../../src/forward/embedding.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { GraphBuilder } from "../../src/graph/graph.js";

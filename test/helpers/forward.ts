@@ -1,6 +1,7 @@
 /** Running blocks and looking into hidden states with plain arrays, for tests on the host. */
 import { borrowed } from "../../src/array.js";
-import type { BlockRequest, BlockRunner, BlockWeights } from "../../src/forward/block-runner.js";
+import type { BlockRequest } from "../../src/forward/block-graph.js";
+import type { BlockRunner, BlockWeights } from "../../src/forward/block-runner.js";
 import type { HiddenStates } from "../../src/forward/hidden-states.js";
 import { valuesOf } from "../../src/forward/values.js";
 import type { Architecture, BlockSpec } from "../../src/model/architecture.js";

@@ -6,7 +6,7 @@
 import { decompose } from "../../src/graph/decompose.js";
 import type { Graph } from "../../src/graph/graph.js";
 import type { BlockSpec } from "../../src/model/architecture.js";
-import { buildBlockGraph } from "../../src/forward/block-runner.js";
+import { buildBlockGraph } from "../../src/forward/block-graph.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
 import { fixtures, type Fixture } from "./architectures.js";
 import { isPrimitive } from "./graphs.js";

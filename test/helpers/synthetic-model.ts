@@ -1,5 +1,5 @@
 /**
- * One seeded random llama block of any width, for what only wide linears reach: several panels of a Gram matrix, pieces of
+ * Seeded random llama blocks of any width, for what only wide linears reach: several panels of a Gram matrix, pieces of
  * an embedding table, long spectra.
  */
 import { writeFile } from "node:fs/promises";
@@ -14,13 +14,17 @@ export interface SyntheticLlama {
   readonly intermediate?: number;
   readonly vocabulary?: number;
   readonly seed?: number;
+  readonly blocks?: number;
+  /** As `TestCheckpoint`. */
+  readonly shards?: number;
+  readonly files?: Readonly<Record<string, string>>;
 }
 
 const HEADS = 2;
 
-/** Write a checkpoint of one bf16 block with tied embeddings and no tokenizer: it takes token ids. */
+/** Write a checkpoint of bf16 blocks, by default one, with tied embeddings and no tokenizer: it takes token ids. */
 export async function writeSyntheticLlama(directory: string, model: SyntheticLlama = {}): Promise<void> {
-  const { hidden = 64, intermediate = 1200, vocabulary = 96, seed = 1 } = model;
+  const { hidden = 64, intermediate = 1200, vocabulary = 96, seed = 1, blocks = 1, ...layout } = model;
   let next = seed;
   const random = (rows: number, columns: number): TestTensor => {
     const scale = 1 / Math.sqrt(columns);
@@ -28,27 +32,28 @@ export async function writeSyntheticLlama(directory: string, model: SyntheticLla
     return { dtype: "BF16", shape: [rows, columns], values };
   };
   const ones = (): TestTensor => ({ dtype: "BF16", shape: [hidden], values: new Float32Array(hidden).fill(1) });
-  const block = "model.layers.0";
+  const tensorsOf = (block: string): Record<string, TestTensor> => ({
+    [`${block}.input_layernorm.weight`]: ones(),
+    [`${block}.self_attn.q_proj.weight`]: random(hidden, hidden),
+    [`${block}.self_attn.k_proj.weight`]: random(hidden, hidden),
+    [`${block}.self_attn.v_proj.weight`]: random(hidden, hidden),
+    [`${block}.self_attn.o_proj.weight`]: random(hidden, hidden),
+    [`${block}.post_attention_layernorm.weight`]: ones(),
+    [`${block}.mlp.gate_proj.weight`]: random(intermediate, hidden),
+    [`${block}.mlp.up_proj.weight`]: random(intermediate, hidden),
+    [`${block}.mlp.down_proj.weight`]: random(hidden, intermediate),
+  });
+  const tensors = { "model.embed_tokens.weight": random(vocabulary, hidden) };
+  for (let index = 0; index < blocks; index++) Object.assign(tensors, tensorsOf(`model.layers.${index}`));
   await writeCheckpoint(directory, {
-    tensors: {
-      "model.embed_tokens.weight": random(vocabulary, hidden),
-      [`${block}.input_layernorm.weight`]: ones(),
-      [`${block}.self_attn.q_proj.weight`]: random(hidden, hidden),
-      [`${block}.self_attn.k_proj.weight`]: random(hidden, hidden),
-      [`${block}.self_attn.v_proj.weight`]: random(hidden, hidden),
-      [`${block}.self_attn.o_proj.weight`]: random(hidden, hidden),
-      [`${block}.post_attention_layernorm.weight`]: ones(),
-      [`${block}.mlp.gate_proj.weight`]: random(intermediate, hidden),
-      [`${block}.mlp.up_proj.weight`]: random(intermediate, hidden),
-      [`${block}.mlp.down_proj.weight`]: random(hidden, intermediate),
-      "model.norm.weight": ones(),
-    },
+    ...layout,
+    tensors: { ...tensors, "model.norm.weight": ones() },
     config: {
       architectures: ["LlamaForCausalLM"],
       model_type: "llama",
       hidden_size: hidden,
       intermediate_size: intermediate,
-      num_hidden_layers: 1,
+      num_hidden_layers: blocks,
       num_attention_heads: HEADS,
       num_key_value_heads: HEADS,
       head_dim: hidden / HEADS,

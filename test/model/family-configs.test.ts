@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { buildBlockGraph } from "../../src/forward/block-runner.js";
+import { buildBlockGraph } from "../../src/forward/block-graph.js";
 import { lookUp } from "../../src/look-up.js";
 import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
 import { ConfigObject } from "../../src/model/config.js";

@@ -4,7 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { buildBlockGraph, BlockRunner } from "../../src/forward/block-runner.js";
+import { buildBlockGraph } from "../../src/forward/block-graph.js";
+import { BlockRunner } from "../../src/forward/block-runner.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import type { Node } from "../../src/graph/graph.js";
 import { lookUp } from "../../src/look-up.js";

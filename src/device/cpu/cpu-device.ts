@@ -28,6 +28,8 @@ import { trainingOperations } from "./training.js";
 export interface CpuDeviceOptions {
   /** Threads of every operation; default: all cores. Results do not depend on it. */
   readonly threads?: number;
+  /** Whether all threads take part from the first operation on; default: they come when there is work for several. */
+  readonly startsThreads?: boolean;
   /** When and how products space the rows of a first factor; tests lower its numbers. Results do not depend on it. */
   readonly spacing?: Spacing;
 }
@@ -36,6 +38,7 @@ export interface CpuDeviceOptions {
 export async function createCpuDevice(options: CpuDeviceOptions = {}): Promise<Device> {
   const threads = options.threads ?? availableParallelism();
   const pool = await KernelPool.create(threads);
+  if (options.startsThreads === true) await pool.start();
   const engine = await createMatmulEngine({ threads });
   const products: ProductEngine = { engine, threads, spacing: options.spacing ?? DEFAULT_SPACING };
   const queue = new WorkQueue();

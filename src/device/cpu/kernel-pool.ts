@@ -101,37 +101,45 @@ export class KernelPool implements AsyncDisposable {
   readonly #control: Int32Array;
   readonly #kernels: readonly Kernel[];
   readonly #indices: ReadonlyMap<string, number>;
-  readonly #workers: readonly Worker[];
+  readonly #module: WebAssembly.Module;
+  /** Undefined until there is work for them: a thread costs more to start than all of a small model's work. */
+  #workers: readonly Worker[] | undefined;
+  #failure: unknown;
   #generation = 0;
   #top = ARENA_START;
   #scratch = ARENA_START;
   #scratchBytes = 0;
 
   private constructor(
+    threads: number,
+    module: WebAssembly.Module,
     memory: WebAssembly.Memory,
-    control: Int32Array,
     instance: WebAssembly.Instance,
-    workers: readonly Worker[],
   ) {
     const table = kernelTable(instance);
     this.#memory = memory;
-    this.#control = control;
+    this.#module = module;
+    this.#control = new Int32Array(new SharedArrayBuffer(4 * CONTROL.words));
     this.#kernels = [...table.values()];
     this.#indices = new Map([...table.keys()].map((name, index) => [name, index]));
-    this.#workers = workers;
-    this.threads = workers.length + 1;
+    this.threads = threads;
     for (const name of KERNEL_NAMES) this.#indexOf(name);
   }
 
   static async create(threads: number): Promise<KernelPool> {
     const module = await WebAssembly.compile(await readFile(new URL("./kernels.wasm", import.meta.url)));
     const memory = new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum: MAXIMUM_PAGES, shared: true });
-    const control = new SharedArrayBuffer(4 * CONTROL.words);
-    const workers = await Promise.all(
-      Array.from({ length: threads - 1 }, (_, i) => startWorker({ module, memory, control, thread: i + 1 })),
-    );
     const instance = await WebAssembly.instantiate(module, { env: { memory, abort: onAbort } });
-    return new KernelPool(memory, new Int32Array(control), instance, workers);
+    return new KernelPool(threads, module, memory, instance);
+  }
+
+  /** Resolves when all threads take part; without it they come when there is work for several. */
+  async start(): Promise<void> {
+    if (this.#workers !== undefined) return;
+    const data = { module: this.#module, memory: this.#memory, control: this.#control.buffer as SharedArrayBuffer };
+    const started = Array.from({ length: this.threads - 1 }, (_, i) => startWorker({ ...data, thread: i + 1 }));
+    this.#workers = started.map(({ worker }) => worker);
+    await Promise.all(started.map(({ ready }) => ready));
   }
 
   /** Forget everything staged and reserve scratch for each thread. Call at the start of an operation. */
@@ -184,6 +192,8 @@ export class KernelPool implements AsyncDisposable {
       if (items > 0) this.#kernels[index](0, items, ARGUMENTS_ADDRESS, this.#scratch);
       return;
     }
+    if (this.#failure !== undefined) throw this.#failure;
+    this.start().catch((error: unknown) => (this.#failure = error));
     const control = this.#control;
     // Close the old ticket first: a late worker must not take an item of a half-written dispatch.
     Atomics.store(control, CONTROL.ticket, LARGEST_ITEM_COUNT);
@@ -221,7 +231,7 @@ export class KernelPool implements AsyncDisposable {
     Atomics.store(this.#control, CONTROL.kernel, STOP);
     Atomics.add(this.#control, CONTROL.epoch, 1);
     Atomics.notify(this.#control, CONTROL.epoch);
-    await Promise.all(this.#workers.map((worker) => worker.terminate()));
+    await Promise.all((this.#workers ?? []).map((worker) => worker.terminate()));
   }
 }
 
@@ -229,13 +239,14 @@ function onAbort(): never {
   throw new InternalError("E_KERNEL", "a WebAssembly kernel aborted");
 }
 
-function startWorker(workerData: PoolWorkerData): Promise<Worker> {
-  return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL("./pool-worker.js", import.meta.url), { workerData, execArgv: [] });
+function startWorker(workerData: PoolWorkerData): { readonly worker: Worker; readonly ready: Promise<void> } {
+  const worker = new Worker(new URL("./pool-worker.js", import.meta.url), { workerData, execArgv: [] });
+  const ready = new Promise<void>((resolve, reject) => {
     worker.once("error", reject);
     worker.once("message", () => {
       worker.unref(); // a sleeping worker must not keep the process alive
-      resolve(worker);
+      resolve();
     });
   });
+  return { worker, ready };
 }

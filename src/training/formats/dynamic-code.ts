@@ -47,14 +47,16 @@ export function dynamicLevels(isSigned: boolean): Float32Array {
 }
 
 export function dynamicFormat({ name, isSigned }: DynamicKind): StateFormat {
-  const levels = dynamicLevels(isSigned);
-  const lookup = lookupOf(isSigned);
+  let tables: { readonly levels: Float32Array; readonly lookup: Lookup } | undefined; // made when they are needed
+  const tablesOf = (): NonNullable<typeof tables> =>
+    (tables ??= { levels: dynamicLevels(isSigned), lookup: lookupOf(isSigned) });
   const blocksOf = (elements: number): number => Math.ceil(elements / BLOCK);
   const format: StateFormat = {
     name,
     bytesFor: (elements) => 4 * blocksOf(elements) + elements,
     pack(values, bytes) {
       requireLengths(format, values, bytes);
+      const { lookup } = tablesOf();
       const blocks = blocksOf(values.length);
       const scales = new DataView(bytes.buffer, bytes.byteOffset, 4 * blocks);
       const codes = bytes.subarray(4 * blocks);
@@ -70,6 +72,7 @@ export function dynamicFormat({ name, isSigned }: DynamicKind): StateFormat {
     },
     unpack(bytes, values) {
       requireLengths(format, values, bytes);
+      const { levels } = tablesOf();
       const blocks = blocksOf(values.length);
       const scales = new DataView(bytes.buffer, bytes.byteOffset, 4 * blocks);
       const codes = bytes.subarray(4 * blocks);

@@ -7,7 +7,7 @@ import { PruneError } from "../errors.js";
 import { buildBlockGraph } from "../forward/block-runner.js";
 import { buildStepGraph } from "../forward/step-graph.js";
 import { gradientOf } from "../graph/gradient.js";
-import { requireKeysAndValues, type Architecture, type BlockSpec } from "../model/architecture.js";
+import type { Architecture, BlockSpec } from "../model/architecture.js";
 import { ConfigObject } from "../model/config.js";
 import { FAMILIES, modelTypesOf, releasedModelsOf } from "../model/families/registry.js";
 import type { Family } from "../model/family.js";
@@ -101,7 +101,6 @@ function reportOf(family: Family): FamilyReport {
     dense: [...new Set(blocks.flatMap(denseTensors))],
     gradients: blocks.every((block) => isPossible(() => gradientGraph(architecture, block))),
     generation: isPossible(() => {
-      requireKeysAndValues(architecture);
       for (const block of blocks) buildStepGraph(architecture, block);
     }),
     blocks: [...kinds.values()],

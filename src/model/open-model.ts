@@ -33,7 +33,7 @@ const MOST_PROBLEMS_SHOWN = 12;
 export function describeCheckpoint(family: Family, config: ModelConfig, checkpoint: Checkpoint): Architecture {
   const shapeOf = (name: string): readonly number[] | undefined =>
     (checkpoint.tensors.get(name) ?? checkpoint.packed.get(name))?.shape;
-  const complete = withDefaults(config);
+  const complete = withDefaults(config, family);
   const canonical = family.describe(complete, (name) => checkpoint.has(name), shapeOf);
   const rename = findTensorNames(canonical, checkpoint.tensors);
   // What a family decides by looking at tensors (tied heads, layouts of experts) it must decide by the stored names.

@@ -8,6 +8,7 @@ import { buildBlockGraph } from "../forward/block-runner.js";
 import { buildStepGraph } from "../forward/step-graph.js";
 import { gradientOf } from "../graph/gradient.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
+import { withDefaults } from "../model/class-defaults.js";
 import { ConfigObject } from "../model/config.js";
 import { FAMILIES, modelTypesOf, releasedModelsOf } from "../model/families/registry.js";
 import type { Family } from "../model/family.js";
@@ -87,7 +88,7 @@ function reportOf(family: Family): FamilyReport {
   const [modelType = name] = modelTypes;
   const values = new ConfigObject(SMALL_CONFIG, `a small ${name}`);
   const architecture = family.describe(
-    { values, modelType, text: "" },
+    withDefaults({ values, modelType, text: "" }, family),
     () => false,
     () => undefined,
   );

@@ -9,6 +9,7 @@ import { readBlockWeights } from "../../src/forward/weights.js";
 import type { Node } from "../../src/graph/graph.js";
 import { lookUp } from "../../src/look-up.js";
 import { prunableLinears, type Architecture } from "../../src/model/architecture.js";
+import { withDefaults } from "../../src/model/class-defaults.js";
 import { ConfigObject } from "../../src/model/config.js";
 import { findFamily } from "../../src/model/families/registry.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
@@ -32,7 +33,7 @@ const SILENT: Json = {
 function describe(name: string, config: Json): Architecture {
   const values = new ConfigObject(config, "config.json");
   return findFamily(name).describe(
-    { values, modelType: name, text: "" },
+    withDefaults({ values, modelType: name, text: "" }),
     () => true,
     () => undefined,
   );

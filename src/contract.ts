@@ -303,6 +303,8 @@ export interface InspectionReport {
   readonly elements: number;
   readonly sparsity: number;
   readonly tensors: readonly TensorInspection[];
+  /** Names of tensors of layers that predict further tokens: never pruned. */
+  readonly further: readonly string[];
 }
 
 export interface TensorInspection {

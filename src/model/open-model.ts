@@ -162,26 +162,40 @@ function requireNoProblems(problems: readonly string[], config: ModelConfig, che
   });
 }
 
-/** Whether a tensor belongs to a block behind those of the decoder. */
-function isOfFurtherBlock(name: string, prefix: string, { blocks }: Architecture): boolean {
-  return name.startsWith(prefix) && Number(name.slice(prefix.length).split(".", 1)[0]) >= blocks.length;
+/** What the names of a decoder's blocks begin with, "model.layers." */
+function blocksPrefixOf({ blocks }: Architecture): string {
+  return blocks[0]?.name.replace(/\.\d+$/, ".") ?? "";
+}
+
+/**
+ * Tensors of layers that predict further tokens: blocks behind those of the decoder, as GLM-4.5 and DeepSeek-V3 have them, or
+ * a module `mtp` beside it, as Qwen3-Next and Qwen3.5. They are no part of the model and stay dense.
+ */
+export function furtherTensors(architecture: Architecture, checkpoint: Checkpoint): string[] {
+  const prefix = blocksPrefixOf(architecture);
+  const { length } = architecture.blocks;
+  return [...checkpoint.tensors.keys()].filter(
+    (name) =>
+      /(^|\.)mtp\./.test(name) ||
+      (prefix !== "" && name.startsWith(prefix) && Number(name.slice(prefix.length).split(".", 1)[0]) >= length),
+  );
 }
 
 /** Say which parts of a checkpoint are only carried along: layers that predict further tokens, other modalities. */
 function tellOfOtherParts({ architecture, checkpoint, config }: Model, logger: Logger): void {
   const wanted = wantedTensors(architecture);
-  const prefix = architecture.blocks[0]?.name.replace(/\.\d+$/, ".") ?? "";
-  const further = [...checkpoint.tensors.keys()].filter(
-    (name) => !wanted.has(name) && isOfFurtherBlock(name, prefix, architecture),
-  );
+  const prefix = blocksPrefixOf(architecture);
+  const further = furtherTensors(architecture, checkpoint);
   if (further.length > 0) {
     logger.info(
       `${further.length} tensors of layers that predict further tokens are passed through untouched and stay dense`,
-      { family: architecture.family, tensors: further.length, layers: config.values.raw("num_nextn_predict_layers") },
+      { family: architecture.family, tensors: further.length },
     );
   }
   if (config.wrapper === undefined) return;
-  const others = [...checkpoint.tensors.keys()].filter((name) => !wanted.has(name) && !name.startsWith(prefix));
+  const others = [...checkpoint.tensors.keys()].filter(
+    (name) => !wanted.has(name) && !name.startsWith(prefix) && !further.includes(name),
+  );
   const parts = [...new Set(others.map((name) => name.split(".").slice(0, 2).join(".")))];
   logger.info(
     `${config.wrapper}: only the language model is read; ${others.length} tensors of other parts are passed through untouched`,

@@ -188,7 +188,7 @@ Linears in one pair of brackets read the same input, so one statistic serves the
 stands after an arrow reads what stands before it. \`*\` is every expert. Parts of fused tensors (\`qkv_proj.q\`) are
 pruned each by itself. Routers, gates of shared experts, corrections of a router's scores, attention sinks, short
 convolutions, the decays and step biases of delta nets (\`A_log\`, \`dt_bias\`), embeddings and heads are never pruned; nor are
-layers that predict further tokens (\`num_nextn_predict_layers\`), which are passed through untouched and stay dense.
+layers that predict further tokens (\`num_nextn_predict_layers\`, or a module \`mtp\`), which are passed through untouched and stay dense.
 
 Models are some that were released with a layout, not all. Whole-run features are what needs more than a block's forward:
 methods and steps that look at gradients (\`gradients\`), and calibration text written by the model itself (\`generation\`).

@@ -192,6 +192,8 @@ test("a key of another name, and null where the default is a set of keys", async
   const apertus = await secondOf({ model_type: "apertus" });
   assert.equal(await secondOf({ model_type: "apertus", rope_scaling: null }), apertus);
   assert.notEqual(await secondOf({ model_type: "apertus", rope_parameters: { rope_theta: 10000 } }), apertus);
+  const linear = { rope_scaling: { rope_type: "linear", factor: 4 }, rope_theta: 10000 };
+  assert.notEqual(await secondOf({ model_type: "apertus", ...linear }), apertus);
 });
 
 test("with --family a class that nobody knows has the defaults of the family's", async (t) => {

@@ -57,7 +57,6 @@ const DEFAULTS: Readonly<Record<string, Defaults>> = {
   seed_oss: { keyValueHeads: 8, headDim: 128, isTied: false, theta: 10000, epsilon: 1e-6 },
   arcee: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 10000, epsilon: 1e-5 },
   ministral: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 10000, epsilon: 1e-6 },
-  exaone4: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 10000, epsilon: 1e-5 },
   cohere2: { keyValueHeads: 8, headDim: 32, isTied: true, theta: 10000, epsilon: 1e-5 },
   olmo3: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 500000, epsilon: 1e-5 },
   olmoe: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 10000, epsilon: 1e-5 },

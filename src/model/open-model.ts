@@ -1,7 +1,6 @@
 /** Opening a checkpoint as a model: config, tensors and architecture, checked against each other before any work. */
 import { CheckpointError, PruneError } from "../errors.js";
 import { isFloatDtype } from "../checkpoint/dtype.js";
-import { PACKED_DTYPE } from "../checkpoint/packed.js";
 import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
 import type { Logger } from "../logging.js";
 import type { Architecture, BlockTensor } from "./architecture.js";
@@ -32,7 +31,7 @@ const MOST_PROBLEMS_SHOWN = 12;
 /** A family's description of a checkpoint, in the names its tensors have there. Nothing is checked yet. */
 export function describeCheckpoint(family: Family, config: ModelConfig, checkpoint: Checkpoint): Architecture {
   const shapeOf = (name: string): readonly number[] | undefined =>
-    (checkpoint.tensors.get(name) ?? checkpoint.packed.get(name))?.shape;
+    (checkpoint.packed.get(name) ?? checkpoint.tensors.get(name))?.shape;
   const complete = withDefaults(config, family);
   const canonical = family.describe(complete, (name) => checkpoint.has(name), shapeOf);
   const rename = findTensorNames(canonical, checkpoint.tensors);
@@ -68,7 +67,7 @@ export function findTensorProblems(architecture: Architecture, checkpoint: Check
     if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
       return [`${tensor} in ${info.file} is [${info.shape.join(", ")}]; config.json says [${shape.join(", ")}]`];
     }
-    if (!isFloatDtype(info.dtype) && info.dtype !== PACKED_DTYPE)
+    if (!isFloatDtype(info.dtype) && !checkpoint.packed.has(tensor))
       return [`${tensor} in ${info.file} is ${info.dtype}; expected F32, F16 or BF16`];
     return [];
   });
@@ -218,7 +217,13 @@ function tellOfOddities({ architecture, checkpoint, config }: Model, logger: Log
       count: unlisted.length,
     });
   }
-  if (config.quantisation !== undefined)
+  const [packed] = checkpoint.packed.values();
+  if (packed !== undefined)
+    logger.info(
+      `${checkpoint.packed.size} weights are stored as ${packed.dtype} with scales and read as floats; an output has them as BF16, without scales and quantization_config`,
+      { weights: checkpoint.packed.size, dtype: packed.dtype },
+    );
+  else if (config.quantisation !== undefined)
     logger.info("config.json has a quantization_config, but the weights are floats: it is not heeded");
 }
 

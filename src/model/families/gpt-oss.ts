@@ -13,15 +13,12 @@ function describe(config: ModelConfig, hasTensor: HasTensor): Architecture {
   const { values } = config;
   const hiddenSize = values.count("hidden_size");
   const hasBias = values.boolean("attention_bias");
-  // Packed as they were released, inputs come last; the library writes them first.
-  const inputAxisOf = (layer: number): 0 | 1 =>
-    hasTensor(`model.layers.${layer}.mlp.experts.gate_up_proj_blocks`) ? 1 : 0;
   return describeGatedDecoder("gpt_oss", config, hasTensor, {
     hasInputBias: hasBias,
     hasOutputBias: hasBias,
     windowOf: readWindows(values, (layer) => layer % 2 === 0),
     sinks: "self_attn.sinks",
-    mlpOf: (layer) =>
+    mlpOf: () =>
       mixtureBranch({
         hiddenSize,
         width: values.count("intermediate_size"),
@@ -35,7 +32,7 @@ function describe(config: ModelConfig, hasTensor: HasTensor): Architecture {
         },
         experts: {
           path: "mlp.experts",
-          layout: { kind: "stacked", inputAxis: inputAxisOf(layer), isInterleaved: true, hasBias: true },
+          layout: { kind: "stacked", inputAxis: 0, isInterleaved: true, hasBias: true },
         },
       }),
   });

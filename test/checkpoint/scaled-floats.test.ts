@@ -1,7 +1,9 @@
 /** Weights of eight bits with scales: every code, every way in which scales lie, and what is not read. */
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
+import { BufferPool } from "../../src/checkpoint/buffer-pool.js";
 import { openCheckpoint, type Checkpoint } from "../../src/checkpoint/checkpoint.js";
+import { findNonFinite } from "../../src/checkpoint/non-finite.js";
 import { EIGHT_BIT_FLOATS } from "../../src/checkpoint/scaled-floats.js";
 import { temporaryDirectory, writeCheckpoint, type TestTensor } from "../helpers/checkpoints.js";
 
@@ -87,6 +89,16 @@ for (const [name, scales, at] of LAYOUTS) {
     assert.deepEqual(await checkpoint.readRows("m.weight", 127, 3), expected.slice(127 * COLUMNS));
   });
 }
+
+test("a code that is no number is found with its place", async (t) => {
+  const directory = temporaryDirectory(t);
+  const values = CODES.with(3 * COLUMNS + 5, 0x7f);
+  const weight = { dtype: "F8_E4M3", shape: [ROWS, COLUMNS], values };
+  await writeCheckpoint(directory, { config: {}, tensors: { "m.weight": weight, "m.weight_scale": scale([1]) } });
+  await using checkpoint = await openCheckpoint(directory);
+  const found = await findNonFinite(checkpoint, "m.weight", new BufferPool());
+  assert.deepEqual([found?.count, found?.place, found?.value], [1, [3, 5], NaN]);
+});
 
 test("scales of another number, of another type, or none, make no weight", async (t) => {
   for (const scales of [

@@ -280,6 +280,8 @@ export interface InspectionConfig {
   readonly family?: string;
 }
 
+type ConfigValue = number | string | boolean;
+
 /** `--json` of `prune inspect --config`: the language model's keys. */
 export interface ConfigReport {
   readonly schema: "prune.config/v1";
@@ -290,7 +292,7 @@ export interface ConfigReport {
   /** What config.json says. */
   readonly given: Readonly<Record<string, unknown>>;
   /** What is taken for keys that it leaves out. */
-  readonly defaults: Readonly<Record<string, number | string | boolean>>;
+  readonly defaults: Readonly<Record<string, ConfigValue | Readonly<Record<string, ConfigValue>>>>;
 }
 
 /** `--json` of `prune inspect`. Totals count the prunable linears only, as the field does. */
@@ -301,6 +303,8 @@ export interface InspectionReport {
   readonly elements: number;
   readonly sparsity: number;
   readonly tensors: readonly TensorInspection[];
+  /** Names of tensors of layers that predict further tokens: never pruned. */
+  readonly further: readonly string[];
 }
 
 export interface TensorInspection {

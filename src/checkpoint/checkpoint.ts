@@ -16,7 +16,8 @@ import { layoutHint } from "../layout-hint.js";
 import { nearestName } from "../nearest-name.js";
 import { elementsOf } from "../array.js";
 import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
-import { findPacked, unpack, type PackedTensor } from "./packed.js";
+import { BYTES_PER_GROUP, findPacked, unpack, VALUES_PER_GROUP, type PackedTensor } from "./packed.js";
+import { findScaled, scalesBeside, unscale, type ScaledTensor } from "./scaled-floats.js";
 import { ShardFile, type ShardStamp } from "./shard-file.js";
 import { checkShardIndex, INDEX_FILE, INDEX_SIZE_CAP, parseShardIndex, type ShardIndex } from "./sharded-index.js";
 import { quoteName } from "./strict-json.js";
@@ -47,8 +48,10 @@ export interface Checkpoint extends AsyncDisposable {
   readonly unlisted: readonly string[];
   /** Bytes read so far, headers included. */
   readonly bytesRead: number;
-  /** By name, tensors that pairs of stored ones make (packed.ts): these can be read whole, and not be written. */
+  /** By name, tensors that pairs of stored ones make (packed.ts, scaled-floats.ts): read as f32, and not written in this form. */
   readonly packed: ReadonlyMap<string, TensorInfo>;
+  /** Stored tensors that a checkpoint without such pairs has not, by name. */
+  readonly packing: ReadonlySet<string>;
   /** Whether a tensor is stored, or made by a pair. */
   has(name: string): boolean;
   /** @throws CheckpointError `E_TENSOR_MISSING` with the nearest existing name as a hint */
@@ -92,7 +95,8 @@ export class OpenCheckpoint implements Checkpoint {
   readonly directory: string;
   readonly shards: readonly string[];
   readonly tensors: ReadonlyMap<string, TensorInfo>;
-  readonly packed: ReadonlyMap<string, PackedTensor>;
+  readonly packed: ReadonlyMap<string, PackedTensor | ScaledTensor>;
+  readonly packing: ReadonlySet<string>;
   readonly headersSha256: string;
   readonly files: ReadonlyMap<string, ShardFile>;
   readonly #pool = new BufferPool();
@@ -105,7 +109,12 @@ export class OpenCheckpoint implements Checkpoint {
     this.shards = files.map((file) => file.name);
     this.files = new Map(files.map((file) => [file.name, file]));
     this.tensors = indexTensors(files);
-    this.packed = findPacked(this.tensors);
+    const [packed, scaled] = [findPacked(this.tensors), findScaled(this.tensors)];
+    this.packed = new Map<string, PackedTensor | ScaledTensor>([...packed, ...scaled]);
+    this.packing = new Set([
+      ...[...packed.values()].flatMap(({ blocks, scales }) => [blocks, scales]),
+      ...[...scaled.values()].flatMap(scalesBeside).filter((name) => this.tensors.has(name)),
+    ]);
     this.headersSha256 = hashHeaders(files);
   }
 
@@ -136,7 +145,7 @@ export class OpenCheckpoint implements Checkpoint {
   }
 
   info(name: string): TensorInfo {
-    const info = this.tensors.get(name) ?? this.packed.get(name);
+    const info = this.packed.get(name) ?? this.tensors.get(name);
     if (info !== undefined) return info;
     const nearest = nearestName(name, this.tensors.keys());
     throw new CheckpointError("E_TENSOR_MISSING", `${this.directory}: tensor ${quoteName(name)} is in no shard.`, {
@@ -151,7 +160,7 @@ export class OpenCheckpoint implements Checkpoint {
   async readTensor(name: string, out?: Float32Array): Promise<Float32Array> {
     const info = this.info(name);
     const pair = this.packed.get(name);
-    if (pair !== undefined) return await this.#readPacked(pair, out ?? new Float32Array(elementsOf(info.shape)));
+    if (pair !== undefined) return await this.#readPair(pair, 0, elementsOf(info.shape), out);
     return this.#readFloats(info, 0, elementsOf(info.shape), out);
   }
 
@@ -177,6 +186,8 @@ export class OpenCheckpoint implements Checkpoint {
     ) {
       throw new RangeError(`${name}: rows ${firstRow} to ${firstRow + rows} are outside its ${height} rows.`);
     }
+    const pair = this.packed.get(name);
+    if (pair !== undefined) return await this.#readPair(pair, firstRow * width, rows * width, out);
     return this.#readFloats(info, firstRow * width, rows * width, out);
   }
 
@@ -232,17 +243,47 @@ export class OpenCheckpoint implements Checkpoint {
     await Promise.all([...this.files.values()].map((file) => file.close()));
   }
 
-  async #readPacked(pair: PackedTensor, out: Float32Array): Promise<Float32Array> {
-    if (out.length !== elementsOf(pair.shape))
-      throw new RangeError(`${pair.name}: out holds ${out.length} elements, not ${elementsOf(pair.shape)}.`);
-    const scales = await this.readBytes(pair.scales);
-    const perPiece = Math.floor(PIECE_BYTES / 16);
-    for (let first = 0; first < scales.length; first += perPiece) {
-      const end = Math.min(scales.length, first + perPiece);
-      const blocks = await this.readBytes(pair.blocks, 16 * first, 16 * end);
-      unpack(blocks, scales.subarray(first, end), out.subarray(32 * first, 32 * end));
+  /** Of a pair in blocks all is read; of scaled floats whole rows. */
+  async #readPair(
+    pair: PackedTensor | ScaledTensor,
+    first: number,
+    count: number,
+    out: Float32Array | undefined,
+  ): Promise<Float32Array> {
+    const values = out ?? new Float32Array(count);
+    if (values.length !== count)
+      throw new RangeError(`${pair.name}: out holds ${values.length} elements, not ${count}.`);
+    if ("blocks" in pair) await this.#readPacked(pair, values);
+    else await this.#readScaled(pair, first, values);
+    return values;
+  }
+
+  /** One expert after the other, turned from [outputs, inputs]. */
+  async #readPacked({ shape, blocks, scales }: PackedTensor, out: Float32Array): Promise<void> {
+    const [experts, inputs, outputs] = shape as readonly [number, number, number];
+    const groups = (outputs * inputs) / VALUES_PER_GROUP;
+    const exponents = await this.readBytes(scales);
+    const stored = new Float32Array(outputs * inputs);
+    for (let expert = 0; expert < experts; expert++) {
+      const [from, to] = [expert * groups, (expert + 1) * groups];
+      const bytes = await this.readBytes(blocks, BYTES_PER_GROUP * from, BYTES_PER_GROUP * to);
+      unpack(bytes, exponents.subarray(from, to), stored);
+      const matrix = out.subarray(expert * stored.length, (expert + 1) * stored.length);
+      for (let output = 0; output < outputs; output++)
+        for (let input = 0; input < inputs; input++)
+          matrix[input * outputs + output] = stored[output * inputs + input] as number;
     }
-    return out;
+  }
+
+  async #readScaled(pair: ScaledTensor, first: number, out: Float32Array): Promise<void> {
+    const columns = pair.shape[1] as number;
+    const scales = await this.readTensor(pair.scales);
+    const perPiece = Math.max(1, Math.floor(PIECE_BYTES / columns)) * columns;
+    for (let begin = 0; begin < out.length; begin += perPiece) {
+      const end = Math.min(out.length, begin + perPiece);
+      const bytes = await this.readBytes(pair.name, first + begin, first + end);
+      unscale(pair, (first + begin) / columns, bytes, scales, out.subarray(begin, end));
+    }
   }
 
   async #readFloats(

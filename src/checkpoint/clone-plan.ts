@@ -16,6 +16,8 @@ export interface PlannedFile {
   /** Where its bytes really are. */
   readonly realPath: string;
   readonly sizeBytes: number;
+  /** In place of a copy. */
+  readonly rewrite?: (path: string) => Promise<void>;
 }
 
 export interface ClonePlan {

@@ -54,7 +54,8 @@ export function bytesOf({ files }: ClonePlan): number {
 
 /** @param unfinished what the copy is called until it is whole: a name that every file system takes */
 async function copyWhole(file: PlannedFile, target: string, unfinished: string): Promise<void> {
-  await copyFile(file.realPath, unfinished, constants.COPYFILE_FICLONE);
+  if (file.rewrite !== undefined) await file.rewrite(unfinished);
+  else await copyFile(file.realPath, unfinished, constants.COPYFILE_FICLONE);
   // Sources are often read-only (caches, shared storage) and copies inherit that.
   await chmod(unfinished, (await stat(unfinished)).mode | 0o600);
   await rename(unfinished, target);

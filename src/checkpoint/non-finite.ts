@@ -25,7 +25,7 @@ const EXPONENTS: Readonly<Record<FloatDtype, readonly [mask: number, increment: 
 };
 
 /**
- * What of a float tensor is not finite; undefined where all is, and for tensors of other dtypes.
+ * What of a tensor of floats, plain or read as such, is not finite; undefined where all is, and for tensors of other dtypes.
  * @param pool where the pieces that are read come from
  */
 export async function findNonFinite(
@@ -35,6 +35,7 @@ export async function findNonFinite(
 ): Promise<NonFinite | undefined> {
   const info = checkpoint.info(name);
   const { dtype, byteLength } = info;
+  if (checkpoint.packed.has(name)) return among(info, await checkpoint.readTensor(name));
   if (!isFloatDtype(dtype)) return undefined;
   const buffer = pool.take(Math.min(PIECE_BYTES, byteLength));
   let [count, first, value] = [0, -1, 0];
@@ -55,6 +56,13 @@ export async function findNonFinite(
     pool.give(buffer);
   }
   return count === 0 ? undefined : report(info, count, first, value);
+}
+
+function among(info: TensorInfo, values: Float32Array): NonFinite | undefined {
+  const first = values.findIndex((value) => !Number.isFinite(value));
+  if (first === -1) return undefined;
+  const count = values.reduce((sum, value) => sum + (Number.isFinite(value) ? 0 : 1), 0);
+  return report(info, count, first, values[first] as number);
 }
 
 /** Of the first `length` bytes of a buffer; what follows them up to a whole word is overwritten. */

@@ -17,6 +17,7 @@ import { BufferPool, PIECE_BYTES } from "./buffer-pool.js";
 import { OpenCheckpoint, requireFloat, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
 import { bytesOf, clone, CLONE_MARKER, CLONING, readMarker, sealClone, type OnCopied } from "./clone.js";
 import { planClone, type ClonePlan, type OwnNames } from "./clone-plan.js";
+import { rewrittenFiles } from "./dense-copy.js";
 import { narrow, type NarrowReport } from "./dtype.js";
 import { fileErrorCode } from "../files/file-errors.js";
 import { OutputLock } from "../files/lock.js";
@@ -159,7 +160,13 @@ export async function planCloneOf(source: Checkpoint, { working, written }: OwnN
   const isSingle = source.shards.length === 1 && source.shards[0] === SINGLE_FILE;
   const weights = isSingle ? source.shards : [...source.shards, INDEX_FILE];
   const own = { working: [...working, REPLACED, CLONE_MARKER, CLONING], written };
-  return planClone(await realpath(source.directory), weights, own);
+  const plan = await planClone(await realpath(source.directory), weights, own);
+  const rewritten = await rewrittenFiles(source);
+  const files = plan.files.map((file) => {
+    const dense = rewritten.get(file.path);
+    return dense === undefined ? file : { ...file, sizeBytes: dense.sizeBytes, rewrite: dense.write };
+  });
+  return { ...plan, files };
 }
 
 const NOTHING: OwnNames = { working: [], written: [] };

@@ -1,7 +1,7 @@
 /**
  * Tensors stored as MXFP4 (OCP Microscaling Formats 1.0): two four-bit floats to a byte, the low half first, and a power
- * of two for every 32 of them. A pair <name>_blocks [..., groups, 16] and <name>_scales [..., groups], both U8, is read as
- * one tensor <name> [..., 32 · groups]. Nothing is written in this form.
+ * of two for every 32 of them. A pair <name>_blocks [experts, outputs, groups, 16] and <name>_scales [experts, outputs, groups],
+ * both U8, is read as one tensor <name> [experts, 32 · groups, outputs], as libraries have it. Nothing is written in this form.
  */
 import type { TensorInfo } from "./checkpoint.js";
 
@@ -14,7 +14,8 @@ export interface PackedTensor extends TensorInfo {
   readonly scales: string;
 }
 
-const BYTES_PER_GROUP = 16;
+export const BYTES_PER_GROUP = 16;
+export const VALUES_PER_GROUP = 32;
 
 /** Values of the codes: a sign, two bits of exponent, one of fraction. */
 const CODES = [1, -1].flatMap((sign) => [0, 0.5, 1, 1.5, 2, 3, 4, 6].map((value) => sign * value));
@@ -30,14 +31,14 @@ export function findPacked(tensors: ReadonlyMap<string, TensorInfo>): Map<string
     const name = info.name.slice(0, -"_blocks".length);
     const scales = tensors.get(`${name}_scales`);
     const groups = info.shape.slice(0, -1);
-    const fits = scales?.dtype === "U8" && scales.shape.join() === groups.join() && groups.length > 1;
+    const fits = scales?.dtype === "U8" && scales.shape.join() === groups.join() && groups.length === 3;
     if (!fits || tensors.has(name)) continue;
-    const width = (groups.at(-1) as number) * BYTES_PER_GROUP * 2;
+    const [experts = 0, outputs = 0, perOutput = 0] = groups;
     found.set(name, {
       ...info,
       name,
       dtype: PACKED_DTYPE,
-      shape: [...groups.slice(0, -1), width],
+      shape: [experts, perOutput * VALUES_PER_GROUP, outputs],
       blocks: info.name,
       scales: scales.name,
     });

@@ -5,9 +5,6 @@
 import type { FurtherStep, RunConfig } from "../contract.js";
 import { ConfigError, type PruneError } from "../errors.js";
 import { dependsOnMethod } from "../allocation/registry.js";
-import type { Checkpoint } from "../checkpoint/checkpoint.js";
-import { PACKED_DTYPE } from "../checkpoint/packed.js";
-import { tensorOf, type Architecture } from "../model/architecture.js";
 import type { Model } from "../model/open-model.js";
 import { Problems } from "../problems.js";
 import {
@@ -19,8 +16,7 @@ import {
   type LinearSelection,
 } from "./selection.js";
 import { allocationProblem } from "./allocation/allocate.js";
-import { SOLVERS, solvesAgain } from "../solvers/registry.js";
-import { TRAINERS } from "../training/registry.js";
+import { SOLVERS } from "../solvers/registry.js";
 import { permutationProblem } from "./transforms/permute-channels.js";
 
 export interface Prunables {
@@ -38,7 +34,7 @@ export interface Prunables {
  */
 export function decidePrunables(
   config: RunConfig,
-  { architecture, checkpoint }: Pick<Model, "architecture" | "checkpoint">,
+  { architecture }: Pick<Model, "architecture">,
   unmatched: "refused" | "listed",
   keptTensors?: ReadonlySet<string>,
 ): Prunables {
@@ -62,8 +58,6 @@ export function decidePrunables(
   );
   const found = [
     selectionProblem(isListed ? { ...selection, unmatchedPatterns: [] } : selection, config.pattern),
-    packedProblem(selection, architecture, checkpoint),
-    trainedProblem(config, checkpoint),
     overrideProblem(isListed ? { ...resolved, unmatchedPatterns: [] } : resolved),
     isListed ? undefined : stepProblem(idle),
     allocationProblem(config, architecture.blocks, allocated),
@@ -77,45 +71,6 @@ export function decidePrunables(
     overrides: resolved.sparsities,
     unmatchedPatterns: [...selection.unmatchedPatterns, ...resolved.unmatchedPatterns, ...idle],
   };
-}
-
-/** Linears that are stored in fewer bits than a weight can be written in. */
-function packedProblem(
-  { selected }: LinearSelection,
-  { blocks }: Architecture,
-  { packed }: Checkpoint,
-): PruneError | undefined {
-  const names = new Set(selected.map(({ name }) => name));
-  const all = blocks.flatMap((block) =>
-    block.groups
-      .flatMap(({ linears }) => linears)
-      .filter((linear) => names.has(linear.name) && packed.has(tensorOf(block, linear)))
-      .map(({ name }) => name),
-  );
-  if (all.length === 0) return undefined;
-  return new ConfigError(
-    "E_PACKED",
-    `${all.length} of the linears to prune, ${all[0]} among them, are stored as ${PACKED_DTYPE}: in place no pruned weight can be written over them.`,
-    {
-      hint: 'Save the model in bf16 first (transformers: load it with Mxfp4Config(dequantize=True), then save_pretrained), or leave them as they are with --ignore "*.experts.*".',
-      details: { linears: all.length, first: all[0], dtype: PACKED_DTYPE },
-    },
-  );
-}
-
-/** What trains writes all tensors of a block. */
-function trainedProblem({ method, methodOptions, then }: RunConfig, { packed }: Checkpoint): PruneError | undefined {
-  const training = [{ method, methodOptions }, ...then].find((step) => TRAINERS.has(step.method) || solvesAgain(step));
-  const [first] = packed.keys();
-  if (training === undefined || first === undefined) return undefined;
-  return new ConfigError(
-    "E_PACKED",
-    `${training.method} trains every tensor of a block, and ${packed.size} of the model's, ${first} among them, are stored as ${PACKED_DTYPE}, which nothing can be written over.`,
-    {
-      hint: "Save the model in bf16 first (transformers: load it with Mxfp4Config(dequantize=True), then save_pretrained), or leave the training out.",
-      details: { step: training.method, tensors: packed.size, first },
-    },
-  );
 }
 
 /** A search prunes linears of the dense model by the run's method, and has no gradients of them. */

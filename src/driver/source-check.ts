@@ -42,6 +42,8 @@ export async function expectSameSource(
 ): Promise<void> {
   const { clonedFrom } = output;
   if (clonedFrom !== undefined && changedShards(clonedFrom, await checkpoint.stamps()).length === 0) return;
+  // A clone in another form than its source has nothing to compare its bytes with.
+  if (checkpoint.packed.size > 0) throw refusal(checkpoint, "its files were touched");
   const noted = architecture.blocks.filter(({ name }) => journal.finished("source", name) !== undefined);
   for (const spec of noted) await readSourceBlock({ checkpoint }, journal, spec);
   const compared = outside([...checkpoint.tensors.keys()], noted);

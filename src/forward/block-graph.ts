@@ -92,6 +92,11 @@ export function buildBlockGraph(
       if (sinks === undefined) return graph.apply("attention", [query, key, value, ...table], attributes);
       return graph.apply("sinkAttention", [query, key, value, sinks, ...table], attributes);
     },
+    convolve(x, weight, bias) {
+      const operands = [x, weight, ...(bias === undefined ? [] : [bias])];
+      return graph.apply("convolution", operands, { tokens });
+    },
+    recur: (operator, operands, how) => graph.apply(operator, operands, { ...how, tokens }),
     isTapped: (group) => taps?.groups.includes(group) === true,
     tap(group, input) {
       if (taps?.groups.includes(group) !== true) return;

@@ -1,19 +1,18 @@
 /**
  * A model run token by token: one further token for each of several sequences, which need not be equally long, in one pass
- * over the blocks. Keys and values of earlier tokens are kept, so a token costs the same products as in a whole forward.
+ * over the blocks. What blocks remember of earlier tokens is kept, so a token costs the same products as in a whole forward.
  */
 import { borrowed, type HostArray, type NdArray } from "../array.js";
 import type { Program } from "../graph/executor.js";
 import type { Graph } from "../graph/graph.js";
 import { lookUp } from "../look-up.js";
-import { requireKeysAndValues } from "../model/architecture.js";
 import { fillMaskRow } from "../model/mask.js";
 import type { Model } from "../model/open-model.js";
 import { OnnxExecutor } from "../onnx/executor.js";
 import { buildPrologueGraph, fillFromSideTables } from "./embedding.js";
 import { buildNormGraph, buildTileGraph } from "./head.js";
 import { HeldWeights } from "./held-weights.js";
-import { cacheBytes, KeyValueCache, roomFor } from "./key-value-cache.js";
+import { BlockCache, cacheBytes, roomFor } from "./block-cache.js";
 import { rotaryFeeds } from "./position-feeds.js";
 import { buildStepGraph, cacheShapeOf, PLAIN_MASK } from "./step-graph.js";
 import { valuesOf } from "./values.js";
@@ -28,7 +27,7 @@ export interface StepRunnerOptions {
   readonly weightBytes: number;
 }
 
-/** Bytes that sequences of so many tokens need for keys and values, each. */
+/** Bytes that what is remembered of a sequence of so many tokens takes. */
 export function sequenceCacheBytes({ architecture }: Model, tokens: number): number {
   const sizes = new Map<string, number>();
   for (const block of architecture.blocks)
@@ -43,7 +42,7 @@ export class StepRunner implements AsyncDisposable {
   readonly #executor: OnnxExecutor;
   readonly #options: StepRunnerOptions;
   readonly #programs: Programs;
-  readonly #caches: readonly KeyValueCache[];
+  readonly #caches: readonly BlockCache[];
   readonly #rotary: ReadonlyMap<string, HostArray>;
   #room = 0;
   /** After the last block, [rows, state.width]. */
@@ -57,14 +56,12 @@ export class StepRunner implements AsyncDisposable {
     this.#options = options;
     this.#programs = programs;
     this.#caches = architecture.blocks.map(({ shapeKey }) => {
-      return new KeyValueCache(cacheShapeOf(lookUp(programs.blocks, shapeKey).graph), options.rows);
+      return new BlockCache(cacheShapeOf(lookUp(programs.blocks, shapeKey).graph), options.rows);
     });
     this.#rotary = rotaryFeeds(architecture, options.tokens);
   }
 
-  /** @throws ConfigError E_GENERATION_STATE for a model that keeps another state than keys and values */
   static async open(model: Model, options: StepRunnerOptions): Promise<StepRunner> {
-    requireKeysAndValues(model.architecture);
     const executor = new OnnxExecutor();
     try {
       return new StepRunner(model, options, executor, await compilePrograms(model, executor));
@@ -87,14 +84,14 @@ export class StepRunner implements AsyncDisposable {
     let hidden = await this.#embed(ids, positions);
     for (const block of architecture.blocks) {
       const { program } = lookUp(this.#programs.blocks, block.shapeKey);
-      const cache = this.#caches[block.index] as KeyValueCache;
+      const cache = this.#caches[block.index] as BlockCache;
       const weights = await this.weights.blocks.of(block);
       const tensors = weightArrays(block, weights);
       const states = borrowed("hidden", hidden, [rows, architecture.state.width]);
       const results = await program.run(
-        new Map<string, NdArray>([...shared, ...tensors, ...cache.feeds(rows), ["hidden", states]]),
+        new Map<string, NdArray>([...shared, ...tensors, ...cache.feeds(positions), ["hidden", states]]),
       );
-      cache.write(positions, valuesOf(lookUp(results, "key")), valuesOf(lookUp(results, "value")));
+      cache.write(positions, results);
       hidden = valuesOf(lookUp(results, "hidden")).slice();
       results.forEach((array) => array[Symbol.dispose]());
       onBlock();

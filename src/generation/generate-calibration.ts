@@ -12,7 +12,7 @@ import { throwIfStopped, type EngineContext } from "../context.js";
 import type { GenerationConfig, GenerationReport } from "../contract.js";
 import { blockBytes, projectionBytes } from "../forward/held-weights.js";
 import { sequenceCacheBytes, StepRunner } from "../forward/step-runner.js";
-import { requireKeysAndValues, requirePositions } from "../model/architecture.js";
+import { requirePositions } from "../model/architecture.js";
 import { readGenerationDefaults, type GenerationDefaults } from "../model/generation-config.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { OutputLock } from "../files/lock.js";
@@ -33,7 +33,6 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
   const { architecture } = model;
   requirePositions(architecture, seqlen);
-  requireKeysAndValues(architecture);
   const defaults = readGenerationDefaults(config.model, model.config);
   const sampling = chooseSampling(config, defaults, context);
   const isIds = out.toLowerCase().endsWith(".safetensors");

@@ -9,6 +9,7 @@ import { applyGate, clampedGate, type Gate } from "./gates.js";
 import type { GraphBuilder, Value, ValueType } from "./graph.js";
 import { dimAt, inputAt, knownDim, type None, refuse, requireShape, requireType, type Operator } from "./operator.js";
 import { convolution, deltaRule, fadingAttention, unitTriangularInverse } from "./recurrent.js";
+import { convolutionStep, deltaRuleStep, fadingAttentionStep } from "./recurrent-steps.js";
 import { reducedShape, reduction, type ReductionAttributes, sequencesOf } from "./primitives.js";
 
 /** "relu2" is the square of relu. */
@@ -616,6 +617,9 @@ export const COMPOSITES = {
   deltaRule,
   fadingAttention,
   unitTriangularInverse,
+  convolutionStep,
+  deltaRuleStep,
+  fadingAttentionStep,
   router,
   sparseMixer,
   expert,

@@ -14,6 +14,6 @@ export async function inspectConfig({ directory, family: name }: InspectionConfi
     modelType,
     family: family?.name ?? null,
     given: Object.fromEntries(values.keys().map((key) => [key, values.raw(key)])),
-    defaults: missingDefaults(config),
+    defaults: missingDefaults(config, family),
   };
 }

@@ -5,7 +5,7 @@ import type { InspectionConfig, InspectionReport } from "../contract.js";
 import { tensorOf } from "../model/architecture.js";
 import { readModelConfig } from "../model/config.js";
 import { familyOf, findFamily } from "../model/families/registry.js";
-import { describeCheckpoint } from "../model/open-model.js";
+import { describeCheckpoint, furtherTensors } from "../model/open-model.js";
 import { inspectCheckpoint } from "./inspect.js";
 
 /**
@@ -17,8 +17,11 @@ export async function inspectModel({ directory, family: name }: InspectionConfig
   await using checkpoint = await openCheckpoint(directory);
   const family = name === undefined ? familyOf(config.modelType) : findFamily(name);
   const prunable = new Map<string, { readonly inputAxis: 0 | 1 }>();
+  const further: string[] = [];
   if (family !== undefined) {
-    for (const block of describeCheckpoint(family, config, checkpoint).blocks) {
+    const architecture = describeCheckpoint(family, config, checkpoint);
+    further.push(...furtherTensors(architecture, checkpoint));
+    for (const block of architecture.blocks) {
       for (const linear of block.groups.flatMap((group) => group.linears)) {
         prunable.set(tensorOf(block, linear), { inputAxis: linear.inputAxis });
       }
@@ -29,5 +32,5 @@ export async function inspectModel({ directory, family: name }: InspectionConfig
         prunable.set(name, { inputAxis: 1 });
     }
   }
-  return await inspectCheckpoint(checkpoint, prunable);
+  return { ...(await inspectCheckpoint(checkpoint, prunable)), further };
 }

@@ -32,7 +32,7 @@ const PIECE_BYTES = 1 << 20;
 export async function inspectCheckpoint(
   checkpoint: Checkpoint,
   prunable: ReadonlyMap<string, { readonly inputAxis: 0 | 1 }>,
-): Promise<InspectionReport> {
+): Promise<Omit<InspectionReport, "further">> {
   const buffers = createBuffers();
   const tensors: TensorInspection[] = [];
   let zeros = 0;

@@ -6,6 +6,7 @@ import { ConfigError, InternalError } from "../errors.js";
 import type { AttentionAttributes } from "../graph/attention.js";
 import type { Dim } from "../graph/dimensions.js";
 import type { GraphBuilder, Value } from "../graph/graph.js";
+import type { LinearAttentionAttributes } from "../graph/recurrent.js";
 import type { RotaryTable } from "./rotary.js";
 
 /** Outputs of a stored matrix: consecutive ones, or every `step`-th. */
@@ -75,6 +76,9 @@ export interface Attending extends Pick<AttentionAttributes, "heads" | "keyValue
   readonly sinks?: Value;
 }
 
+/** Operators that carry a state from token to token, by what they are in whole sequences (graph/recurrent.ts). */
+export type Recurrence = "deltaRule" | "fadingAttention";
+
 /** What a family's graph function is given. */
 export interface BlockContext {
   readonly graph: GraphBuilder;
@@ -98,6 +102,13 @@ export interface BlockContext {
    * Inputs: query [rows, heads * d], key [rows, keyValueHeads * d], value [rows, keyValueHeads * e]; [rows, heads * e]
    */
   attend(query: Value, key: Value, value: Value, how: Attending): Value;
+  /**
+   * A short causal convolution of every channel over the tokens of each sequence.
+   * Inputs: x [rows, channels], weight [channels, 1, K], bias [channels] where there is one; [rows, channels]
+   */
+  convolve(x: Value, weight: Value, bias?: Value): Value;
+  /** Linear attention over the tokens of each sequence; operands and result are the operator's. */
+  recur(operator: Recurrence, operands: readonly Value[], how: Omit<LinearAttentionAttributes, "tokens">): Value;
   /** Announce the input of a group: [rows, inFeatures], or [routed rows, inFeatures] for an expert. */
   tap(group: string, input: Value): void;
   /** Whether a group is asked for: inside a composite a place must be announced beforehand. */
@@ -224,23 +235,6 @@ export function requirePositions({ prologue }: Architecture, seqlen: number): vo
     {
       hint: `Give --seqlen ${limit} or less.`,
       details: { seqlen, limit },
-    },
-  );
-}
-
-/**
- * That all a model remembers of earlier tokens are keys and values: text is made with nothing else.
- * @throws ConfigError E_GENERATION_STATE naming the family
- */
-export function requireKeysAndValues({ family, blocks }: Architecture): void {
-  const recurrent = blocks.filter(({ isRecurrent }) => isRecurrent === true);
-  if (recurrent.length === 0) return;
-  throw new ConfigError(
-    "E_GENERATION_STATE",
-    `${family}: ${recurrent.length} of its ${blocks.length} blocks, ${recurrent[0]?.name} among them, keep another state than keys and values; no text is made with such models yet.`,
-    {
-      hint: "Calibrate with a text (--calibration FILE), or sample from this model with another program.",
-      details: { family, blocks: recurrent.map(({ name }) => name) },
     },
   );
 }

@@ -16,11 +16,12 @@ export class ConfigObject {
   readonly #values: Json;
   readonly #path: string;
 
-  readonly #asked = new Set<string>();
+  readonly #asked: Set<string>;
 
-  constructor(values: Json, path: string) {
+  constructor(values: Json, path: string, asked = new Set<string>()) {
     this.#values = values;
     this.#path = path;
+    this.#asked = asked;
   }
 
   /** The same values, as if nobody had asked for any. */
@@ -44,9 +45,14 @@ export class ConfigObject {
     return this.#values[key];
   }
 
-  /** With these values where it has no such key. */
-  with(defaults: Json): ConfigObject {
-    return new ConfigObject({ ...defaults, ...this.#values }, this.#path);
+  /** With these values of these keys; what is asked of it counts as asked of this one. */
+  with(values: Json): ConfigObject {
+    return new ConfigObject({ ...this.#values, ...values }, this.#path, this.#asked);
+  }
+
+  /** The value as it stands, without asking for it. */
+  peek(key: string): unknown {
+    return this.#values[key];
   }
 
   /** Its keys, as written. */
@@ -80,8 +86,8 @@ export class ConfigObject {
     return this.has(key) ? this.number(key) : undefined;
   }
 
-  boolean(key: string, fallback: boolean): boolean {
-    if (!this.has(key)) return fallback;
+  boolean(key: string, fallback?: boolean): boolean {
+    if (!this.has(key) && fallback !== undefined) return fallback;
     const value = this.#read(key);
     if (typeof value !== "boolean") throw this.#problem(key, "true or false");
     return value;

@@ -15,17 +15,10 @@ export interface HeadCounts {
 /**
  * Head counts from `num_attention_heads`, `num_key_value_heads` and `head_dim`.
  * @param headDimDefault where a family's heads are not hidden / heads wide when the config is silent
- * @param keyValueDefault where a family has fewer key/value heads when the config lacks the key; null means all heads
  */
-export function readHeads(
-  values: ConfigObject,
-  hiddenSize: number,
-  headDimDefault?: number,
-  keyValueDefault?: number,
-): HeadCounts {
+export function readHeads(values: ConfigObject, hiddenSize: number, headDimDefault?: number): HeadCounts {
   const heads = values.count("num_attention_heads");
-  const silent = values.raw("num_key_value_heads") === undefined ? (keyValueDefault ?? heads) : heads;
-  const keyValueHeads = values.count("num_key_value_heads", silent);
+  const keyValueHeads = values.count("num_key_value_heads", heads);
   if (heads % keyValueHeads !== 0) {
     throw new CheckpointError(
       "E_CONFIG",
@@ -61,7 +54,7 @@ const ACTIVATIONS: Readonly<Record<string, Activation>> = {
 };
 
 /** @throws CheckpointError naming the key and its value where the activation is not one of ours */
-export function readActivation(values: ConfigObject, key: string, fallback: string): Activation {
+export function readActivation(values: ConfigObject, key: string, fallback?: string): Activation {
   const name = values.string(key, fallback);
   const activation = Object.hasOwn(ACTIVATIONS, name) ? ACTIVATIONS[name] : undefined;
   if (activation === undefined) throw values.refuse(key, `one of ${Object.keys(ACTIVATIONS).join(", ")}`);
@@ -87,15 +80,6 @@ export function readWindows(values: ConfigObject, isLocal: (layer: number) => bo
     fallback === undefined && !values.has("sliding_window") ? undefined : values.count("sliding_window", fallback);
   const isSliding = readLocalLayers(values, isLocal);
   return (layer) => (isSliding(layer) ? window : undefined);
-}
-
-/** As `readWindows` with a fallback, but null in the file means that no layer has a window. */
-export function readWindowsUnlessNull(
-  values: ConfigObject,
-  isLocal: (layer: number) => boolean,
-  fallback: number,
-): WindowOf {
-  return values.raw("sliding_window") === null ? () => undefined : readWindows(values, isLocal, fallback);
 }
 
 /** Which layers are local: as `layer_types` says, else by the family's own rule. */

@@ -167,9 +167,8 @@ function buildDeltaNet(
   const { graph, rows, tensor } = context;
   const { keyHeads, valueHeads, keyDim, valueDim, activation } = spec;
   const { keys, values } = widthsOf(spec);
-  const tokens = context.positions.shape[1] ?? rows;
   const { mixed, gate, beta, decay } = projectAll(context, spec, projections, input);
-  const convolved = graph.apply("convolution", [mixed, tensor("linear_attn.conv1d.weight")], { tokens });
+  const convolved = context.convolve(mixed, tensor("linear_attn.conv1d.weight"));
   const [query, key, value] = splitLast(graph, activate(graph, activation, convolved), [keys, keys, values]);
   /** Every head at length `length`. */
   const atLength = (states: Value, length: number): Value => {
@@ -180,7 +179,7 @@ function buildDeltaNet(
   };
   const rate = graph.apply("multiply", [graph.apply("exp", [tensor("linear_attn.A_log")]), graph.scalar(-1)]);
   const step = softplus(graph, graph.apply("add", [decay, tensor("linear_attn.dt_bias")]));
-  const read = graph.apply(
+  const read = context.recur(
     "deltaRule",
     [
       atLength(query, keyDim ** -0.5),
@@ -189,7 +188,7 @@ function buildDeltaNet(
       graph.apply("multiply", [step, rate]),
       graph.apply("sigmoid", [beta]),
     ],
-    { heads: valueHeads, keyHeads, tokens, piece: PIECE },
+    { heads: valueHeads, keyHeads, piece: PIECE },
   );
   const perHead = reshape(graph, read, product(rows, valueHeads), valueDim);
   const normed = reshape(graph, applyNorm(context, spec.norm, "linear_attn.norm", perHead), rows, values);

@@ -59,7 +59,6 @@ export function lightningAttentionBranch(spec: LightningAttentionSpec): Branch {
     isRecurrent: true,
     build(context, states) {
       const { graph, rows, tensor } = context;
-      const tokens = context.positions.shape[1] ?? rows;
       const activated = activate(graph, activation, project(context, input, states));
       const perHead = splitLast(graph, reshape(graph, activated, rows, heads, 3 * headDim), [
         headDim,
@@ -68,8 +67,8 @@ export function lightningAttentionBranch(spec: LightningAttentionSpec): Branch {
       ]);
       const operands = perHead.map((part) => reshape(graph, part, rows, width));
       const fading = slopes === "stored" ? tensor("self_attn.slope_rate") : graph.floats(slopes, [heads]);
-      const attributes = { heads, keyHeads: heads, tokens, piece };
-      const mixed = graph.apply("fadingAttention", [...operands, reshape(graph, fading, heads)], attributes);
+      const attributes = { heads, keyHeads: heads, piece };
+      const mixed = context.recur("fadingAttention", [...operands, reshape(graph, fading, heads)], attributes);
       const open = graph.apply("sigmoid", [project(context, gate, states)]);
       const gated = graph.apply("multiply", [open, applyNorm(context, NORM, "self_attn.norm", mixed)]);
       context.tap("attention-output", gated);

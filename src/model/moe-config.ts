@@ -15,12 +15,9 @@ export function readSparseLayers(values: ConfigObject): (layer: number) => boole
   return (layer) => !dense.has(layer) && (layer + 1) % step === 0;
 }
 
-/**
- * Layers before `first_k_dense_replace` are dense, and of the others those that `moe_layer_freq` leaves out.
- * @param firstDefault what the family's library has where the config lacks the key
- */
-export function readLayersAfterDense(values: ConfigObject, firstDefault: number): (layer: number) => boolean {
-  const first = values.number("first_k_dense_replace", firstDefault);
+/** Layers before `first_k_dense_replace` are dense, and of the others those that `moe_layer_freq` leaves out. */
+export function readLayersAfterDense(values: ConfigObject): (layer: number) => boolean {
+  const first = values.number("first_k_dense_replace", 0);
   const step = values.count("moe_layer_freq", 1);
   return (layer) => layer >= first && layer % step === 0;
 }
@@ -99,30 +96,17 @@ export function readQwenRouter(values: ConfigObject): RouterParts {
   return { experts: values.count("num_experts"), isRenormalized: values.boolean("norm_topk_prob", false) };
 }
 
-/** What a family's library has where the config lacks the key; the config must have what is missing here. */
-export interface CorrectedDefaults {
-  readonly firstSparse: number;
-  readonly isRenormalized: boolean;
-  readonly scale: number;
-  readonly groups: number;
-  readonly kept: number;
-  readonly experts?: number;
-  readonly chosen?: number;
-  readonly sharedExperts?: number;
-}
-
 /** Dense layers first, then mixtures with DeepSeek-V3's router and experts that all tokens share. */
 export function readCorrectedMixtures(
   values: ConfigObject,
   shapeOf: ShapeOf,
-  defaults: CorrectedDefaults,
 ): (layer: number, dense: () => Branch) => Branch {
-  const hasExperts = readLayersAfterDense(values, defaults.firstSparse);
+  const hasExperts = readLayersAfterDense(values);
   return (layer, dense) =>
     hasExperts(layer)
       ? readMixture(values, `model.layers.${layer}`, shapeOf, {
-          router: readCorrectedRouter(values, defaults),
-          ...readSharedExperts(values, defaults.sharedExperts),
+          router: readCorrectedRouter(values),
+          ...readSharedExperts(values),
         })
       : dense();
 }
@@ -131,16 +115,16 @@ export function readCorrectedMixtures(
  * Sigmoid scores; a correction per expert that counts in the choice alone; groups by the sum of their two best
  * (DeepSeek-V3, arXiv:2412.19437, section 2.1.2).
  */
-function readCorrectedRouter(values: ConfigObject, defaults: CorrectedDefaults): RouterParts {
-  const experts = values.count("n_routed_experts", defaults.experts);
-  const chosen = values.count("num_experts_per_tok", defaults.chosen);
-  const limit = { groups: values.count("n_group", defaults.groups), kept: values.count("topk_group", defaults.kept) };
+function readCorrectedRouter(values: ConfigObject): RouterParts {
+  const experts = values.count("n_routed_experts");
+  const chosen = values.count("num_experts_per_tok");
+  const limit = { groups: values.count("n_group"), kept: values.count("topk_group") };
   requireGroups(experts, chosen, limit);
   return {
     experts,
     chosen,
-    isRenormalized: values.boolean("norm_topk_prob", defaults.isRenormalized),
-    scale: values.number("routed_scaling_factor", defaults.scale),
+    isRenormalized: values.boolean("norm_topk_prob", false),
+    scale: values.number("routed_scaling_factor"),
     scores: "sigmoid",
     correction: { role: "mlp.gate.e_score_correction_bias", shape: [experts] },
     ...(limit.groups === 1 ? {} : { limit: { ...limit, by: "best-two" } }),
@@ -162,8 +146,8 @@ export function requireGroups(
 }
 
 /** `n_shared_experts` side by side, as one of that many times the width of an expert; none where the key is missing. */
-export function readSharedExperts(values: ConfigObject, fallback?: number): { readonly shared?: SharedExpertSpec } {
-  if (fallback === undefined && !values.has("n_shared_experts")) return {};
-  const width = values.count("moe_intermediate_size") * values.count("n_shared_experts", fallback);
+export function readSharedExperts(values: ConfigObject): { readonly shared?: SharedExpertSpec } {
+  if (!values.has("n_shared_experts")) return {};
+  const width = values.count("moe_intermediate_size") * values.count("n_shared_experts");
   return { shared: { path: "mlp.shared_experts", width } };
 }

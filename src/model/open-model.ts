@@ -1,7 +1,6 @@
 /** Opening a checkpoint as a model: config, tensors and architecture, checked against each other before any work. */
 import { CheckpointError, PruneError } from "../errors.js";
 import { isFloatDtype } from "../checkpoint/dtype.js";
-import { PACKED_DTYPE } from "../checkpoint/packed.js";
 import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
 import type { Logger } from "../logging.js";
 import type { Architecture, BlockTensor } from "./architecture.js";
@@ -32,8 +31,8 @@ const MOST_PROBLEMS_SHOWN = 12;
 /** A family's description of a checkpoint, in the names its tensors have there. Nothing is checked yet. */
 export function describeCheckpoint(family: Family, config: ModelConfig, checkpoint: Checkpoint): Architecture {
   const shapeOf = (name: string): readonly number[] | undefined =>
-    (checkpoint.tensors.get(name) ?? checkpoint.packed.get(name))?.shape;
-  const complete = withDefaults(config);
+    (checkpoint.packed.get(name) ?? checkpoint.tensors.get(name))?.shape;
+  const complete = withDefaults(config, family);
   const canonical = family.describe(complete, (name) => checkpoint.has(name), shapeOf);
   const rename = findTensorNames(canonical, checkpoint.tensors);
   // What a family decides by looking at tensors (tied heads, layouts of experts) it must decide by the stored names.
@@ -69,7 +68,7 @@ export function findTensorProblems(architecture: Architecture, checkpoint: Check
     if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
       return [`${tensor} in ${info.file} is [${info.shape.join(", ")}]; config.json says [${shape.join(", ")}]`];
     }
-    if (!isFloatDtype(info.dtype) && info.dtype !== PACKED_DTYPE)
+    if (!isFloatDtype(info.dtype) && !checkpoint.packed.has(tensor))
       return [`${tensor} in ${info.file} is ${info.dtype}; expected F32, F16 or BF16`];
     return [];
   });
@@ -164,22 +163,34 @@ function requireNoProblems(problems: readonly string[], config: ModelConfig, che
   });
 }
 
-/** Whether a tensor belongs to a block behind those of the decoder. */
-function isOfFurtherBlock(name: string, prefix: string, { blocks }: Architecture): boolean {
-  return name.startsWith(prefix) && Number(name.slice(prefix.length).split(".", 1)[0]) >= blocks.length;
+/** What the names of a decoder's blocks begin with, "model.layers." */
+function blocksPrefixOf({ blocks }: Architecture): string {
+  return blocks[0]?.name.replace(/\.\d+$/, ".") ?? "";
+}
+
+/**
+ * Tensors of layers that predict further tokens: blocks behind those of the decoder, as GLM-4.5 and DeepSeek-V3 have them, or
+ * a module `mtp` beside it, as Qwen3-Next and Qwen3.5. They are no part of the model and stay dense.
+ */
+export function furtherTensors(architecture: Architecture, checkpoint: Checkpoint): string[] {
+  const prefix = blocksPrefixOf(architecture);
+  const { length } = architecture.blocks;
+  return [...checkpoint.tensors.keys()].filter(
+    (name) =>
+      /(^|\.)mtp\./.test(name) ||
+      (prefix !== "" && name.startsWith(prefix) && Number(name.slice(prefix.length).split(".", 1)[0]) >= length),
+  );
 }
 
 /** Say which parts of a checkpoint are only carried along: layers that predict further tokens, other modalities. */
 function tellOfOtherParts({ architecture, checkpoint, config }: Model, logger: Logger): void {
   const wanted = wantedTensors(architecture);
-  const prefix = architecture.blocks[0]?.name.replace(/\.\d+$/, ".") ?? "";
-  const further = [...checkpoint.tensors.keys()].filter(
-    (name) => !wanted.has(name) && isOfFurtherBlock(name, prefix, architecture),
-  );
+  const prefix = blocksPrefixOf(architecture);
+  const further = furtherTensors(architecture, checkpoint);
   if (further.length > 0) {
     logger.info(
       `${further.length} tensors of layers that predict further tokens are passed through untouched and stay dense`,
-      { family: architecture.family, tensors: further.length, layers: config.values.raw("num_nextn_predict_layers") },
+      { family: architecture.family, tensors: further.length },
     );
   }
   const idle = architecture.idleTensors.filter((name) => checkpoint.has(name));
@@ -190,7 +201,9 @@ function tellOfOtherParts({ architecture, checkpoint, config }: Model, logger: L
     );
   }
   if (config.wrapper === undefined) return;
-  const others = [...checkpoint.tensors.keys()].filter((name) => !wanted.has(name) && !name.startsWith(prefix));
+  const others = [...checkpoint.tensors.keys()].filter(
+    (name) => !wanted.has(name) && !name.startsWith(prefix) && !further.includes(name),
+  );
   const parts = [...new Set(others.map((name) => name.split(".").slice(0, 2).join(".")))];
   logger.info(
     `${config.wrapper}: only the language model is read; ${others.length} tensors of other parts are passed through untouched`,
@@ -213,7 +226,13 @@ function tellOfOddities({ architecture, checkpoint, config }: Model, logger: Log
       count: unlisted.length,
     });
   }
-  if (config.quantisation !== undefined)
+  const [packed] = checkpoint.packed.values();
+  if (packed !== undefined)
+    logger.info(
+      `${checkpoint.packed.size} weights are stored as ${packed.dtype} with scales and read as floats; an output has them as BF16, without scales and quantization_config`,
+      { weights: checkpoint.packed.size, dtype: packed.dtype },
+    );
+  else if (config.quantisation !== undefined)
     logger.info("config.json has a quantization_config, but the weights are floats: it is not heeded");
 }
 

@@ -58,7 +58,7 @@ export interface PlainLayout {
   /** From the hidden size to the embeddings' width. */
   readonly headProjection?: Projection;
   readonly hasHeadBias?: boolean;
-  readonly isTiedByDefault: boolean;
+  readonly isTiedByDefault?: boolean;
 }
 
 export function plainFamily(
@@ -107,7 +107,7 @@ function describePlainDecoder(
       ...(names.finalNorm === undefined ? {} : { norm: { path: names.finalNorm, norm } }),
       ...(headProjection === undefined ? {} : { projection: headProjection }),
       path: names.head,
-      isTied: readTied(values, layout.isTiedByDefault, hasTensor, names.head),
+      isTied: readTied(values, layout.isTiedByDefault ?? false, hasTensor, names.head),
       hasBias: layout.hasHeadBias === true,
     },
   });

@@ -7,7 +7,7 @@
  * arXiv:2402.13753; the llama3 rule as released with Llama 3.1.
  */
 import { CheckpointError } from "../errors.js";
-import { ConfigObject } from "./config.js";
+import type { ConfigObject } from "./config.js";
 
 export interface RotaryTable {
   /** Rotated dimensions of a head; even. */
@@ -29,7 +29,9 @@ export interface RotaryKeys {
   readonly theta?: number;
   /** Names of the base, the first one present counts; default `rope_theta`. */
   readonly thetaKeys?: readonly [string, ...string[]];
-  /** The fraction of a head that is rotated, where the config has none; without it the whole head is. */
+  /** Whether a part of a head is rotated, which the config says. */
+  readonly isPartial?: boolean;
+  /** The fraction of a head that is rotated, where the config has none; without it and `isPartial` the whole head is. */
   readonly fraction?: number;
   /** Names of that fraction; default `partial_rotary_factor`. */
   readonly fractionKeys?: readonly [string, ...string[]];
@@ -37,8 +39,6 @@ export interface RotaryKeys {
   readonly layerKind?: string;
   /** Whether a 4.x config's `rope_scaling` is meant for another table than this. */
   readonly isUnscaled?: boolean;
-  /** The scaling where the config has none. */
-  readonly scaling?: Readonly<Record<string, unknown>>;
 }
 
 /** What every scaling starts from. */
@@ -79,13 +79,15 @@ function frequenciesOf(theta: number, dimensions: number): Float32Array {
  */
 export function readRotaryTable(config: ConfigObject, headDim: number, keys: RotaryKeys = {}): RotaryTable {
   const parameters = findParameters(config, keys);
-  const read = ([first, ...others]: readonly [string, ...string[]], fallback: number): number => {
+  const read = ([first, ...others]: readonly [string, ...string[]], fallback?: number): number => {
     const key = config.keyAmong(first, ...others); // a file may say it in both places
     return parameters?.has(first) === true ? parameters.number(first) : config.number(key, fallback);
   };
   const theta = read(keys.thetaKeys ?? ["rope_theta"], keys.theta ?? 10000);
   const fraction =
-    keys.fraction === undefined ? 1 : read(keys.fractionKeys ?? ["partial_rotary_factor"], keys.fraction);
+    keys.fraction === undefined && keys.isPartial !== true
+      ? 1
+      : read(keys.fractionKeys ?? ["partial_rotary_factor"], keys.fraction);
   const dimensions = Math.trunc(headDim * fraction);
   if (dimensions < 2 || dimensions % 2 !== 0 || dimensions > headDim) {
     throw new CheckpointError(
@@ -104,8 +106,7 @@ function findParameters(config: ConfigObject, keys: RotaryKeys): ConfigObject | 
   if (parameters !== undefined && keys.layerKind !== undefined && parameters.has(keys.layerKind))
     return parameters.object(keys.layerKind);
   if (keys.isUnscaled === true) return undefined;
-  const scaling = parameters ?? config.object("rope_scaling");
-  return scaling ?? (keys.scaling && new ConfigObject(keys.scaling, "the family's rope_parameters"));
+  return parameters ?? config.object("rope_scaling");
 }
 
 function findScaling(parameters: ConfigObject): (basis: Basis) => RotaryTable["at"] {

@@ -36,16 +36,12 @@ export function shortConvolutionBranch(spec: ShortConvolutionSpec): Branch {
     groups: [{ name: "convolution-output", stage: 1, inFeatures: hiddenSize, linears: projectionLinears(output) }],
     isRecurrent: true,
     build(context, states) {
-      const { graph, tensor, rows } = context;
-      const tokens = context.positions.shape[1] ?? rows;
+      const { graph, tensor } = context;
       const sizes = [hiddenSize, hiddenSize, hiddenSize] as const;
       const [before, after, value] = splitLast(graph, project(context, input, states), sizes);
-      const operands = [
-        graph.apply("multiply", [before, value]),
-        tensor("conv.conv.weight"),
-        ...(hasBias ? [tensor("conv.conv.bias")] : []),
-      ];
-      const gated = graph.apply("multiply", [after, graph.apply("convolution", operands, { tokens })]);
+      const bias = hasBias ? tensor("conv.conv.bias") : undefined;
+      const entering = graph.apply("multiply", [before, value]);
+      const gated = graph.apply("multiply", [after, context.convolve(entering, tensor("conv.conv.weight"), bias)]);
       context.tap("convolution-output", gated);
       return project(context, output, gated);
     },

@@ -7,7 +7,8 @@ import { PruneError } from "../errors.js";
 import { buildBlockGraph } from "../forward/block-graph.js";
 import { buildStepGraph } from "../forward/step-graph.js";
 import { gradientOf } from "../graph/gradient.js";
-import { requireKeysAndValues, type Architecture, type BlockSpec } from "../model/architecture.js";
+import type { Architecture, BlockSpec } from "../model/architecture.js";
+import { withDefaults } from "../model/class-defaults.js";
 import { ConfigObject } from "../model/config.js";
 import { FAMILIES, modelTypesOf, releasedModelsOf } from "../model/families/registry.js";
 import type { Family } from "../model/family.js";
@@ -93,7 +94,7 @@ function reportOf(family: Family): FamilyReport {
   const [modelType = name] = modelTypes;
   const values = new ConfigObject(SMALL_CONFIG, `a small ${name}`);
   const architecture = family.describe(
-    { values, modelType, text: "" },
+    withDefaults({ values, modelType, text: "" }, family),
     () => false,
     () => undefined,
   );
@@ -107,7 +108,6 @@ function reportOf(family: Family): FamilyReport {
     dense: [...new Set([...blocks.flatMap(denseTensors), ...denseEnds(architecture)])],
     gradients: blocks.every((block) => isPossible(() => gradientGraph(architecture, block))),
     generation: isPossible(() => {
-      requireKeysAndValues(architecture);
       for (const block of blocks) buildStepGraph(architecture, block);
     }),
     blocks: [...kinds.values()],
@@ -202,7 +202,7 @@ stands after an arrow reads what stands before it. \`*\` is every expert. Parts 
 pruned each by itself. Routers, gates of shared experts, corrections of a router's scores, attention sinks, short
 convolutions, the decays and step biases of delta nets (\`A_log\`, \`dt_bias\`), what makes and mixes streams of hidden states,
 embeddings (those of single blocks, too) and heads are never pruned; nor are layers that predict further tokens
-(\`num_nextn_predict_layers\`), which are passed through untouched and stay dense.
+(\`num_nextn_predict_layers\`, or a module \`mtp\`), which are passed through untouched and stay dense.
 
 Models are some that were released with a layout, not all. Whole-run features are what needs more than a block's forward:
 methods and steps that look at gradients (\`gradients\`), and calibration text written by the model itself (\`generation\`).

@@ -196,7 +196,11 @@ export function renderInspection(report: InspectionReport): string {
     "share",
   ]);
   const total = `${formatCount(report.zeros)} zeros of ${formatCount(report.elements)} weights in prunable linears: ${formatPercent(report.sparsity, 4)}`;
-  return `${table}\n\n${total}`;
+  const further =
+    report.further.length === 0
+      ? ""
+      : `\n${report.further.length} tensors of layers that predict further tokens are passed through untouched and stay dense`;
+  return `${table}\n\n${total}${further}`;
 }
 
 export function renderConfig({ model, modelType, family, given, defaults }: ConfigReport): string {

@@ -1,17 +1,13 @@
 /**
- * Every family: sequences that grow by remembered keys and values are those that grow by running the whole forward for
+ * Every family: sequences that grow by what blocks remember (keys and values, states) are those that grow by running the whole forward for
  * every token, and so are the logits they are drawn from.
  */
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { test } from "node:test";
 import { StepRunner } from "../../src/forward/step-runner.js";
 import { growSequences, type GrowthOptions, type TokenModel } from "../../src/generation/sequences.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
 import { fixturePath, fixtures, type Fixture } from "../helpers/architectures.js";
-import { temporaryDirectory } from "../helpers/checkpoints.js";
-import { runPrune } from "../helpers/cli.js";
 import { recomputedModel } from "../helpers/recomputed-model.js";
 import { relativeError } from "../helpers/tensors.js";
 
@@ -83,29 +79,7 @@ async function compareFixture({ directory }: Fixture): Promise<void> {
   assert.ok(lengths.includes(SEQLEN), `some sequence is whole: ${lengths.join(", ")}`);
 }
 
-/** Whose blocks keep another state: refused by name. */
-const RECURRENT = new Set(["lfm2", "minimax", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"]);
-
-for (const folder of RECURRENT) {
-  test(`${folder}: no text is made with a model that keeps another state than keys and values`, async () => {
-    await using model = await openModel(fixturePath(folder));
-    const message = new RegExp(
-      `^${folder}: [23] of its 4 blocks, model\\.layers\\.[01] among them, keep another state`,
-    );
-    const opened = StepRunner.open(model, { rows: 1, tokens: 8, weightBytes: 2 ** 20 });
-    await assert.rejects(opened, { code: "E_GENERATION_STATE", message });
-  });
-}
-
-test("generate-calibration says so before any work", async (t) => {
-  const out = join(temporaryDirectory(t), "out.safetensors");
-  const { code, stderr } = await runPrune(["generate-calibration", fixturePath("lfm2"), "--out", out]);
-  assert.equal(code, 2);
-  assert.match(stderr, /^error: lfm2: 3 of its 4 blocks/m);
-  assert.ok(!existsSync(out));
-});
-
-for (const fixture of fixtures().filter(({ folder }) => !RECURRENT.has(folder))) {
+for (const fixture of fixtures()) {
   test(`${fixture.folder}: a remembered past is a recomputed one`, { skip: fixture.skip }, () =>
     compareFixture(fixture),
   );

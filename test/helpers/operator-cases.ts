@@ -159,6 +159,16 @@ function linearAttentionCase(
 /** Negative: what fades. */
 const gates: Input = { ...rows(4), at: (index) => -0.3 * positive(index) };
 const shares: Input = { ...rows(4), at: (index) => 1 / (1 + Math.exp(wave(index))) };
+/** One token of each of three sequences. */
+const ofThree = (width: number, at = wave): Input => ({ shape: ["rows", width], sizes: [3, width], at });
+
+/** The last input is the state. */
+function linearAttentionStepCase(operator: "deltaRuleStep" | "fadingAttentionStep", more: readonly Input[]): Case {
+  const state = { shape: ["rows", 4, 4, 3], sizes: [3, 4, 4, 3] };
+  return one(operator, [ofThree(2 * 4), ofThree(2 * 4), ofThree(4 * 3), ...more, state], { heads: 4, keyHeads: 2 });
+}
+const convolutionStepInputs = [ofThree(2), flat(2, 1, 4), { shape: ["rows", 3, 2], sizes: [3, 3, 2] }];
+
 const convolutionInputs = [rows(3), positions, flat(3, 1, 4)];
 
 const causalAt =
@@ -408,6 +418,13 @@ export const OPERATOR_CASES: readonly Case[] = [
   linearAttentionCase("fadingAttention", "in one piece", 8, [{ ...flat(4), at: positive }]),
   one("unitTriangularInverse", [{ shape: ["n", 2, 8, 8], sizes: [2, 2, 8, 8] }], {}),
   one("unitTriangularInverse", [flat(5, 5)], {}, "of no power of two"),
+  one("convolutionStep", convolutionStepInputs, {}),
+  one("convolutionStep", [...convolutionStepInputs, flat(2)], {}, "with a bias"),
+  linearAttentionStepCase("deltaRuleStep", [
+    ofThree(4, (index) => -0.3 * positive(index)),
+    ofThree(4, (index) => 1 / (1 + Math.exp(wave(index)))),
+  ]),
+  linearAttentionStepCase("fadingAttentionStep", [{ ...flat(4), at: positive }]),
   cachedAttentionCase("sinks", 1, undefined, true),
   sinkGradientCase("causal, softcap", { softcap: 1.5 }),
   sinkGradientCase(

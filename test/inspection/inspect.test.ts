@@ -13,7 +13,7 @@ async function inspect(
   directory: string,
   tensors: Readonly<Record<string, TestTensor>>,
   prunable: Axes = {},
-): Promise<InspectionReport> {
+): Promise<Omit<InspectionReport, "further">> {
   await writeCheckpoint(directory, { tensors });
   await using checkpoint = await openCheckpoint(directory);
   return await inspectCheckpoint(

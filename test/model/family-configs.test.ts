@@ -6,6 +6,7 @@ import { test, type TestContext } from "node:test";
 import { buildBlockGraph } from "../../src/forward/block-graph.js";
 import { lookUp } from "../../src/look-up.js";
 import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
+import { withDefaults } from "../../src/model/class-defaults.js";
 import { ConfigObject } from "../../src/model/config.js";
 import { alibiSlopes } from "../../src/model/families/bloom.js";
 import { FAMILIES, familyOf } from "../../src/model/families/registry.js";
@@ -28,7 +29,7 @@ function describe(folder: string, changes: Json, hasTensor: (name: string) => bo
   const family = familyOf(modelType);
   assert.ok(family, modelType);
   const values = new ConfigObject(config, "config.json");
-  return family.describe({ values, modelType, text: "" }, hasTensor, () => undefined);
+  return family.describe(withDefaults({ values, modelType, text: "" }), hasTensor, () => undefined);
 }
 
 async function openChanged(t: TestContext, folder: string, changes: Json): Promise<void> {
@@ -44,7 +45,7 @@ const REFUSED: readonly (readonly [folder: string, changes: Json, message: RegEx
   ["llama", { num_key_value_heads: 4 }, /6 attention heads cannot be shared by 4 key\/value heads/],
   ["mistral", { hidden_size: 50 }, /hidden size of 50 cannot be split over 4 attention heads/],
   ["llama", { hidden_act: "xielu" }, /"hidden_act" is "xielu"; expected one of silu, /],
-  ["llama", { intermediate_size: undefined }, /"intermediate_size" is nothing; expected a positive whole number/],
+  ["dots1", { n_routed_experts: undefined }, /"n_routed_experts" is nothing; expected a positive whole number/],
   ["qwen3", { layer_types: ["full_attention"] }, /"layer_types" is \["full_attention"\]; expected 3 times/],
   ["qwen3", { layer_types: ["linear", "linear", "linear"] }, /"layer_types" is .*linear.*; expected 3 times/],
   ["smollm3", { no_rope_layers: [1, 0] }, /"no_rope_layers" is \[1,0\]; expected a list of 3/],

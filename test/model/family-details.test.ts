@@ -10,6 +10,7 @@ import { readBlockWeights } from "../../src/forward/weights.js";
 import type { Node } from "../../src/graph/graph.js";
 import { lookUp } from "../../src/look-up.js";
 import { prunableLinears, type Architecture } from "../../src/model/architecture.js";
+import { withDefaults } from "../../src/model/class-defaults.js";
 import { ConfigObject } from "../../src/model/config.js";
 import { findFamily } from "../../src/model/families/registry.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
@@ -34,7 +35,7 @@ const SILENT: Json = {
 function describe(name: string, config: Json): Architecture {
   const values = new ConfigObject(config, "config.json");
   return findFamily(name).describe(
-    { values, modelType: name, text: "" },
+    withDefaults({ values, modelType: name, text: "" }),
     () => true,
     () => undefined,
   );
@@ -58,7 +59,6 @@ const DEFAULTS: Readonly<Record<string, Defaults>> = {
   seed_oss: { keyValueHeads: 8, headDim: 128, isTied: false, theta: 10000, epsilon: 1e-6 },
   arcee: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 10000, epsilon: 1e-5 },
   ministral: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 10000, epsilon: 1e-6 },
-  exaone4: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 10000, epsilon: 1e-5 },
   cohere2: { keyValueHeads: 8, headDim: 32, isTied: true, theta: 10000, epsilon: 1e-5 },
   olmo3: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 500000, epsilon: 1e-5 },
   olmoe: { keyValueHeads: 8, headDim: 32, isTied: false, theta: 10000, epsilon: 1e-5 },

@@ -14,6 +14,7 @@ import { borrowed, type HostArray } from "../../src/array.js";
 import { GraphBuilder, type Value } from "../../src/graph/graph.js";
 import type { Architecture, BlockSpec } from "../../src/model/architecture.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
+import { withDefaults } from "../../src/model/class-defaults.js";
 import { ConfigObject } from "../../src/model/config.js";
 import { familyOf } from "../../src/model/families/registry.js";
 import { BlockRunner } from "../../src/forward/block-runner.js";
@@ -460,7 +461,7 @@ function describeDeep(folder: string, changes: Readonly<Record<string, unknown>>
   const family = familyOf(modelType);
   assert.ok(family);
   return family.describe(
-    { values: new ConfigObject(config, "config.json"), modelType, text: "" },
+    withDefaults({ values: new ConfigObject(config, "config.json"), modelType, text: "" }),
     () => true,
     () => undefined,
   );

@@ -1,17 +1,18 @@
 /**
  * Other forms in which the experts of a family are on disk than its fixture's: stacked where they are one by one, and
- * packed to four bits, which is read but never written.
+ * packed to four bits; weights of eight bits with scales.
  */
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { statSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { rewrittenFiles } from "../../src/checkpoint/dense-copy.js";
 import { unpack } from "../../src/checkpoint/packed.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
 import { readBlockWeights } from "../../src/forward/weights.js";
 import { BlockRunner } from "../../src/forward/block-runner.js";
 import { lookUp } from "../../src/look-up.js";
-import type { BlockSpec, InputGroup, LinearSpec } from "../../src/model/architecture.js";
+import { prunableLinears, type BlockSpec, type InputGroup, type LinearSpec } from "../../src/model/architecture.js";
 import { takeMatrix } from "../../src/model/logical-matrix.js";
 import { openModel, type Model } from "../../src/model/open-model.js";
 import { fixturePath, readJson, TOLERANCE } from "../helpers/architectures.js";
@@ -187,39 +188,96 @@ test("gpt_oss: packed experts are those of the dense checkpoint, linear by linea
       takeMatrix(lookUp(values, role), lookUp(spec.tensors, role).shape, place).map((value) => value + 0); // no -0
     assert.deepEqual(matrixOf(block, weights, linear), matrixOf(same, expected, counterpart), linear.name);
   }
-  assert.ok(pairs.some(([linear]) => linear.inputAxis === 1 && linear.slab !== undefined));
+  assert.ok(pairs.some(([linear]) => linear.slab !== undefined));
   const error = relativeError(await outputOf(one, block, states), await outputOf(other, same, states));
   assert.ok(error < 1e-5, String(error));
 });
 
-test("gpt_oss: packed experts are refused by name before any work, and left as they are where they are not asked for", async (t) => {
-  const [model] = await packedAndDense(t);
-  const out = join(temporaryDirectory(t), "out");
-  const ids = { file: fixturePath("gpt_oss", "golden.safetensors"), tensor: "input_ids" };
-  const run = demoRun(out, { model, calibration: ids, nsamples: 2, seqlen: 24, sparsity: 0.5 });
-  await assert.rejects(pruneModel(run, createTestContext()), {
-    code: "E_PACKED",
-    message: /^96 of the linears to prune, model\.layers\.0\.mlp\.experts\.0\.gate among them, are stored as MXFP4/,
-  });
-  for (const steps of [
-    { then: [{ method: "reconstruct", methodOptions: {} }] },
-    { then: [{ method: "finetune", methodOptions: {} }] },
-    { method: "wanda++", methodOptions: { rounds: 1 } },
-  ])
-    await assert.rejects(pruneModel({ ...run, ignore: ["*.experts.*"], ...steps }, createTestContext()), {
-      code: "E_PACKED",
-      message: /trains every tensor of a block, and \d+ of the model's/,
-    });
-  assert.ok(!existsSync(`${out}.partial`) && !existsSync(out));
-  await pruneModel({ ...run, ignore: ["*.experts.*"] }, createTestContext());
-  const [before, after] = [model, out].map((directory) => readTensors(join(directory, "model.safetensors"))) as [
-    Map<string, StoredTensor>,
-    Map<string, StoredTensor>,
-  ];
-  for (const [name, { values }] of before) {
-    const isPruned = /self_attn\.[qkvo]_proj\.weight$/.test(name);
-    const zeros = tensorOf(after, name).values.filter((value) => value === 0).length;
-    if (isPruned) assert.equal(zeros, values.length / 2, name);
-    else assert.deepEqual(tensorOf(after, name).values, values, name);
+/** Weights of the decoder's linears as codes of eight bits, with a scale for each block of 128 × 128 or each row. */
+function inEightBits(stored: ReadonlyMap<string, StoredTensor>, scales: "blocks" | "rows"): Tensors {
+  const tensors: Tensors = {};
+  for (const [name, tensor] of stored) {
+    const [rows = 0, columns = 0] = tensor.shape;
+    if (!/layers\..*proj\.weight$/.test(name)) {
+      tensors[name] = plain(tensor);
+      continue;
+    }
+    const shape = scales === "rows" ? [rows, 1] : [Math.ceil(rows / 128), Math.ceil(columns / 128)];
+    const count = (shape[0] as number) * (shape[1] as number);
+    const codes = Uint8Array.from(tensor.values, (value, i) => 8 + ((i * 29) % 100) + (value < 0 ? 128 : 0));
+    tensors[name] = { dtype: "F8_E4M3", shape: tensor.shape, values: codes };
+    tensors[`${name}_scale${scales === "rows" ? "" : "_inv"}`] = {
+      dtype: "F32",
+      shape,
+      values: Float32Array.from({ length: count }, (_, i) => 0.001 * (1 + (i % 7))),
+    };
   }
-});
+  return tensors;
+}
+
+const PACKED: readonly (readonly [title: string, folder: string, tensors: () => Tensors])[] = [
+  [
+    "MXFP4",
+    "gpt_oss",
+    () => {
+      const tensors: Tensors = {};
+      for (const [name, tensor] of storedIn("gpt_oss"))
+        Object.assign(
+          tensors,
+          /experts\.(gate_up|down)_proj$/.test(name) ? pack(name, tensor.shape).packed : { [name]: plain(tensor) },
+        );
+      return tensors;
+    },
+  ],
+  ["FP8 with a scale for each block", "qwen3", () => inEightBits(storedIn("qwen3"), "blocks")],
+  ["FP8 with a scale for each row", "qwen3", () => inEightBits(storedIn("qwen3"), "rows")],
+];
+
+for (const [title, folder, tensors] of PACKED) {
+  test(`${folder} stored as ${title}: pruned, the output has its weights as BF16 and says nothing of a quantisation`, async (t) => {
+    const model = temporaryDirectory(t);
+    const config = {
+      ...readJson<object>(fixturePath(folder, "config.json")),
+      quantization_config: { quant_method: "x" },
+    };
+    await writeCheckpoint(model, { tensors: tensors(), config });
+    const out = join(temporaryDirectory(t), "out");
+    const ids = { file: fixturePath(folder, "golden.safetensors"), tensor: "input_ids" };
+    const run = demoRun(out, { model, calibration: ids, nsamples: 2, seqlen: 16, sparsity: 0.5 });
+    await using source = await openModel(model);
+    const sizes = await rewrittenFiles(source.checkpoint);
+    await pruneModel(run, createTestContext());
+    await using pruned = await openModel(out);
+    assert.equal(pruned.checkpoint.packed.size, 0);
+    assert.ok(!("quantization_config" in readJson<object>(join(out, "config.json"))));
+    for (const name of ["model.safetensors", "config.json"])
+      assert.equal(sizes.get(name)?.sizeBytes, statSync(join(out, name)).size, name);
+    const gone = [...source.checkpoint.tensors.keys()].filter((name) => !pruned.checkpoint.tensors.has(name));
+    assert.ok(
+      gone.every((name) => /(_blocks|_scales|_scale|_scale_inv)$/.test(name)),
+      gone.join(),
+    );
+    const linears = new Set(prunableLinears(source.architecture).map(({ name }) => name));
+    const solved = new Set(
+      source.architecture.blocks.flatMap(({ groups, tensors: stored }) =>
+        groups.flatMap((group) => group.linears.map(({ role }) => lookUp(stored, role).tensor)),
+      ),
+    );
+    assert.ok(linears.size > 0);
+    for (const [name, { dtype }] of pruned.checkpoint.tensors) {
+      const before = await source.checkpoint.readTensor(name);
+      const after = await pruned.checkpoint.readTensor(name);
+      if (!solved.has(name)) {
+        assert.deepEqual(after, before, name);
+        continue;
+      }
+      assert.equal(dtype, source.checkpoint.packed.has(name) ? "BF16" : "F32", name);
+      let zeros = 0;
+      after.forEach((value, i) => {
+        if (value === 0) zeros++;
+        else assert.ok(Math.abs(value - (before[i] as number)) <= 2 ** -8 * Math.abs(before[i] as number), name);
+      });
+      assert.ok(zeros >= after.length / 2, `${name}: ${zeros} of ${after.length}`);
+    }
+  });
+}

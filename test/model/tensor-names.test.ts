@@ -87,7 +87,11 @@ function asMultimodal(wrapper: string): (config: Config) => Config {
   return (config) => ({ model_type: wrapper, vision_config: { hidden_size: 6 }, text_config: config });
 }
 
-const RENAMED: readonly (Variant & { readonly title: string; readonly canonical: (stored: string) => string })[] = [
+const RENAMED: readonly (Variant & {
+  readonly title: string;
+  readonly canonical: (stored: string) => string;
+  readonly further?: number;
+})[] = [
   {
     title: "llama without its base prefix",
     folder: "llama",
@@ -127,6 +131,31 @@ const RENAMED: readonly (Variant & { readonly title: string; readonly canonical:
     canonical: (stored) => stored.replace("model.language_model.", "model."),
   },
   {
+    title: "llama4_text as language_model.model, the head beside it",
+    folder: "llama4_text",
+    rename: rebase("model.", "language_model.model.", "language_model."),
+    config: asMultimodal("llama4"),
+    extra: VISION,
+    canonical: (stored) => stored.replace("language_model.", ""),
+  },
+  {
+    title: "qwen3_5_moe_text as model.language_model, layers of further tokens beside it",
+    folder: "qwen3_5_moe_text",
+    rename: rebase("model.", "model.language_model."),
+    config: asMultimodal("qwen3_5_moe"),
+    extra: { ...VISION, "mtp.layers.0.self_attn.q_proj.weight": floats([4, 4]), "mtp.norm.weight": floats([4]) },
+    further: 2,
+    canonical: (stored) => stored.replace("model.language_model.", "model."),
+  },
+  {
+    title: "cohere2 inside a multimodal checkpoint, tied",
+    folder: "cohere2",
+    rename: rebase("model.", "model.language_model."),
+    config: asMultimodal("cohere2_vision"),
+    extra: VISION,
+    canonical: (stored) => stored.replace("model.language_model.", "model."),
+  },
+  {
     title: "gemma3 inside a multimodal checkpoint, tied",
     folder: "gemma3_text",
     rename: rebase("model.", "language_model.model."),
@@ -136,7 +165,7 @@ const RENAMED: readonly (Variant & { readonly title: string; readonly canonical:
   },
 ];
 
-for (const { title, canonical, ...variant } of RENAMED) {
+for (const { title, canonical, further = 0, ...variant } of RENAMED) {
   test(`${title}: pruned to the very values of the plain checkpoint, all else untouched`, async (t) => {
     const plain = await prune(
       t,
@@ -152,9 +181,12 @@ for (const { title, canonical, ...variant } of RENAMED) {
       const extra = variant.extra?.[name];
       if (extra === undefined) assert.deepEqual(values, tensorOf(plain.tensors, canonical(name)).values, name);
     }
+    for (const [name, { values }] of Object.entries(variant.extra ?? {}))
+      assert.deepEqual(tensorOf(renamed.tensors, name).values, Float64Array.from(values), name);
     const told = renamed.lines.filter((line) => line.includes("passed through untouched"));
-    assert.equal(told.length, variant.extra === undefined ? 0 : 1);
-    if (variant.extra !== undefined) assert.match(told[0] ?? "", /only the language model is read; 3 tensors/);
+    assert.equal(told.length, (variant.extra === undefined ? 0 : 1) + (further === 0 ? 0 : 1));
+    if (variant.extra !== undefined) assert.match(told.at(-1) ?? "", /only the language model is read; 3 tensors/);
+    if (further !== 0) assert.match(told[0] ?? "", /2 tensors of layers that predict further tokens .* stay dense/);
   });
 }
 
@@ -376,4 +408,5 @@ test("layers that predict further tokens may follow the decoder's own", async (t
   });
   await using model = await openModel(directory);
   assert.equal(model.architecture.blocks.length, 3);
+  assert.deepEqual((await inspectModel({ directory })).further, ["model.layers.3.input_layernorm.weight"]);
 });

@@ -11,7 +11,7 @@ import type { CachedAttentionAttributes } from "../../src/graph/cached-attention
 import type { Activation, NormAttributes } from "../../src/graph/composites.js";
 import type { ClampedGateAttributes } from "../../src/graph/gates.js";
 import type { AttributesOf, OperatorName } from "../../src/graph/operators.js";
-import type { LinearAttentionAttributes } from "../../src/graph/recurrent.js";
+import type { LinearAttentionStepAttributes } from "../../src/graph/recurrent-steps.js";
 import type { ReductionAttributes } from "../../src/graph/primitives.js";
 
 /** Any type of element as numbers; true is 1. */
@@ -446,22 +446,29 @@ const convolution: Rule<"convolution"> = ([x, weight, bias], attributes, size) =
   ];
 };
 
-/** A head's tokens one by one; its state [d, e] is changed by `step`, then read by the query. */
+type StateStep = (state: Float64Array[], k: Float64Array, v: Float64Array, row: number, head: number) => void;
+
+/**
+ * A head's tokens one by one; its state [d, e] is changed by `step`, then read by the query. Also what the state is after
+ * each sequence, [sequences, heads, d, e].
+ * @param before what it is before each
+ */
 function recur(
   [query, key, value]: readonly Tensor[],
-  { heads, keyHeads, tokens: length }: LinearAttentionAttributes,
-  size: Sizes,
-  step: (state: Float64Array[], k: Float64Array, v: Float64Array, row: number, head: number) => void,
-): readonly Tensor[] {
-  const tokens = size(length);
+  { heads, keyHeads }: LinearAttentionStepAttributes,
+  tokens: number,
+  step: StateStep,
+  before?: Tensor,
+): readonly [Tensor, Tensor] {
   const [q, k, v] = [query as Tensor, key as Tensor, value as Tensor];
   const [rows, d, e] = [q.shape[0] as number, (q.shape[1] as number) / keyHeads, (v.shape[1] as number) / heads];
   const values = new Float64Array(rows * heads * e);
+  const after = Float64Array.from(before?.values ?? new Float64Array((rows / tokens) * heads * d * e));
   for (let head = 0; head < heads; head++) {
     const group = Math.floor(head / (heads / keyHeads));
-    let state: Float64Array[] = [];
     for (let row = 0; row < rows; row++) {
-      if (row % tokens === 0) state = Array.from({ length: d }, () => new Float64Array(e));
+      const start = (Math.floor(row / tokens) * heads + head) * d * e;
+      const state = Array.from({ length: d }, (_, i) => after.subarray(start + i * e, start + (i + 1) * e));
       const at = ({ values: all }: Tensor, place: number, width: number): Float64Array =>
         all.subarray(place * width, (place + 1) * width);
       step(state, at(k, row * keyHeads + group, d), at(v, row * heads + head, e), row, head);
@@ -470,14 +477,17 @@ function recur(
         values[(row * heads + head) * e + j] = sum(state.map((line, i) => (line[j] as number) * (read[i] as number)));
     }
   }
-  return [{ shape: [rows, heads * e], values }];
+  return [
+    { shape: [rows, heads * e], values },
+    { shape: [rows / tokens, heads, d, e], values: after },
+  ];
 }
 
-const deltaRule: Rule<"deltaRule"> = (inputs, attributes, size) => {
+function deltaStep(inputs: readonly Tensor[], heads: number): StateStep {
   const [gates, betas] = [inputs[3] as Tensor, inputs[4] as Tensor];
-  return recur(inputs, attributes, size, (state, k, v, row, head) => {
-    const left = Math.exp(gates.values[row * attributes.heads + head] as number);
-    const beta = betas.values[row * attributes.heads + head] as number;
+  return (state, k, v, row, head) => {
+    const left = Math.exp(gates.values[row * heads + head] as number);
+    const beta = betas.values[row * heads + head] as number;
     for (const line of state) line.forEach((entry, j) => (line[j] = entry * left));
     const known = v.map((_, j) => sum(state.map((line, i) => (line[j] as number) * (k[i] as number))));
     state.forEach((line, i) =>
@@ -485,16 +495,51 @@ const deltaRule: Rule<"deltaRule"> = (inputs, attributes, size) => {
         line[j] += (k[i] as number) * beta * ((v[j] as number) - (known[j] as number));
       }),
     );
-  });
-};
+  };
+}
 
-const fadingAttention: Rule<"fadingAttention"> = (inputs, attributes, size) =>
-  recur(inputs, attributes, size, (state, k, v, _row, head) => {
-    const left = Math.exp(-((inputs[3] as Tensor).values[head] as number));
+function fadingStep(slopes: Tensor): StateStep {
+  return (state, k, v, _row, head) => {
+    const left = Math.exp(-(slopes.values[head] as number));
     state.forEach((line, i) =>
       line.forEach((entry, j) => (line[j] = entry * left + (k[i] as number) * (v[j] as number))),
     );
-  });
+  };
+}
+
+const deltaRule: Rule<"deltaRule"> = (inputs, attributes, size) => {
+  const [output] = recur(inputs, attributes, size(attributes.tokens), deltaStep(inputs, attributes.heads));
+  return [output];
+};
+
+const fadingAttention: Rule<"fadingAttention"> = (inputs, attributes, size) => {
+  const [output] = recur(inputs, attributes, size(attributes.tokens), fadingStep(inputs[3] as Tensor));
+  return [output];
+};
+
+const deltaRuleStep: Rule<"deltaRuleStep"> = (inputs, attributes) =>
+  recur(inputs, attributes, 1, deltaStep(inputs, attributes.heads), inputs[5]);
+
+const fadingAttentionStep: Rule<"fadingAttentionStep"> = (inputs, attributes) =>
+  recur(inputs, attributes, 1, fadingStep(inputs[3] as Tensor), inputs[4]);
+
+const convolutionStep: Rule<"convolutionStep"> = ([x, weight, before, bias]) => {
+  const [input, kernel, past] = [x as Tensor, weight as Tensor, before as Tensor];
+  const [channels, taps] = [input.shape[1] as number, kernel.shape[2] as number];
+  const at = (row: number, token: number, channel: number): number =>
+    (token === taps - 1
+      ? input.values[row * channels + channel]
+      : past.values[(row * (taps - 1) + token) * channels + channel]) as number;
+  return [
+    byPlace(input.shape, ([row = 0, channel = 0]) => {
+      let total = bias?.values[channel] ?? 0;
+      for (let token = 0; token < taps; token++)
+        total += (kernel.values[channel * taps + token] as number) * at(row, token, channel);
+      return total;
+    }),
+    byPlace(past.shape, ([row = 0, token = 0, channel = 0]) => at(row, token + 1, channel)),
+  ];
+};
 
 /** By forward substitution. */
 const unitTriangularInverse: Rule<"unitTriangularInverse"> = ([x]) => {
@@ -891,6 +936,9 @@ const RULES: { readonly [Name in OperatorName]: Rule<Name> } = {
   deltaRule,
   fadingAttention,
   unitTriangularInverse,
+  convolutionStep,
+  deltaRuleStep,
+  fadingAttentionStep,
   router,
   sparseMixer,
   expert,

@@ -4,10 +4,10 @@ import { gatedFamily, readRmsNorm } from "../gated-decoder.js";
 import { readPlainMlp } from "../mlp.js";
 
 export const ARCEE = gatedFamily("arcee", ["squared ReLU without a gate", "grouped-query attention"], (values) => ({
-  norm: readRmsNorm(values, 1e-5),
+  norm: readRmsNorm(values),
   mlpOf: () =>
     readPlainMlp(values, {
-      activation: readActivation(values, "hidden_act", "relu2"),
+      activation: readActivation(values, "hidden_act"),
       hasBias: values.boolean("mlp_bias", false),
     }),
 }));

@@ -13,13 +13,12 @@ function common(values: ConfigObject): GatedVariations {
     norms: { ...PRE_NORM, beforeMlp: "input_layernorm" },
     residual: "parallel",
     isRotaryInterleaved: true,
-    logitScale: values.number("logit_scale", 0.0625),
-    isTiedByDefault: true,
+    logitScale: values.number("logit_scale"),
   };
 }
 
 function readNorm(values: ConfigObject): Norm {
-  return { kind: "layer", epsilon: values.number("layer_norm_eps", 1e-5) };
+  return { kind: "layer", epsilon: values.number("layer_norm_eps") };
 }
 
 export const COHERE = gatedFamily(
@@ -35,11 +34,11 @@ export const COHERE2 = gatedFamily(
   "cohere2",
   ["parallel branches with one norm", "interleaved rotary", "layers without windows have no positions"],
   (values) => {
-    const pattern = values.count(values.keyAmong("sliding_window_pattern", "_sliding_window_pattern"), 4);
+    const pattern = values.count(values.keyAmong("sliding_window_pattern", "_sliding_window_pattern"));
     const isLocal = readLocalLayers(values, (layer) => (layer + 1) % pattern !== 0);
     return {
       ...common(values),
-      windowOf: readWindows(values, isLocal, 4096),
+      windowOf: readWindows(values, isLocal),
       rotaryOf: (layer) => (isLocal(layer) ? "default" : undefined),
     };
   },

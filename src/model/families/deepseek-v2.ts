@@ -49,11 +49,11 @@ function readScoreFactor(values: ConfigObject): number {
  * What both generations share: latent attention, and positions in a part of each head.
  * @param queryRankDefault where the config lacks the key; null in it means that queries have no latent vector
  */
-export function readLatentAttention(values: ConfigObject, queryRankDefault?: number): GatedVariations {
+export function readLatentAttention(values: ConfigObject): GatedVariations {
   const heads = values.count("num_attention_heads");
   const plainDim = values.count("qk_nope_head_dim");
   const rotaryDim = values.count("qk_rope_head_dim");
-  const queryRank = values.numberOrNull("q_lora_rank", queryRankDefault);
+  const queryRank = values.numberOrNull("q_lora_rank");
   values.ignore("head_dim", "num_key_value_heads"); // those of the latent form, whatever a library writes there
   const attention = latentAttentionBranch({
     hiddenSize: values.count("hidden_size"),
@@ -77,7 +77,7 @@ export function readLatentAttention(values: ConfigObject, queryRankDefault?: num
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
-  const isAfterDense = readLayersAfterDense(values, 0);
+  const isAfterDense = readLayersAfterDense(values);
   return describeGatedDecoder("deepseek_v2", config, hasTensor, {
     ...readLatentAttention(values),
     hasMlpBias: values.boolean("mlp_bias", false),

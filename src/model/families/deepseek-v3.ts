@@ -6,7 +6,7 @@ import type { Architecture } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
 import type { HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
-import { readCorrectedMixtures, type CorrectedDefaults, type ShapeOf } from "../moe-config.js";
+import { readCorrectedMixtures, type ShapeOf } from "../moe-config.js";
 import type { Family } from "../family.js";
 import { readLatentAttention } from "./deepseek-v2.js";
 
@@ -14,20 +14,10 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
   const { values } = config;
   if (values.string("scoring_func", "sigmoid") !== "sigmoid") throw values.refuse("scoring_func", '"sigmoid"');
   if (values.string("topk_method", "noaux_tc") !== "noaux_tc") throw values.refuse("topk_method", '"noaux_tc"');
-  const defaults: CorrectedDefaults = {
-    firstSparse: 3,
-    isRenormalized: true,
-    scale: 2.5,
-    groups: 8,
-    kept: 4,
-    experts: 256,
-    chosen: 8,
-    sharedExperts: 1,
-  };
   return describeGatedDecoder("deepseek_v3", config, hasTensor, {
-    ...readLatentAttention(values, 1536),
+    ...readLatentAttention(values),
     hasMlpBias: false,
-    mlpOf: readCorrectedMixtures(values, shapeOf, defaults),
+    mlpOf: readCorrectedMixtures(values, shapeOf),
   });
 }
 

@@ -1,20 +1,19 @@
 /** dots.llm1: attention with normed heads, dense layers first, then mixtures with DeepSeek-V3's router. */
 import type { Architecture } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
-import { readWindowsUnlessNull, type HasTensor } from "../decoder-config.js";
+import { readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
 import { readCorrectedMixtures, type ShapeOf } from "../moe-config.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
-  const firstLocal = values.number("max_window_layers", 62);
-  const defaults = { firstSparse: 0, isRenormalized: false, scale: 1, groups: 1, kept: 1 };
+  const firstLocal = values.number("max_window_layers");
   return describeGatedDecoder("dots1", config, hasTensor, {
     hasMlpBias: false,
     headNorm: perHeadNorm(readRmsNorm(values)),
-    windowOf: readWindowsUnlessNull(values, (layer) => layer >= firstLocal, 4096),
-    mlpOf: readCorrectedMixtures(values, shapeOf, defaults),
+    windowOf: readWindows(values, (layer) => layer >= firstLocal),
+    mlpOf: readCorrectedMixtures(values, shapeOf),
   });
 }
 

@@ -14,11 +14,11 @@ import { readErnie } from "./ernie4-5.js";
 const MOST_FLOOR = 1e-6;
 
 function readRouter(values: ConfigObject): RouterParts {
-  const experts = values.count("moe_num_experts", 64);
-  if (values.number("moe_norm_min", 1e-12) > MOST_FLOOR) throw values.refuse("moe_norm_min", `at most ${MOST_FLOOR}`);
+  const experts = values.count("moe_num_experts");
+  if (values.number("moe_norm_min") > MOST_FLOOR) throw values.refuse("moe_norm_min", `at most ${MOST_FLOOR}`);
   return {
     experts,
-    chosen: values.count("moe_k", 6),
+    chosen: values.count("moe_k"),
     isRenormalized: true,
     correction: { role: "mlp.moe_statics.e_score_correction_bias", shape: [1, experts] },
   };
@@ -26,9 +26,9 @@ function readRouter(values: ConfigObject): RouterParts {
 
 /** Every `moe_layer_interval`-th layer from a first to a last one; -1 is the model's last. */
 function readExpertLayers(values: ConfigObject): (layer: number) => boolean {
-  const [first, end] = [values.number("moe_layer_start_index", 1), values.number("moe_layer_end_index", -1)];
+  const [first, end] = [values.number("moe_layer_start_index"), values.number("moe_layer_end_index")];
   const last = end === -1 ? values.count("num_hidden_layers") - 1 : end;
-  const interval = values.count("moe_layer_interval", 1);
+  const interval = values.count("moe_layer_interval");
   return (layer) => (layer + 1) % interval === 0 && layer >= first && layer <= last;
 }
 
@@ -36,7 +36,7 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
   const { values } = config;
   requireBoolean(values, "use_bias", false);
   const hasExperts = readExpertLayers(values);
-  const shared = values.number("moe_num_shared_experts", 2);
+  const shared = values.number("moe_num_shared_experts");
   return describeGatedDecoder("ernie4_5_moe", config, hasTensor, {
     ...readErnie(values),
     mlpOf: (layer, dense) =>

@@ -7,24 +7,14 @@ import type { Architecture } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
 import { readHeads, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
-import { readCorrectedMixtures, type CorrectedDefaults, type ShapeOf } from "../moe-config.js";
+import { readCorrectedMixtures, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
-  const heads = readHeads(values, values.count("hidden_size"), undefined, 8);
-  const norm = readRmsNorm(values, 1e-5);
-  const defaults: CorrectedDefaults = {
-    firstSparse: 1,
-    isRenormalized: true,
-    scale: 1,
-    groups: 1,
-    kept: 1,
-    experts: 128,
-    chosen: 8,
-    sharedExperts: 1,
-  };
+  const heads = readHeads(values, values.count("hidden_size"));
+  const norm = readRmsNorm(values);
   return describeGatedDecoder("glm4_moe", config, hasTensor, {
     norm,
     heads,
@@ -32,8 +22,8 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
     hasOutputBias: false,
     hasMlpBias: false,
     headNorm: values.boolean("use_qk_norm", false) ? perHeadNorm(norm) : undefined,
-    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { fraction: 0.5 })]]),
-    mlpOf: readCorrectedMixtures(values, shapeOf, defaults),
+    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { isPartial: true })]]),
+    mlpOf: readCorrectedMixtures(values, shapeOf),
   });
 }
 

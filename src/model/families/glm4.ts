@@ -1,7 +1,7 @@
 /** GLM-4 (0414): norms before and after each branch, interleaved rotary on half of each head, gate and up as one. */
 import type { NormPlaces } from "../decoder.js";
 import { readHeads } from "../decoder-config.js";
-import { gatedFamily, readRmsNorm } from "../gated-decoder.js";
+import { gatedFamily } from "../gated-decoder.js";
 import { readRotaryTable } from "../rotary.js";
 
 const NORMS: NormPlaces = {
@@ -20,17 +20,16 @@ export const GLM4 = gatedFamily(
     "fused gate_up, pruned as gate, up",
   ],
   (values) => {
-    const heads = readHeads(values, values.count("hidden_size"), 128, 2);
+    const heads = readHeads(values, values.count("hidden_size"));
     return {
-      norm: readRmsNorm(values, 1.5625e-7),
       norms: NORMS,
       heads,
-      hasInputBias: values.boolean("attention_bias", true),
+      hasInputBias: values.boolean("attention_bias"),
       hasOutputBias: false,
       hasMlpBias: false,
       isGateUpFused: true,
       isRotaryInterleaved: true,
-      rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { fraction: 0.5 })]]),
+      rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { isPartial: true })]]),
     };
   },
 );

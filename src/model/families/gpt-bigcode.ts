@@ -9,10 +9,10 @@ export const GPT_BIGCODE = plainFamily(
     requireBoolean(values, "add_cross_attention", false);
     const hiddenSize = values.countAmong("n_embd", "hidden_size");
     const heads = values.countAmong("n_head", "num_attention_heads");
-    const isMultiQuery = values.boolean("multi_query", true);
+    const isMultiQuery = values.boolean("multi_query");
     const maxPositions = values.countAmong("n_positions", "max_position_embeddings");
     const headDim = widthOfHead(hiddenSize, heads);
-    const scale = values.boolean("scale_attn_weights", true) ? headDim ** -0.5 : 1;
+    const scale = values.boolean("scale_attn_weights") ? headDim ** -0.5 : 1;
     return {
       names: {
         embedding: "transformer.wte",
@@ -29,14 +29,13 @@ export const GPT_BIGCODE = plainFamily(
       heads: { heads, keyValueHeads: isMultiQuery ? 1 : heads, headDim },
       width: values.count("n_inner", 4 * hiddenSize),
       maxPositions,
-      norm: { kind: "layer", epsilon: values.number("layer_norm_epsilon", 1e-5), hasBias: true },
+      norm: { kind: "layer", epsilon: values.number("layer_norm_epsilon"), hasBias: true },
       norms: { beforeAttention: "ln_1", beforeMlp: "ln_2" },
       residual: "sequential",
-      activation: readActivation(values, "activation_function", "gelu_pytorch_tanh"),
+      activation: readActivation(values, "activation_function"),
       fusedLayout: isMultiQuery ? "stacked" : "grouped",
       scaleOf: () => scale,
       embedding: { positions: { path: "transformer.wpe", count: maxPositions, offset: 0 } },
-      isTiedByDefault: true,
     };
   },
 );

@@ -26,16 +26,15 @@ function read(values: ConfigObject, queryKeyValue: PlainNames["queryKeyValue"]):
     layers: values.countAmong("n_layer", "num_hidden_layers"),
     heads: { heads, keyValueHeads: heads, headDim: widthOfHead(hiddenSize, heads) },
     width: values.count("n_inner", 4 * hiddenSize),
-    maxPositions: values.count(values.keyAmong("n_positions", "max_position_embeddings"), 2048),
-    norm: { kind: "layer", epsilon: values.number("layer_norm_epsilon", 1e-5), hasBias: true },
+    maxPositions: values.count(values.keyAmong("n_positions", "max_position_embeddings")),
+    norm: { kind: "layer", epsilon: values.number("layer_norm_epsilon"), hasBias: true },
     norms: { beforeAttention: "ln_1", beforeMlp: "ln_1" },
     residual: "parallel",
-    activation: readActivation(values, "activation_function", "gelu_new"),
+    activation: readActivation(values, "activation_function"),
     hasAttentionBias: false,
-    rotary: readRotaryTable(values, values.count("rotary_dim", 64)),
+    rotary: readRotaryTable(values, values.count("rotary_dim")),
     isRotaryInterleaved: true,
     hasHeadBias: true,
-    isTiedByDefault: false,
   };
 }
 

@@ -3,12 +3,12 @@ import type { ConfigObject } from "../config.js";
 import { gatedFamily, type GatedVariations } from "../gated-decoder.js";
 
 export function readMultipliers(values: ConfigObject): GatedVariations {
-  const factors = { kept: 1, added: values.number("residual_multiplier", 1) };
+  const factors = { kept: 1, added: values.number("residual_multiplier") };
   return {
-    embeddingScale: values.number("embedding_multiplier", 1),
-    attentionScale: values.number("attention_multiplier", 1),
+    embeddingScale: values.number("embedding_multiplier"),
+    attentionScale: values.number("attention_multiplier"),
     residualFactorsOf: () => ({ attention: factors, mlp: factors }),
-    logitScale: 1 / values.number("logits_scaling", 1),
+    logitScale: 1 / values.number("logits_scaling"),
   };
 }
 

@@ -13,7 +13,7 @@ import { readMultipliers } from "./granite.js";
 const NAMES = { gateUp: "input_linear.weight", down: "output_linear.weight" };
 
 function readShared(values: ConfigObject): SharedExpertSpec | undefined {
-  const width = values.number("shared_intermediate_size", 0);
+  const width = values.number("shared_intermediate_size");
   const fused = { gateUp: "input_linear", down: "output_linear" };
   return width === 0 ? undefined : { path: "shared_mlp", width: values.count("shared_intermediate_size"), fused };
 }
@@ -25,11 +25,11 @@ function granite(name: string, exercises: readonly string[], sharedOf: typeof re
     const mixture = mixtureBranch({
       hiddenSize: values.count("hidden_size"),
       width: values.count("intermediate_size"),
-      activation: readActivation(values, "hidden_act", "silu"),
+      activation: readActivation(values, "hidden_act"),
       router: {
         path: "block_sparse_moe.router.layer",
-        experts: values.count("num_local_experts", 8),
-        chosen: values.count("num_experts_per_tok", 2),
+        experts: values.count("num_local_experts"),
+        chosen: values.count("num_experts_per_tok"),
         isRenormalized: true, // a softmax over the chosen alone
       },
       experts: { path: "block_sparse_moe", layout: { kind: "stacked", inputAxis: 1, names: NAMES } },

@@ -10,7 +10,7 @@ import { readMixture, type ShapeOf } from "../moe-config.js";
 import type { Family } from "../family.js";
 
 function common(values: ConfigObject): GatedVariations {
-  const norm = readRmsNorm(values, 1e-5);
+  const norm = readRmsNorm(values);
   return {
     norm,
     hasMlpBias: false,
@@ -31,9 +31,9 @@ export const HUNYUAN_V1_DENSE = gatedFamily(
 );
 
 /** A number for all layers, or a list with one for each. */
-function ofLayer(values: ConfigObject, key: string, fallback: number): (layer: number) => number {
+function ofLayer(values: ConfigObject, key: string): (layer: number) => number {
   if (!Array.isArray(values.raw(key))) {
-    const all = values.count(key, fallback);
+    const all = values.count(key);
     return () => all;
   }
   const each = values.numbers(key) ?? [];
@@ -46,7 +46,7 @@ function ofLayer(values: ConfigObject, key: string, fallback: number): (layer: n
 
 function describeMoe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
-  const [experts, chosen] = [ofLayer(values, "num_experts", 1), ofLayer(values, "moe_topk", 1)];
+  const [experts, chosen] = [ofLayer(values, "num_experts"), ofLayer(values, "moe_topk")];
   const width = values.count("intermediate_size");
   return describeGatedDecoder("hunyuan_v1_moe", config, hasTensor, {
     ...common(values),

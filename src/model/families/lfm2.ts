@@ -13,10 +13,10 @@ import type { Family } from "../family.js";
 
 /** Where the config says "adjust", two thirds of what it names, rounded up to a multiple. */
 function readWidth(values: ConfigObject): number {
-  const width = values.count(values.keyAmong("intermediate_size", "block_ff_dim"), 12288);
-  if (!values.boolean("block_auto_adjust_ff_dim", true)) return width;
-  const scaled = Math.trunc(values.number("block_ffn_dim_multiplier", 1) * Math.trunc((2 * width) / 3));
-  const multiple = values.count("block_multiple_of", 256);
+  const width = values.count(values.keyAmong("block_ff_dim", "intermediate_size"));
+  if (!values.boolean("block_auto_adjust_ff_dim")) return width;
+  const scaled = Math.trunc(values.number("block_ffn_dim_multiplier") * Math.trunc((2 * width) / 3));
+  const multiple = values.count("block_multiple_of");
   return multiple * Math.ceil(scaled / multiple);
 }
 
@@ -47,7 +47,7 @@ function describe({ values }: ModelConfig, hasTensor: HasTensor): Architecture {
   const layers = values.count("num_hidden_layers");
   const heads = readHeads(values, hiddenSize);
   const width = readWidth(values);
-  const norm: Norm = { kind: "rms", epsilon: values.number("norm_eps", 1e-5) };
+  const norm: Norm = { kind: "rms", epsilon: values.number("norm_eps") };
   const attending = values.numbers("full_attn_idxs");
   const kindOf = readLayerKinds(values, ["full_attention", "conv"], (layer) =>
     attending === undefined || attending.includes(layer) ? "full_attention" : "conv",
@@ -55,7 +55,7 @@ function describe({ values }: ModelConfig, hasTensor: HasTensor): Architecture {
   const attention = attentionOf(hiddenSize, heads, norm);
   const convolution = shortConvolutionBranch({
     hiddenSize,
-    kernel: values.count("conv_L_cache", 3),
+    kernel: values.count("conv_L_cache"),
     hasBias: values.boolean("conv_bias", false),
   });
   const mlp = gatedMlp({
@@ -64,15 +64,15 @@ function describe({ values }: ModelConfig, hasTensor: HasTensor): Architecture {
     up: projection("feed_forward.w3", hiddenSize, width),
     down: projection("feed_forward.w2", width, hiddenSize),
   });
-  const tie = values.keyAmong("tie_word_embeddings", "tie_embedding");
+  const tie = values.keyAmong("tie_embedding", "tie_word_embeddings");
   return describeDecoder({
     family: "lfm2",
     hiddenSize,
     vocabularySize: values.count("vocab_size"),
-    maxPositions: values.count("max_position_embeddings", 128000),
+    maxPositions: values.count("max_position_embeddings"),
     embedding: { path: "model.embed_tokens" },
     rotaryTables: new Map([
-      ["default", readRotaryTable(values, heads.headDim, { theta: 1e6, thetaKeys: ["rope_theta", "theta"] })],
+      ["default", readRotaryTable(values, heads.headDim, { thetaKeys: ["rope_theta", "theta"] })],
     ]),
     layersPath: "model.layers",
     layers,
@@ -86,7 +86,7 @@ function describe({ values }: ModelConfig, hasTensor: HasTensor): Architecture {
     head: {
       norm: { path: "model.embedding_norm", norm },
       path: "lm_head",
-      isTied: values.boolean(tie, true) || !hasTensor("lm_head.weight"),
+      isTied: values.boolean(tie) || !hasTensor("lm_head.weight"),
     },
   });
 }

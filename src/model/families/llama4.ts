@@ -7,17 +7,16 @@ import type { Architecture } from "../architecture.js";
 import type { HeadNorm } from "../attention.js";
 import type { Branch } from "../branch.js";
 import type { ConfigObject, ModelConfig } from "../config.js";
-import { readActivation, readHeads, readLayerKinds, type HasTensor } from "../decoder-config.js";
+import { readActivation, readLayerKinds, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, readRmsNorm } from "../gated-decoder.js";
 import { gatedMlp } from "../mlp.js";
 import { mixtureBranch } from "../moe.js";
 import type { Projection } from "../pieces.js";
-import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
 
 /** Which layers have positions: those flagged 1 in `no_rope_layers`, whatever the name says. */
 function readRotaryLayers(values: ConfigObject, layers: number): (layer: number) => boolean {
-  const interval = values.count("no_rope_layer_interval", 4);
+  const interval = values.count("no_rope_layer_interval");
   const flags = values.numbers("no_rope_layers");
   if (flags === undefined || flags.length === 0) return (layer) => (layer + 1) % interval !== 0;
   if (flags.length < layers) throw values.refuse("no_rope_layers", `a list of ${layers}`);
@@ -25,13 +24,13 @@ function readRotaryLayers(values: ConfigObject, layers: number): (layer: number)
 }
 
 function readExpertLayers(values: ConfigObject): (layer: number) => boolean {
-  const step = values.count("interleave_moe_layer_step", 1);
+  const step = values.count("interleave_moe_layer_step");
   const listed = values.numbers("moe_layers");
   return (layer) => (listed === undefined ? (layer + 1) % step === 0 : listed.includes(layer));
 }
 
 function dense(values: ConfigObject, hiddenSize: number): Branch {
-  const width = values.count("intermediate_size_mlp", 16384);
+  const width = values.count("intermediate_size_mlp");
   const at = (name: string, inFeatures: number, outFeatures: number): Projection => ({
     path: `feed_forward.${name}`,
     inFeatures,
@@ -39,7 +38,7 @@ function dense(values: ConfigObject, hiddenSize: number): Branch {
     hasBias: false,
   });
   return gatedMlp({
-    activation: readActivation(values, "hidden_act", "silu"),
+    activation: readActivation(values, "hidden_act"),
     gate: at("gate_proj", hiddenSize, width),
     up: at("up_proj", hiddenSize, width),
     down: at("down_proj", width, hiddenSize),
@@ -51,11 +50,11 @@ function mixture(values: ConfigObject, hiddenSize: number): Branch {
   return mixtureBranch({
     hiddenSize,
     width,
-    activation: readActivation(values, "hidden_act", "silu"),
+    activation: readActivation(values, "hidden_act"),
     router: {
       path: "feed_forward.router",
-      experts: values.count("num_local_experts", 16),
-      chosen: values.count("num_experts_per_tok", 1),
+      experts: values.count("num_local_experts"),
+      chosen: values.count("num_experts_per_tok"),
       isRenormalized: false,
       scores: "sigmoid",
     },
@@ -69,22 +68,19 @@ function describe(config: ModelConfig, hasTensor: HasTensor): Architecture {
   const { values } = config;
   const hiddenSize = values.count("hidden_size");
   const layers = values.count("num_hidden_layers");
-  const heads = readHeads(values, hiddenSize, 128);
-  const norm = readRmsNorm(values, 1e-5);
+  const norm = readRmsNorm(values);
   const hasRotary = readRotaryLayers(values, layers);
   const kindOf = readLayerKinds(values, ["full_attention", "chunked_attention"], (layer) =>
     hasRotary(layer) ? "chunked_attention" : "full_attention",
   );
   const hasExperts = readExpertLayers(values);
-  const chunk = values.numberOrNull("attention_chunk_size", 8192);
+  const chunk = values.numberOrNull("attention_chunk_size");
   const headNorm: HeadNorm = { norm, query: "", key: "", gain: "none", isAfterRotation: true };
-  const growth = { strength: values.number("attn_scale", 0.1), step: values.count("floor_scale", 8192), offset: 1 };
-  const isGrowing = values.boolean("attn_temperature_tuning", true);
-  const isNormed = values.boolean("use_qk_norm", true);
+  const growth = { strength: values.number("attn_scale"), step: values.count("floor_scale"), offset: 1 };
+  const isGrowing = values.boolean("attn_temperature_tuning");
+  const isNormed = values.boolean("use_qk_norm");
   return describeGatedDecoder("llama4_text", config, hasTensor, {
     norm,
-    heads,
-    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { theta: 500000 })]]),
     rotaryOf: (layer) => (hasRotary(layer) ? "default" : undefined),
     isRotaryInterleaved: true,
     chunkOf: (layer) => (kindOf(layer) === "chunked_attention" ? chunk : undefined),

@@ -13,16 +13,16 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
   requireBoolean(values, "use_routing_bias", true);
   if (values.string("qk_norm_type", "per_layer") !== "per_layer") throw values.refuse("qk_norm_type", '"per_layer"');
   if (values.string("scoring_func", "sigmoid") !== "sigmoid") throw values.refuse("scoring_func", '"sigmoid"');
-  const heads = readHeads(values, values.count("hidden_size"), 128, 8);
+  const heads = readHeads(values, values.count("hidden_size"));
   const fraction = values.has("rotary_dim") ? values.count("rotary_dim") / heads.headDim : 1;
-  const chosen = values.count("num_experts_per_tok", 8);
+  const chosen = values.count("num_experts_per_tok");
   const router = { chosen, isRenormalized: true, scores: "sigmoid" } as const;
   return describeGatedDecoder("minimax_m2", config, hasTensor, {
     heads,
     hasInputBias: false,
     hasOutputBias: false,
     headNorm: perHeadNorm(readRmsNorm(values), "all-heads"),
-    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { theta: 5e6, fraction })]]),
+    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { fraction })]]),
     mlpOf: (layer) => readNumberedMixture(values, `model.layers.${layer}`, shapeOf, router, "e_score_correction_bias"),
   });
 }

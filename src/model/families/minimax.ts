@@ -6,10 +6,9 @@ import type { Architecture } from "../architecture.js";
 import type { ConfigObject, ModelConfig } from "../config.js";
 import type { ResidualFactors } from "../decoder.js";
 import { readActivation, readHeads, readLayerKinds, type HasTensor } from "../decoder-config.js";
-import { describeGatedDecoder, readRmsNorm } from "../gated-decoder.js";
+import { describeGatedDecoder } from "../gated-decoder.js";
 import { lightningAttentionBranch } from "../lightning-attention.js";
 import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
-import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
 
 /** 2^(-8 i / heads), slower from layer to layer. */
@@ -19,7 +18,7 @@ function slopesOf(heads: number, layer: number, layers: number): number[] {
 }
 
 function readFactors(values: ConfigObject, branch: string): ResidualFactors {
-  return { kept: values.number(`${branch}_alpha_factor`, 1), added: values.number(`${branch}_beta_factor`, 1) };
+  return { kept: values.number(`${branch}_alpha_factor`), added: values.number(`${branch}_beta_factor`) };
 }
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -27,21 +26,19 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
   const hiddenSize = values.count("hidden_size");
   const layers = values.count("num_hidden_layers");
   const heads = readHeads(values, hiddenSize);
-  const activation = readActivation(values, "hidden_act", "silu");
+  const activation = readActivation(values, "hidden_act");
   const kindOf = readLayerKinds(values, ["full_attention", "linear_attention"], (layer) =>
     layer % 2 === 0 ? "full_attention" : "linear_attention",
   );
   const isLinear = (layer: number): boolean => kindOf(layer) === "linear_attention";
   const window = values.numberOrNull("sliding_window");
   return describeGatedDecoder("minimax", config, hasTensor, {
-    norm: readRmsNorm(values, 1e-5),
     norms: { onInput: "input_layernorm", onAttentionSum: "post_attention_layernorm" },
     residualFactorsOf: (layer) => ({
       attention: readFactors(values, isLinear(layer) ? "linear_attn" : "full_attn"),
       mlp: readFactors(values, "mlp"),
     }),
     heads,
-    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { theta: 1e6 })]]),
     windowOf: (layer) => (isLinear(layer) ? undefined : window),
     attentionOf: (layer) =>
       isLinear(layer)
@@ -50,7 +47,7 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
             heads: heads.heads,
             headDim: heads.headDim,
             activation,
-            piece: values.count("block_size", 256),
+            piece: values.count("block_size"),
             slopes: hasTensor(`model.layers.${layer}.self_attn.slope_rate`)
               ? "stored"
               : slopesOf(heads.heads, layer, layers),
@@ -58,8 +55,8 @@ function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): 
         : undefined,
     mlpOf: (layer) =>
       readNumberedMixture(values, `model.layers.${layer}`, shapeOf, {
-        experts: values.count(values.keyAmong("num_local_experts", "num_experts"), 8),
-        chosen: values.count("num_experts_per_tok", 2),
+        experts: values.count(values.keyAmong("num_local_experts", "num_experts")),
+        chosen: values.count("num_experts_per_tok"),
         isRenormalized: true,
       }),
   });

@@ -40,8 +40,8 @@ export const MPT = plainFamily(
       layers: values.countAmong("n_layers", "num_hidden_layers"),
       heads: { heads, keyValueHeads: heads, headDim },
       width: 4 * hiddenSize, // whatever `expansion_ratio` says: the library does not read it
-      maxPositions: values.count("max_seq_len", 2048),
-      norm: { kind: "layer", epsilon: values.number("layer_norm_epsilon", 1e-5) },
+      maxPositions: values.count("max_seq_len"),
+      norm: { kind: "layer", epsilon: values.number("layer_norm_epsilon") },
       norms: { beforeAttention: "norm_1", beforeMlp: "norm_2" },
       residual: "sequential",
       activation: "gelu",
@@ -50,7 +50,6 @@ export const MPT = plainFamily(
       scaleOf: () => scale,
       clip: attention.numberOrNull("clip_qkv"),
       slopes: alibiSlopes(heads, attention.number("alibi_bias_max", 8)),
-      isTiedByDefault: true,
     };
   },
 );

@@ -11,11 +11,11 @@ export const NEMOTRON = gatedFamily(
     const { headDim } = readHeads(values, values.count("hidden_size"));
     const fractionKeys = ["partial_rotary_factor", "rope_percent"] as const;
     return {
-      norm: { kind: "layer", epsilon: values.number("norm_eps", 1e-5), hasBias: true, isGainFromOne: true },
-      rotaryTables: new Map([["default", readRotaryTable(values, headDim, { fraction: 0.5, fractionKeys })]]),
+      norm: { kind: "layer", epsilon: values.number("norm_eps"), hasBias: true, isGainFromOne: true },
+      rotaryTables: new Map([["default", readRotaryTable(values, headDim, { isPartial: true, fractionKeys })]]),
       mlpOf: () =>
         readPlainMlp(values, {
-          activation: readActivation(values, "hidden_act", "relu2"),
+          activation: readActivation(values, "hidden_act"),
           hasBias: values.boolean("mlp_bias", false),
         }),
     };

@@ -1,5 +1,5 @@
 /** OLMo 3: OLMo 2 with windows on three of four layers; a scaling of positions is meant for the others alone. */
-import { readHeads, readLocalLayers, readWindowsUnlessNull } from "../decoder-config.js";
+import { readHeads, readLocalLayers, readWindows } from "../decoder-config.js";
 import { gatedFamily, perHeadNorm, POST_NORM, readRmsNorm } from "../gated-decoder.js";
 import { readRotaryTable } from "../rotary.js";
 
@@ -12,11 +12,10 @@ export const OLMO3 = gatedFamily(
     "rotary scaling on layers without a window",
   ],
   (values) => {
-    const norm = readRmsNorm(values, 1e-5);
+    const norm = readRmsNorm(values);
     const { headDim } = readHeads(values, values.count("hidden_size"));
     const isLocal = readLocalLayers(values, (layer) => (layer + 1) % 4 !== 0);
-    const windowOf = readWindowsUnlessNull(values, isLocal, 4096);
-    const theta = 500000;
+    const windowOf = readWindows(values, isLocal);
     return {
       norm,
       norms: POST_NORM,
@@ -25,8 +24,8 @@ export const OLMO3 = gatedFamily(
       windowOf,
       rotaryOf: (layer) => (isLocal(layer) ? "local" : "global"),
       rotaryTables: new Map([
-        ["global", readRotaryTable(values, headDim, { theta, layerKind: "full_attention" })],
-        ["local", readRotaryTable(values, headDim, { theta, layerKind: "sliding_attention", isUnscaled: true })],
+        ["global", readRotaryTable(values, headDim, { layerKind: "full_attention" })],
+        ["local", readRotaryTable(values, headDim, { layerKind: "sliding_attention", isUnscaled: true })],
       ]),
     };
   },

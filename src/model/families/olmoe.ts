@@ -1,24 +1,18 @@
 /** OLMoE and FlexOlmo: OLMo's attention with mixtures of experts in every layer. */
 import type { Architecture } from "../architecture.js";
 import type { ConfigObject, ModelConfig } from "../config.js";
-import { readHeads, type HasTensor } from "../decoder-config.js";
+import type { HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, type GatedVariations, perHeadNorm, POST_NORM, readRmsNorm } from "../gated-decoder.js";
 import { readMixture, type ShapeOf } from "../moe-config.js";
-import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
 
 /** Experts of `intermediate_size`. */
-function mixtures(
-  values: ConfigObject,
-  shapeOf: ShapeOf,
-  defaults: { readonly experts: number; readonly chosen: number },
-): NonNullable<GatedVariations["mlpOf"]> {
+function mixtures(values: ConfigObject, shapeOf: ShapeOf): NonNullable<GatedVariations["mlpOf"]> {
   return (layer) =>
     readMixture(values, `model.layers.${layer}`, shapeOf, {
       width: values.count("intermediate_size"),
       router: {
-        experts: values.count("num_experts", defaults.experts),
-        chosen: values.count("num_experts_per_tok", defaults.chosen),
+        experts: values.count("num_experts"),
         isRenormalized: values.boolean("norm_topk_prob", false),
       },
     });
@@ -26,12 +20,12 @@ function mixtures(
 
 function describeOlmoe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
-  const norm = readRmsNorm(values, 1e-5);
+  const norm = readRmsNorm(values);
   return describeGatedDecoder("olmoe", config, hasTensor, {
     norm,
     headNorm: perHeadNorm(norm, "all-heads"),
     clip: values.numberOrNull("clip_qkv"),
-    mlpOf: mixtures(values, shapeOf, { experts: 64, chosen: 8 }),
+    mlpOf: mixtures(values, shapeOf),
   });
 }
 
@@ -49,13 +43,11 @@ export const OLMOE: Family = {
 function describeFlexOlmo(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
   const norm = readRmsNorm(values);
-  const { headDim } = readHeads(values, values.count("hidden_size"));
   return describeGatedDecoder("flex_olmo", config, hasTensor, {
     norm,
     norms: POST_NORM,
     headNorm: perHeadNorm(norm, "all-heads"),
-    rotaryTables: new Map([["default", readRotaryTable(values, headDim, { theta: 500000 })]]),
-    mlpOf: mixtures(values, shapeOf, { experts: 7, chosen: 5 }),
+    mlpOf: mixtures(values, shapeOf),
   });
 }
 

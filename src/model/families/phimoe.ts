@@ -1,22 +1,18 @@
 /** Phi-3.5-MoE: layer norms, biases, and two experts chosen one after the other by a sparse mixer. */
 import type { Architecture } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
-import { readHeads, readWindows, type HasTensor } from "../decoder-config.js";
+import { readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
-import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
-  if (values.count("num_experts_per_tok", 2) !== 2) throw values.refuse("num_experts_per_tok", "2");
-  const heads = readHeads(values, values.count("hidden_size"), undefined, 8);
-  const mixerMargin = 2 * values.number("router_jitter_noise", 0.01);
+  if (values.count("num_experts_per_tok") !== 2) throw values.refuse("num_experts_per_tok", "2");
+  const mixerMargin = 2 * values.number("router_jitter_noise");
   return describeGatedDecoder("phimoe", config, hasTensor, {
-    norm: { kind: "layer", epsilon: values.number("rms_norm_eps", 1e-5), hasBias: true },
-    heads,
+    norm: { kind: "layer", epsilon: values.number("rms_norm_eps"), hasBias: true },
     windowOf: readWindows(values, () => true),
-    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { theta: 1e6 })]]),
     hasHeadBias: values.boolean("lm_head_bias", false),
     mlpOf: (layer) =>
       readNumberedMixture(values, `model.layers.${layer}`, shapeOf, { chosen: 2, isRenormalized: false, mixerMargin }),

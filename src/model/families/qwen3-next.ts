@@ -14,17 +14,17 @@ import { readRotaryTable } from "../rotary.js";
 import type { Family } from "../family.js";
 
 function readDeltaNet(values: ConfigObject, layout: DeltaNetSpec["layout"]): DeltaNetSpec {
-  const keyHeads = values.count("linear_num_key_heads", 16);
-  const valueHeads = values.count("linear_num_value_heads", 32);
+  const keyHeads = values.count("linear_num_key_heads");
+  const valueHeads = values.count("linear_num_value_heads");
   if (valueHeads % keyHeads !== 0) throw values.refuse("linear_num_key_heads", `a divisor of ${valueHeads}`);
   return {
     hiddenSize: values.count("hidden_size"),
     keyHeads,
     valueHeads,
-    keyDim: values.count("linear_key_head_dim", 128),
-    valueDim: values.count("linear_value_head_dim", 128),
-    kernel: values.count("linear_conv_kernel_dim", 4),
-    activation: readActivation(values, "hidden_act", "silu"),
+    keyDim: values.count("linear_key_head_dim"),
+    valueDim: values.count("linear_value_head_dim"),
+    kernel: values.count("linear_conv_kernel_dim"),
+    activation: readActivation(values, "hidden_act"),
     norm: readRmsNorm(values),
     layout,
   };
@@ -33,8 +33,8 @@ function readDeltaNet(values: ConfigObject, layout: DeltaNetSpec["layout"]): Del
 /** What all of them have in common but the MLP. */
 function readHybrid(values: ConfigObject, layout: DeltaNetSpec["layout"]): GatedVariations {
   const norm: Norm = { ...readRmsNorm(values), isGainFromOne: true };
-  const heads = readHeads(values, values.count("hidden_size"), 256);
-  const interval = values.count("full_attention_interval", 4);
+  const heads = readHeads(values, values.count("hidden_size"));
+  const interval = values.count("full_attention_interval");
   const kindOf = readLayerKinds(values, ["full_attention", "linear_attention"], (layer) =>
     (layer + 1) % interval === 0 ? "full_attention" : "linear_attention",
   );
@@ -44,13 +44,13 @@ function readHybrid(values: ConfigObject, layout: DeltaNetSpec["layout"]): Gated
     heads,
     headNorm: perHeadNorm(norm),
     hasOutputGate: true,
-    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { fraction: 0.25 })]]),
+    rotaryTables: new Map([["default", readRotaryTable(values, heads.headDim, { isPartial: true })]]),
     attentionOf: (layer) => (kindOf(layer) === "linear_attention" ? deltaNet : undefined),
   };
 }
 
 function readExperts(values: ConfigObject, shapeOf: ShapeOf, layer: number, isRenormalized: boolean): Branch {
-  const width = values.count("shared_expert_intermediate_size", 512);
+  const width = values.count("shared_expert_intermediate_size");
   return readMixture(values, `model.layers.${layer}`, shapeOf, {
     router: { experts: values.count("num_experts"), isRenormalized },
     shared: { path: "mlp.shared_expert", width, gate: "mlp.shared_expert_gate" },
@@ -67,7 +67,7 @@ const EXERCISES = [
 function describeNext(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
   const { values } = config;
   const isSparse = readSparseLayers(values);
-  const isRenormalized = values.boolean("norm_topk_prob", true);
+  const isRenormalized = values.boolean("norm_topk_prob");
   return describeGatedDecoder("qwen3_next", config, hasTensor, {
     ...readHybrid(values, "grouped"),
     mlpOf: (layer, dense) => (isSparse(layer) ? readExperts(values, shapeOf, layer, isRenormalized) : dense()),

@@ -431,6 +431,8 @@ export type EngineEvent =
       /** To the training's end. */
       readonly etaSeconds: number;
     }
+  /** Of a model on the Hub, before the work; bytes of all files that were missing. */
+  | { readonly type: "download"; readonly file: string; readonly doneBytes: number; readonly totalBytes: number }
   | { readonly type: "windows"; readonly done: number; readonly total: number }
   /** Of generated sequences; a total that sequences which end early do not reach. */
   | { readonly type: "tokens"; readonly done: number; readonly total: number }

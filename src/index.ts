@@ -7,7 +7,7 @@ export * from "./errors.js";
 export { createMemoryLogger, type LogFields, type Logger, type LogLevel, SILENT_LOGGER } from "./logging.js";
 export type * from "./contract.js";
 export type { ComparisonRequest } from "./options/comparison-options.js";
-export type { EvaluationRequest } from "./options/evaluation-options.js";
+export type { EvaluationRequest, InspectionRequest } from "./options/evaluation-options.js";
 export type { GenerationRequest } from "./options/generation-options.js";
 export type { RunRequest } from "./options/run-options.js";
 export type { DevicesReport } from "./report/devices-report.js";

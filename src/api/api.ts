@@ -4,18 +4,16 @@
  *
  * Work that runs models is done in a thread of its own, so that the caller's stays free.
  */
-import { resolve } from "node:path";
 import { resolveComparison } from "../config/comparison.js";
 import { resolveGenerationConfig } from "../config/generation.js";
-import { resolveEvaluationConfig, resolveRunConfig, type Resolved } from "../config/resolve.js";
-import { checkModelDirectory } from "../config/rules.js";
+import { resolveInspectionConfig } from "../config/inspection.js";
+import { resolveEvaluationConfig, resolveRunConfig, type Resolved, type Surroundings } from "../config/resolve.js";
 import type {
   ComparisonReport,
   ConfigReport,
   EngineEvent,
   EvaluationReport,
   GenerationReport,
-  InspectionConfig,
   InspectionReport,
   PlanReport,
   RunReport,
@@ -23,9 +21,11 @@ import type {
 } from "../contract.js";
 import { runInEngine } from "../driver/engine.js";
 import { createStopBuffer, requestStop, workOf, type WorkReference } from "../driver/engine-protocol.js";
+import type { DownloadProgress } from "../hub/hub.js";
+import { HubModels } from "../hub/models.js";
 import { SILENT_LOGGER, type Logger } from "../logging.js";
 import type { ComparisonRequest } from "../options/comparison-options.js";
-import type { EvaluationRequest } from "../options/evaluation-options.js";
+import type { EvaluationRequest, InspectionRequest } from "../options/evaluation-options.js";
 import type { GenerationRequest } from "../options/generation-options.js";
 import type { RunRequest } from "../options/run-options.js";
 import type { DevicesReport } from "../report/devices-report.js";
@@ -74,7 +74,7 @@ function url(path: string): URL {
  */
 export async function prune(options: RunRequest & Listening): Promise<RunReport> {
   const { request, listening } = apart(options);
-  return work(PRUNE, await resolveRunConfig(request, false, surroundings()), listening);
+  return workOn(PRUNE, listening, (around) => resolveRunConfig(request, false, around));
 }
 
 /**
@@ -83,7 +83,7 @@ export async function prune(options: RunRequest & Listening): Promise<RunReport>
  */
 export async function plan(options: RunRequest & Listening): Promise<PlanReport> {
   const { request, listening } = apart(options);
-  return work(PLAN, await resolveRunConfig(request, true, surroundings()), listening);
+  return workOn(PLAN, listening, (around) => resolveRunConfig(request, true, around));
 }
 
 /**
@@ -92,7 +92,7 @@ export async function plan(options: RunRequest & Listening): Promise<PlanReport>
  */
 export async function evaluate(options: EvaluationRequest & Listening): Promise<EvaluationReport> {
   const { request, listening } = apart(options);
-  return work(EVALUATE, await resolveEvaluationConfig(request, surroundings()), listening);
+  return workOn(EVALUATE, listening, (around) => resolveEvaluationConfig(request, around));
 }
 
 /**
@@ -101,7 +101,7 @@ export async function evaluate(options: EvaluationRequest & Listening): Promise<
  */
 export async function compare(options: ComparisonRequest & Listening): Promise<ComparisonReport> {
   const { request, listening } = apart(options);
-  return work(COMPARE, await resolveComparison(request, surroundings()), listening);
+  return workOn(COMPARE, listening, (around) => resolveComparison(request, around));
 }
 
 /**
@@ -111,41 +111,25 @@ export async function compare(options: ComparisonRequest & Listening): Promise<C
  */
 export async function generateCalibration(options: GenerationRequest & Listening): Promise<GenerationReport> {
   const { request, listening } = apart(options);
-  return work(GENERATE, await resolveGenerationConfig(request, surroundings()), listening);
-}
-
-export interface InspectionRequest {
-  /** Checkpoint directory. */
-  readonly model: string;
-  /** Read it as this family. */
-  readonly family?: string | undefined;
+  return workOn(GENERATE, listening, (around) => resolveGenerationConfig(request, around));
 }
 
 /**
  * Zeros and N:M patterns of every tensor of a checkpoint.
- * @throws UsageError, CheckpointError
+ * @throws UsageError, CheckpointError, NetworkError
  */
 export async function inspect(options: InspectionRequest & Listening): Promise<InspectionReport> {
-  return workOn(INSPECT, options);
-}
-
-async function workOn<Report>(
-  reference: WorkReference<InspectionConfig, Report>,
-  { model, family, ...listening }: InspectionRequest & Listening,
-): Promise<Report> {
-  const directory = resolve(model);
-  const problem = checkModelDirectory(directory);
-  if (problem !== undefined) throw problem;
-  const config = { directory, ...(family === undefined ? {} : { family }) };
-  return work(reference, { config, notes: [] }, listening);
+  const { request, listening } = apart(options);
+  return workOn(INSPECT, listening, (around) => resolveInspectionConfig(request, around));
 }
 
 /**
  * What a checkpoint's config.json means: its keys, and the defaults of those it leaves out.
- * @throws UsageError, CheckpointError
+ * @throws UsageError, CheckpointError, NetworkError
  */
 export async function inspectConfig(options: InspectionRequest & Listening): Promise<ConfigReport> {
-  return workOn(INSPECT_CONFIG, options);
+  const { request, listening } = apart(options);
+  return workOn(INSPECT_CONFIG, listening, (around) => resolveInspectionConfig(request, around), false);
 }
 
 /** Adapters, their limits, and what `device: "auto"` takes. */
@@ -168,6 +152,24 @@ function apart<Request>({ logger, onEvent, signal, ...request }: Request & Liste
   readonly listening: Listening;
 } {
   return { request: request as Omit<Request, keyof Listening>, listening: { logger, onEvent, signal } };
+}
+
+/**
+ * Resolve a request, fetch what it needs of the Hub, and do the work.
+ * @param needsWeights of the models that the request names
+ */
+async function workOn<Config, Report>(
+  reference: WorkReference<Config, Report>,
+  listening: Listening,
+  resolveRequest: (surroundings: Surroundings) => Promise<Resolved<Config>>,
+  needsWeights = true,
+): Promise<Report> {
+  const { logger, signal, onEvent } = listening;
+  const onProgress = (progress: DownloadProgress): void => onEvent?.({ type: "download", ...progress });
+  const models = new HubModels(process.cwd(), { logger, signal, onProgress });
+  const resolved = await resolveRequest(surroundings((name, asked) => models.find(name, asked)));
+  if (needsWeights) await models.complete();
+  return work(reference, resolved, listening);
 }
 
 /** Say what was decided, do the work in the engine's thread, and pass the caller's wish to stop on to it. */

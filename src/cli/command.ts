@@ -21,12 +21,15 @@ export interface CommandSpec {
   readonly examples: readonly string[];
   /** Taken where no command is named. */
   readonly isDefault?: true;
-  /** The one word without a flag that it must be given. */
+  /** The one word that needs no flag. Where there is a flag of the name, either may say it. */
   readonly operand?: { readonly name: string; readonly help: string };
   readonly flags: readonly Flag[];
   /** Do it, and print the result. */
   act(said: Said, session: Session): Promise<void>;
 }
+
+/** What most commands are about. */
+export const MODEL = { name: "model", help: "directory of a checkpoint, or a model of the Hub: ORG/NAME" } as const;
 
 /** The flags of a table of options, in the order of the help's groups. */
 export function flagsOf(...tables: readonly Table[]): Flag[] {

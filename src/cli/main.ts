@@ -7,7 +7,7 @@ import { EXIT_CODES, exitCodeOf, GateError } from "../errors.js";
 import { VERSION } from "../version.js";
 import { COMMANDS } from "./commands/index.js";
 import { errorDocument, errorText, reportLost, usageErrorOf } from "./failure.js";
-import { buildProgram, type Act } from "./program.js";
+import { buildProgram, namesOf, type Act } from "./program.js";
 import { CLOSED, stderr, stdout } from "./streams.js";
 
 const act: Act = async (command, said, common) => {
@@ -39,7 +39,7 @@ async function execute(args: readonly string[]): Promise<number> {
     return EXIT_CODES.success;
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT_CODES.success; // --help, --version
-    const error = thrown instanceof CommanderError ? explain(thrown, program) : thrown;
+    const error = thrown instanceof CommanderError ? explain(thrown, program, args) : thrown;
     // Where limits are not kept the report is on stdout, and says so.
     if (args.includes("--json") && !(error instanceof GateError))
       stdout.write(`${JSON.stringify(errorDocument(error))}\n`);
@@ -53,8 +53,14 @@ function throwInsteadOfExiting(command: Command): void {
   command.exitOverride().configureOutput({ writeOut: (text) => stdout.write(text), writeErr: () => undefined });
 }
 
-function explain(error: CommanderError, program: Command): Error {
-  const names = program.commands.map((command) => command.name());
-  const operands = program.commands.find((command) => command.name() === "run")?.args ?? [];
-  return usageErrorOf(error.code, error.message, operands, names);
+function explain(error: CommanderError, program: Command, args: readonly string[]): Error {
+  const commands = namesOf(program);
+  const named = args.find((word) => commands.includes(word));
+  const find = (name: string): Command | undefined => program.commands.find((command) => command.name() === name);
+  const flags = [program, find(named ?? "run")].flatMap((command) => command?.options ?? []);
+  return usageErrorOf(error.code, error.message, {
+    operands: named === undefined ? (find("run")?.args ?? []) : [],
+    commands,
+    flags: flags.flatMap(({ long }) => long ?? []),
+  });
 }

@@ -5,7 +5,7 @@
  */
 import type { EngineEvent } from "../contract.js";
 import type { Logger } from "../logging.js";
-import { formatDuration, formatLoss, formatPercent } from "../report/format.js";
+import { formatBytes, formatDuration, formatLoss, formatPercent } from "../report/format.js";
 
 export interface Progress {
   handle(event: EngineEvent): void;
@@ -89,6 +89,7 @@ function createTracker(now: () => number): Tracker {
   let startedAt = now();
   let firstFraction = 0;
   let lastLoss: number | null = null;
+  let lastTenth = 0;
   /** A resumed run starts with work already done: extrapolate from the share done since. */
   const remaining = (fraction: number): number | undefined =>
     estimateRemaining((fraction - firstFraction) / (1 - firstFraction || 1), now() - startedAt);
@@ -116,6 +117,8 @@ function createTracker(now: () => number): Tracker {
           return `${blockText(event)}${etaText(event.fraction)}`;
         case "training":
           return trainingText(event);
+        case "download":
+          return downloadText(event);
         case "windows":
           return `window ${event.done}/${event.total}${etaText(event.done / event.total)}`;
         case "tokens":
@@ -128,6 +131,12 @@ function createTracker(now: () => number): Tracker {
     },
     line(event) {
       start(event);
+      if (event.type === "download") {
+        const tenth = Math.floor((10 * event.doneBytes) / (event.totalBytes || 1));
+        if (tenth === lastTenth) return undefined;
+        lastTenth = tenth;
+        return { message: downloadText(event), fields: { doneBytes: event.doneBytes, totalBytes: event.totalBytes } };
+      }
       if (event.type === "cell") {
         const { done, total, label } = event;
         return { message: `${label} done, ${done} of ${total}`, fields: { done, total } };
@@ -150,6 +159,10 @@ function createTracker(now: () => number): Tracker {
       };
     },
   };
+}
+
+function downloadText({ file, doneBytes, totalBytes }: Extract<EngineEvent, { type: "download" }>): string {
+  return `downloading ${file} · ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
 }
 
 function trainingText({ name, step, steps, course, etaSeconds }: Extract<EngineEvent, { type: "training" }>): string {

@@ -36,6 +36,7 @@ export const GROUPS = [
   "What to prune",
   "How to prune",
   "Model",
+  "Hub",
   "Text",
   "Calibration",
   "Running",

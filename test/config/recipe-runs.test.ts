@@ -15,13 +15,19 @@ import { allocationSchema, needsActivations } from "../../src/allocation/registr
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
-import { repositoryPath } from "../helpers/paths.js";
+import { localModels, repositoryPath } from "../helpers/paths.js";
 import { demoRun } from "../helpers/runs.js";
 
 const DEMO = repositoryPath("models/demo");
 
 function surroundings(workingDirectory: string): Surroundings {
-  return { workingDirectory, demoModel: DEMO, freeMemoryBytes: 2 ** 30, tokenRowLength: () => Promise.resolve(256) };
+  return {
+    workingDirectory,
+    demoModel: DEMO,
+    freeMemoryBytes: 2 ** 30,
+    findModel: localModels(workingDirectory),
+    tokenRowLength: () => Promise.resolve(256),
+  };
 }
 
 async function resolveIn(directory: string, flags: RunRequest): Promise<RunConfig> {

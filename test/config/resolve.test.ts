@@ -15,6 +15,7 @@ import {
   PruneError,
   UsageError,
 } from "../../src/errors.js";
+import { localModels } from "../helpers/paths.js";
 
 const folder = mkdtempSync(join(tmpdir(), "prune-config-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -31,6 +32,7 @@ const SURROUNDINGS: Surroundings = {
   workingDirectory: folder,
   demoModel: demo,
   freeMemoryBytes: 8001,
+  findModel: localModels(folder),
   tokenRowLength: () => Promise.resolve(4096),
 };
 const TOKENS = { file: join(folder, "ids.safetensors") };
@@ -45,7 +47,7 @@ test("what lies in the Hub's cache is named after its repository, and its output
     const { config } = await resolveRun({ model: asked, method: "magnitude", sparsity: 0.5 });
     assert.equal(config.out, join(folder, "tiny-magnitude-0.5"));
   }
-  const inside = { ...SURROUNDINGS, workingDirectory: snapshot };
+  const inside = { ...SURROUNDINGS, workingDirectory: snapshot, findModel: localModels(snapshot) };
   await assert.rejects(
     resolveRunConfig({ model: ".", method: "magnitude", sparsity: 0.5 }, false, inside),
     (error: unknown) => error instanceof UsageError && /^--out: missing/.test(error.message),

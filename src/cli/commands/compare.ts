@@ -1,6 +1,6 @@
 /** `prune compare`: methods side by side. */
 import { COMPARISON_OPTIONS } from "../../options/comparison-options.js";
-import { flagsOf, type CommandSpec } from "../command.js";
+import { flagsOf, MODEL, type CommandSpec } from "../command.js";
 
 export const compare: CommandSpec = {
   name: "compare",
@@ -10,6 +10,7 @@ export const compare: CommandSpec = {
     "prune compare --model ./Llama-3.2-1B --methods wanda,wanda+admm-update --calibration c4.jsonl.gz --text wiki.test.txt --csv",
     "prune compare --methods wanda --allocation uniform --allocation owl:M=3 --patterns unstructured --text wiki.test.txt",
   ],
+  operand: MODEL,
   flags: [...flagsOf(COMPARISON_OPTIONS), { spelling: "--csv", help: "print the rows as CSV", group: "Output" }],
   async act({ csv, ...request }, session) {
     const api = await import("../../index.js");

@@ -1,6 +1,6 @@
 /** `prune run`: prune a checkpoint, or with --dry-run say what that would take. */
 import { RUN_OPTIONS } from "../../options/run-options.js";
-import { flagsOf, type CommandSpec } from "../command.js";
+import { flagsOf, MODEL, type CommandSpec } from "../command.js";
 
 export const run: CommandSpec = {
   name: "run",
@@ -12,6 +12,7 @@ export const run: CommandSpec = {
     "prune --sparsity 70%                              the embedded demo model, nothing to download",
     "prune eval ./Llama-0.7 --text wiki.test.txt --seqlen 2048",
   ],
+  operand: MODEL,
   flags: [
     ...flagsOf(RUN_OPTIONS),
     {

@@ -12,4 +12,6 @@ export type { GenerationRequest } from "./options/generation-options.js";
 export type { RunRequest } from "./options/run-options.js";
 export type { DevicesReport } from "./report/devices-report.js";
 export type { FamiliesReport } from "./report/families.js";
+export type { MethodOption, MethodReport } from "./report/method-details.js";
 export type { MethodsReport } from "./report/methods.js";
+export type { RecipesReport } from "./report/recipes.js";

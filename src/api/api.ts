@@ -4,6 +4,7 @@
  *
  * Work that runs models is done in a thread of its own, so that the caller's stays free.
  */
+import { builtInRecipes } from "../config/built-in-recipes.js";
 import { resolveComparison } from "../config/comparison.js";
 import { resolveGenerationConfig } from "../config/generation.js";
 import { resolveInspectionConfig } from "../config/inspection.js";
@@ -30,7 +31,9 @@ import type { GenerationRequest } from "../options/generation-options.js";
 import type { RunRequest } from "../options/run-options.js";
 import type { DevicesReport } from "../report/devices-report.js";
 import { describeFamilies, type FamiliesReport } from "../report/families.js";
+import { describeMethod, type MethodReport } from "../report/method-details.js";
 import { describeMethods, type MethodsReport } from "../report/methods.js";
+import type { RecipesReport } from "../report/recipes.js";
 import { surroundings } from "./surroundings.js";
 
 export { expectLimitsKept } from "../evaluation/limits.js";
@@ -140,6 +143,19 @@ export async function devices(listening: Listening = {}): Promise<DevicesReport>
 /** The methods and steps, what each does and looks at; the allocation rules. */
 export function methods(): MethodsReport {
   return describeMethods();
+}
+
+/**
+ * One of them: its options and their defaults, its paper and what it costs.
+ * @throws UsageError E_METHOD
+ */
+export function method(name: string): MethodReport {
+  return describeMethod(name);
+}
+
+/** The built-in recipes, which `recipe` takes by name. */
+export function recipes(): RecipesReport {
+  return { schema: "prune.recipes/v1", recipes: builtInRecipes() };
 }
 
 /** The families of models, and which linears of each are pruned. */

@@ -6,9 +6,10 @@ import { CommanderError, type Command } from "commander";
 import { EXIT_CODES, exitCodeOf, GateError } from "../errors.js";
 import { VERSION } from "../version.js";
 import { COMMANDS } from "./commands/index.js";
-import { errorDocument, errorText, reportLost, usageErrorOf } from "./failure.js";
-import { buildProgram, namesOf, type Act } from "./program.js";
+import { errorDocument, errorText, reportLost, unknownCommand, usageErrorOf } from "./failure.js";
+import { buildProgram, namesOf, overview, type Act } from "./program.js";
 import { CLOSED, stderr, stdout } from "./streams.js";
+import { normalizeWords } from "./words.js";
 
 const act: Act = async (command, said, common) => {
   const { openSession } = await import("./session.js");
@@ -33,9 +34,16 @@ async function endSuccessfully(): Promise<number> {
 
 async function execute(args: readonly string[]): Promise<number> {
   const program = buildProgram(VERSION, COMMANDS, act);
+  const names = namesOf(program);
   try {
+    if (args.length === 0) {
+      stdout.write(overview(COMMANDS));
+      return EXIT_CODES.success;
+    }
     for (const command of [program, ...program.commands]) throwInsteadOfExiting(command);
-    await program.parseAsync([...args], { from: "user" });
+    const [word, topic] = args;
+    if (word === "help" && topic !== undefined && !names.includes(topic)) throw unknownCommand(topic, names);
+    await program.parseAsync([...normalizeWords(args, names)], { from: "user" });
     return EXIT_CODES.success;
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT_CODES.success; // --help, --version

@@ -17,7 +17,7 @@ export function buildProgram(version: string, commands: readonly CommandSpec[], 
     .description("Prune large language models: Hugging Face safetensors in, sparse safetensors out.")
     .version(version, "-V, --version", "print the version")
     .helpOption("-h, --help", "show this help")
-    .helpCommand(false)
+    .helpCommand("help [command]", "show this help, or that of a command")
     .showSuggestionAfterError(false);
   const added = commands.map((spec) => [spec, addCommand(program, spec, act)] as const);
   const others = commands.flatMap(({ name, isDefault }) => (isDefault === true ? [] : [name]));
@@ -83,6 +83,23 @@ function expectModel(word: string, program: Command): void {
 
 export function namesOf(program: Command): string[] {
   return program.commands.map((command) => command.name());
+}
+
+/** What `prune` alone says. */
+export function overview(commands: readonly CommandSpec[]): string {
+  const width = Math.max(...commands.map(({ name }) => name.length)) + 2;
+  return `Prune large language models: Hugging Face safetensors in, sparse safetensors out.
+
+${examplesOf([
+  "prune --sparsity 0.5                        the embedded demo model, no download",
+  "prune meta-llama/Llama-3.2-1B --sparsity 0.5 --calibration c4.jsonl.gz",
+  "prune ./Llama-3.2-1B --recipe sparsegpt-2of4 --calibration c4.jsonl.gz --dry-run",
+  "prune eval ./Llama-3.2-1B-wanda-0.5 --text wiki.test.txt",
+])}
+Commands:
+${commands.map(({ name, description }) => `  ${name.padEnd(width)}${description}\n`).join("")}
+\`prune help\` shows every option, \`prune help COMMAND\` those of a command.
+`;
 }
 
 function examplesOf(lines: readonly string[]): string {

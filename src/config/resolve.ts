@@ -17,6 +17,7 @@ import { findMethod, isTrainer, needsTokens } from "../methods/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic, trainingFor } from "./automatic.js";
+import { fileOfRecipe } from "./built-in-recipes.js";
 import { isInCache, placeOfModel } from "./default-names.js";
 import { loadRecipe } from "./recipe.js";
 import {
@@ -218,7 +219,9 @@ interface Layers {
 /** The request over its recipe, over what `auto` stands for, over the defaults. */
 async function readLayers(request: RunRequest, workingDirectory: string, problems: Problems): Promise<Layers> {
   const isGiven = (key: keyof RunRequest): boolean => request[key] !== undefined;
-  const examined = isGiven("recipe") ? await loadRecipe(resolve(workingDirectory, String(request.recipe))) : undefined;
+  const examined = isGiven("recipe")
+    ? await loadRecipe(fileOfRecipe(String(request.recipe), workingDirectory))
+    : undefined;
   const recipe = examined?.request ?? {};
   const automatic = layAutomatic(recipe, request);
   const beneath = automatic ?? recipe;

@@ -85,8 +85,8 @@ export const RUN_OPTIONS = {
     compare: "run",
   }),
   recipe: option(types.text, {
-    help: "take what is not given as a flag from a YAML file; see configs/ and docs/recipes.md",
-    flag: { argument: "<file>", group: HOW },
+    help: "take what is not given as a flag from a YAML file, or from a built-in recipe: `prune recipes`, docs/recipes.md",
+    flag: { argument: "<recipe>", group: HOW },
     field: false,
     decides: "nothing",
     compare: "run",

@@ -70,6 +70,15 @@ calibration: { nsamples: 4, seqlen: 32, seed: 3 }
   assert.deepEqual(fromRecipe.overrides, [{ match: "*.down_proj", sparsity: 0.25 }]);
   assert.deepEqual([fromRecipe.sparsity, fromRecipe.nsamples, fromRecipe.seqlen, fromRecipe.seed], [0.7, 4, 32, 3]);
 
+  // A built-in recipe goes by its name, unless a file of the name is there.
+  for (const recipe of ["wanda-2of4", "wanda-2of4.yaml"]) {
+    const { method, pattern } = await resolveIn(directory, { recipe });
+    assert.deepEqual([method, pattern], ["wanda", parsePattern("2:4")]);
+  }
+  writeFileSync(join(directory, "wanda-2of4.yaml"), "version: 1\nmethod: ria\nsparsity: 0.5\n");
+  assert.equal((await resolveIn(directory, { recipe: "wanda-2of4.yaml" })).method, "ria");
+  await assert.rejects(resolveIn(directory, { recipe: "wnada-2of4" }), { hint: 'Did you mean "wanda-2of4"?' });
+
   const flags = {
     recipe: "r.yaml",
     method: "wanda",

@@ -4,7 +4,7 @@ import { flagsOf, MODEL, type CommandSpec } from "../command.js";
 
 export const compare: CommandSpec = {
   name: "compare",
-  description: "prune with several methods and targets and compare what is left of the model",
+  description: "several methods and targets side by side, by what is left of the model",
   examples: [
     "prune compare --methods magnitude,wanda,sparsegpt --sparsities 0.5,0.7",
     "prune compare --model ./Llama-3.2-1B --methods wanda,wanda+admm-update --calibration c4.jsonl.gz --text wiki.test.txt --csv",

@@ -7,6 +7,7 @@ import { families } from "./families.js";
 import { generateCalibration } from "./generate-calibration.js";
 import { inspect } from "./inspect.js";
 import { methods } from "./methods.js";
+import { recipes } from "./recipes.js";
 import { run } from "./run.js";
 
 export const COMMANDS: readonly CommandSpec[] = [
@@ -16,6 +17,7 @@ export const COMMANDS: readonly CommandSpec[] = [
   generateCalibration,
   inspect,
   methods,
+  recipes,
   families,
   devices,
 ];

@@ -68,6 +68,8 @@ export interface RunReport {
   readonly device: string;
   readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
   readonly resumedBlocks: number;
+  /** Where limits were given: the result by `prune eval`. */
+  readonly evaluation?: EvaluationReport;
   /** Where blocks were trained (`--then reconstruct`, `--method safe`): every step of every block. */
   readonly training?: readonly BlockTrainingReport[];
   /** Where the whole model was trained (`--method elsa`, `--then finetune`), in order. */
@@ -146,8 +148,6 @@ export interface PlanReport {
   readonly estimatedSeconds: number;
   /** Linears that `--ignore` leaves dense. */
   readonly ignored: readonly string[];
-  /** `--ignore` patterns that match no linear: an error in a real run. */
-  readonly unmatchedPatterns: readonly string[];
   readonly device: string;
 }
 
@@ -375,6 +375,8 @@ export interface ComparisonRow {
   /** Largest resident memory seen between steps of this cell. */
   readonly peakRssBytes: number;
   readonly layers: readonly LayerReport[];
+  /** What came of each limit that was given. */
+  readonly limits?: readonly LimitReport[];
 }
 
 /** `--json` of `prune compare`. */

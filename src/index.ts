@@ -8,6 +8,7 @@ export { createMemoryLogger, type LogFields, type Logger, type LogLevel, SILENT_
 export type * from "./contract.js";
 export type { ComparisonRequest } from "./options/comparison-options.js";
 export type { EvaluationRequest, InspectionRequest } from "./options/evaluation-options.js";
+export type { GateRequest, LimitRequest } from "./options/gate-options.js";
 export type { GenerationRequest } from "./options/generation-options.js";
 export type { RunRequest } from "./options/run-options.js";
 export type { DevicesReport } from "./report/devices-report.js";

@@ -12,6 +12,7 @@ import { resolveEvaluationConfig, resolveRunConfig, type Resolved, type Surround
 import type {
   ComparisonReport,
   ConfigReport,
+  EvaluationConfig,
   EngineEvent,
   EvaluationReport,
   GenerationReport,
@@ -27,6 +28,7 @@ import { HubModels } from "../hub/models.js";
 import { SILENT_LOGGER, type Logger } from "../logging.js";
 import type { ComparisonRequest } from "../options/comparison-options.js";
 import type { EvaluationRequest, InspectionRequest } from "../options/evaluation-options.js";
+import { GATE_OPTIONS, LIMIT_OPTIONS, type GateRequest, type LimitRequest } from "../options/gate-options.js";
 import type { GenerationRequest } from "../options/generation-options.js";
 import type { RunRequest } from "../options/run-options.js";
 import type { DevicesReport } from "../report/devices-report.js";
@@ -34,9 +36,10 @@ import { describeFamilies, type FamiliesReport } from "../report/families.js";
 import { describeMethod, type MethodReport } from "../report/method-details.js";
 import { describeMethods, type MethodsReport } from "../report/methods.js";
 import type { RecipesReport } from "../report/recipes.js";
+import { readLimits, resolveGate, split, withLimits } from "./gate.js";
 import { surroundings } from "./surroundings.js";
 
-export { expectLimitsKept } from "../evaluation/limits.js";
+export { expectLimitsKept, expectRowsKept } from "../evaluation/limits.js";
 
 /** Who is told of work, and may stop it. */
 export interface Listening {
@@ -70,23 +73,41 @@ function url(path: string): URL {
 }
 
 /**
- * Prune a checkpoint. The result lies in the report's `out`; losses and seconds are per linear.
+ * Prune a checkpoint. The result lies in the report's `out`; losses and seconds are per linear. With a limit the result is
+ * evaluated after that (`evaluation`); `expectLimitsKept` throws where one is not kept.
  * @throws UsageError, ConfigError, CheckpointError, CalibrationError, DeviceError before anything is written, one error for
  *   all problems of the request
  * @throws InterruptedError after `signal`, NumericalError, ResourceError while working: `resume: true` goes on
  */
-export async function prune(options: RunRequest & Listening): Promise<RunReport> {
+export async function prune(options: RunRequest & GateRequest & Listening): Promise<RunReport> {
   const { request, listening } = apart(options);
-  return workOn(PRUNE, listening, (around) => resolveRunConfig(request, false, around));
+  const [gate, run] = split(request, GATE_OPTIONS);
+  let limited: Resolved<EvaluationConfig> | undefined;
+  const report = await workOn(PRUNE, listening, async (around) => {
+    const resolved = await resolveRunConfig(run, around);
+    limited = await resolveGate(gate, resolved.config, around);
+    return resolved;
+  });
+  if (limited === undefined) return report;
+  const { config, notes } = limited;
+  return {
+    ...report,
+    evaluation: await work(EVALUATE, { config: { ...config, model: report.out }, notes }, listening),
+  };
 }
 
 /**
  * What `prune` with the same options would do, and about what it would cost in seconds and bytes. Writes nothing.
- * @throws as `prune` before anything is written, except that patterns which match nothing are listed
+ * @throws as `prune` before anything is written
  */
-export async function plan(options: RunRequest & Listening): Promise<PlanReport> {
+export async function plan(options: RunRequest & GateRequest & Listening): Promise<PlanReport> {
   const { request, listening } = apart(options);
-  return workOn(PLAN, listening, (around) => resolveRunConfig(request, true, around));
+  const [gate, run] = split(request, GATE_OPTIONS);
+  return workOn(PLAN, listening, async (around) => {
+    const resolved = await resolveRunConfig(run, around);
+    await resolveGate(gate, resolved.config, around);
+    return resolved;
+  });
 }
 
 /**
@@ -102,9 +123,11 @@ export async function evaluate(options: EvaluationRequest & Listening): Promise<
  * Prune with several methods, targets and allocations, evaluate each result, and throw it away.
  * @throws as `prune` and `evaluate`; InterruptedError after `signal`: `resume: true` takes finished rows over
  */
-export async function compare(options: ComparisonRequest & Listening): Promise<ComparisonReport> {
+export async function compare(options: ComparisonRequest & LimitRequest & Listening): Promise<ComparisonReport> {
   const { request, listening } = apart(options);
-  return workOn(COMPARE, listening, (around) => resolveComparison(request, around));
+  const [limits, sweep] = split(request, LIMIT_OPTIONS);
+  const most = readLimits(limits);
+  return withLimits(await workOn(COMPARE, listening, (around) => resolveComparison(sweep, around)), most);
 }
 
 /**

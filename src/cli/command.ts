@@ -10,7 +10,25 @@ export interface Flag {
   readonly spelling: string;
   readonly help: string;
   readonly group: Group;
+  /** All that it may be, where that is a few words. */
+  readonly values?: readonly string[];
 }
+
+const LOG_FORMATS = ["pretty", "json"] as const;
+
+/** What every command has. */
+export const COMMON_FLAGS: readonly Flag[] = [
+  { spelling: "--json", help: "print one JSON document on stdout", group: "Output" },
+  { spelling: "-q, --quiet", help: "no progress, only warnings and errors", group: "Output" },
+  { spelling: "-v, --verbose", help: "debug messages, and stacks of errors", group: "Output" },
+  { spelling: "--log-file <file>", help: "also append log lines as JSON to a file", group: "Output" },
+  {
+    spelling: "--log-format <format>",
+    help: "log lines on stderr (default: pretty on a terminal, json elsewhere)",
+    group: "Output",
+    values: LOG_FORMATS,
+  },
+];
 
 /** What was said, by camel-cased names: texts, lists of texts, true. The operand is among them, by its name. */
 export type Said = Readonly<Record<string, unknown>>;
@@ -38,7 +56,8 @@ export function flagsOf(...tables: readonly Table[]): Flag[] {
       if (entry.flag === undefined) return [];
       const { argument, group } = entry.flag;
       const spelling = argument === undefined ? flagOf(key) : `${flagOf(key)} ${argument}`;
-      return [{ spelling, help: helpOf(entry), group }];
+      const { values } = entry.type;
+      return [{ spelling, help: helpOf(entry), group, ...(values === undefined ? {} : { values }) }];
     }),
   );
   return inGroups(flags);

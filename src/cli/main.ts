@@ -40,6 +40,13 @@ async function execute(args: readonly string[]): Promise<number> {
       stdout.write(overview(COMMANDS));
       return EXIT_CODES.success;
     }
+    if (args[0] === "__complete") {
+      const { completionsOf, linesFor, SHELLS } = await import("./completion.js");
+      const { knownNames } = await import("./names.js");
+      const shell = SHELLS.find((name) => name === args[1]) ?? "bash";
+      stdout.write(linesFor(shell, completionsOf(args.slice(2), COMMANDS, knownNames)));
+      return EXIT_CODES.success;
+    }
     for (const command of [program, ...program.commands]) throwInsteadOfExiting(command);
     const [word, topic] = args;
     if (word === "help" && topic !== undefined && !names.includes(topic)) throw unknownCommand(topic, names);

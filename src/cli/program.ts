@@ -5,7 +5,7 @@
 import { Command, Option } from "commander";
 import { UsageError } from "../errors.js";
 import { existsSync } from "../files/request-files.js";
-import type { CommandSpec, Flag, Said } from "./command.js";
+import { COMMON_FLAGS, type CommandSpec, type Flag, type Said } from "./command.js";
 import { unknownCommand } from "./failure.js";
 import type { CommonFlags } from "./session.js";
 
@@ -110,17 +110,11 @@ function addFlags(command: Command, flags: readonly Flag[]): void {
   for (const { group, spelling, help } of flags) command.optionsGroup(`${group}:`).option(spelling, help);
 }
 
+/** Their few words are checked here, since no table of options reads them. */
 function addCommonFlags(command: Command): void {
-  command
-    .optionsGroup("Output:")
-    .option("--json", "print one JSON document on stdout")
-    .option("-q, --quiet", "no progress, only warnings and errors")
-    .option("-v, --verbose", "debug messages, and stacks of errors")
-    .option("--log-file <file>", "also append log lines as JSON to a file")
-    .addOption(
-      new Option(
-        "--log-format <format>",
-        "log lines on stderr (default: pretty on a terminal, json elsewhere)",
-      ).choices(["pretty", "json"]),
-    );
+  command.optionsGroup("Output:");
+  for (const { spelling, help, values } of COMMON_FLAGS) {
+    const option = new Option(spelling, help);
+    command.addOption(values === undefined ? option : option.choices(values));
+  }
 }

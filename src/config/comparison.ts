@@ -229,7 +229,7 @@ async function resolveShared(
   problems.add(...readOptions(SHARED_OPTIONS, { permutation }).problems);
   try {
     const standIn: RunRequest = { ...shared, method: "magnitude", sparsity: 0.5, measureLoss: true };
-    return await resolveRunConfig(standIn, false, surroundings);
+    return await resolveRunConfig(standIn, surroundings);
   } catch (error) {
     if (!(error instanceof PruneError)) throw error;
     problems.add(error);

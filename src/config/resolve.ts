@@ -87,11 +87,7 @@ export interface Resolved<Config> {
  * @throws UsageError or ConfigError for the request, CheckpointError for a directory that is no model; one error lists
  *   all problems found
  */
-export async function resolveRunConfig(
-  request: RunRequest,
-  isDryRun: boolean,
-  surroundings: Surroundings,
-): Promise<Resolved<RunConfig>> {
+export async function resolveRunConfig(request: RunRequest, surroundings: Surroundings): Promise<Resolved<RunConfig>> {
   const { workingDirectory, demoModel } = surroundings;
   const problems = new Problems();
   const notes: Note[] = [];
@@ -135,10 +131,6 @@ export async function resolveRunConfig(
     );
   const step = isAutomatic ? AUTOMATIC : asked.method;
   const out = resolve(workingDirectory, asked.out ?? defaultOut(beside, name, step, asked, sparsity));
-  if (isDryRun && existsSync(out) && !asked.force) {
-    notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });
-  }
-
   const consumer =
     methods.find((method) => method !== "" && needsTokens(findMethod(method))) ??
     (reproduce === "model" ? "--reproduce model" : undefined) ??

@@ -51,7 +51,7 @@ function requireUsableCells(config: ComparisonConfig, model: Model): void {
   const problems = new Map<string, PruneError>();
   for (const cell of cellsOf(config)) {
     try {
-      decidePrunables({ ...config.run, ...settingsOf(cell) }, model, "refused");
+      decidePrunables({ ...config.run, ...settingsOf(cell) }, model);
     } catch (error) {
       if (!(error instanceof PruneError)) throw error;
       problems.set(error.message, error); // the same for every method

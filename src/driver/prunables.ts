@@ -8,6 +8,7 @@ import { dependsOnMethod } from "../allocation/registry.js";
 import type { Checkpoint } from "../checkpoint/checkpoint.js";
 import { PACKED_DTYPE } from "../checkpoint/packed.js";
 import { tensorOf, type Architecture } from "../model/architecture.js";
+import type { Logger } from "../logging.js";
 import type { Model } from "../model/open-model.js";
 import { Problems } from "../problems.js";
 import {
@@ -27,19 +28,15 @@ export interface Prunables {
   readonly selection: LinearSelection;
   /** Sparsity of the linears that an override matches. */
   readonly overrides: ReadonlyMap<string, number>;
-  /** Patterns that match nothing, of `--ignore`, overrides and further steps. */
-  readonly unmatchedPatterns: readonly string[];
 }
 
 /**
- * @param unmatched whether patterns that match nothing are an error, or only listed
  * @param keptTensors tensors that are not to be pruned, whatever the patterns say
  * @throws UsageError, ConfigError naming all problems
  */
 export function decidePrunables(
   config: RunConfig,
   { architecture, checkpoint }: Pick<Model, "architecture" | "checkpoint">,
-  unmatched: "refused" | "listed",
   keptTensors?: ReadonlySet<string>,
 ): Prunables {
   const problems = new Problems();
@@ -49,6 +46,7 @@ export function decidePrunables(
     architecture,
     config.ignore.filter((pattern) => compiles(pattern, "--ignore")),
     keptTensors,
+    [...checkpoint.tensors.keys()].map((name) => name.replace(/\.(?:weight|bias)$/, "")),
   );
   const usable = config.overrides.filter(({ match }) => compiles(match, "overrides"));
   const resolved = resolveOverrides({ ...config, overrides: usable }, selection.selected);
@@ -56,27 +54,28 @@ export function decidePrunables(
     config.then.filter(({ match }) => match !== undefined && compiles(match, "then")),
     selection,
   );
-  const isListed = unmatched === "listed";
   const allocated = new Set(
     selection.selected.map(({ name }) => name).filter((name) => !resolved.sparsities.has(name)),
   );
   const found = [
-    selectionProblem(isListed ? { ...selection, unmatchedPatterns: [] } : selection, config.pattern),
+    selectionProblem(selection, config.pattern),
     packedProblem(selection, architecture, checkpoint),
     trainedProblem(config, checkpoint),
-    overrideProblem(isListed ? { ...resolved, unmatchedPatterns: [] } : resolved),
-    isListed ? undefined : stepProblem(idle),
+    overrideProblem(resolved),
+    stepProblem(idle),
     allocationProblem(config, architecture.blocks, allocated),
     searchProblem(config),
     permutationProblem(config, architecture, new Set(selection.selected.map(({ name }) => name))),
   ];
   problems.add(...found);
   problems.throwAny();
-  return {
-    selection,
-    overrides: resolved.sparsities,
-    unmatchedPatterns: [...selection.unmatchedPatterns, ...resolved.unmatchedPatterns, ...idle],
-  };
+  return { selection, overrides: resolved.sparsities };
+}
+
+/** Patterns that change nothing are no mistake: other tools need them. */
+export function sayNeedless({ needlessPatterns }: LinearSelection, logger: Logger): void {
+  for (const pattern of needlessPatterns)
+    logger.info(`--ignore ${pattern}: never pruned, so the pattern changes nothing`);
 }
 
 /** Linears that are stored in fewer bits than a weight can be written in. */

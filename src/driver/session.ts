@@ -43,7 +43,7 @@ import { scratchBytesOf } from "./disk-cost.js";
 import { GRADIENT_STATES_NAME, GRADIENTS_NAME, gradientsOf, GradientSource } from "./gradient-source.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { checkWeights } from "./finite-weights.js";
-import { decidePrunables } from "./prunables.js";
+import { decidePrunables, sayNeedless } from "./prunables.js";
 import type { Run } from "./prune-block.js";
 import {
   Clock,
@@ -136,9 +136,10 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
   const resources = new Resources();
   try {
     const model = resources.own(await openModel(config.model, { family: config.family, logger: context.logger }));
-    const prunable = decidePrunables(config, model, "refused"); // before anything is read
+    const prunable = decidePrunables(config, model); // before anything is read
+    sayNeedless(prunable.selection, context.logger);
     const kept = shared.nonFinite ?? (await checkWeights(model, config, context));
-    const { selection, overrides } = kept.size === 0 ? prunable : decidePrunables(config, model, "refused", kept);
+    const { selection, overrides } = kept.size === 0 ? prunable : decidePrunables(config, model, kept);
     const solver = solverOf(config);
     const selected = new Set(selection.selected.map((linear) => linear.name));
     const isAnyRouted = model.architecture.blocks.some(isRouted);

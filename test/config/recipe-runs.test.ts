@@ -31,7 +31,7 @@ function surroundings(workingDirectory: string): Surroundings {
 }
 
 async function resolveIn(directory: string, flags: RunRequest): Promise<RunConfig> {
-  return (await resolveRunConfig(flags, false, surroundings(directory))).config;
+  return (await resolveRunConfig(flags, surroundings(directory))).config;
 }
 
 async function refusal(directory: string, flags: RunRequest): Promise<PruneError> {

@@ -44,7 +44,7 @@ for (const [key, sample] of optionSamples()) {
     assert.notDeepEqual(config, resolvedRun(), "the sample is not what there is without it");
     const recipe = join(temporaryDirectory(t), "recipe.yaml");
     writeFileSync(recipe, formatRecipe(config));
-    const again = (await resolveRunConfig({ recipe, out: config.out }, false, SURROUNDINGS)).config;
+    const again = (await resolveRunConfig({ recipe, out: config.out }, SURROUNDINGS)).config;
     const { force, resume, memoryBytes } = config;
     assert.deepEqual({ ...again, force, resume, memoryBytes }, config);
     if (NOT_WRITTEN.includes(key)) assert.equal(formatRecipe(config), formatRecipe(resolvedRun()));

@@ -1,5 +1,6 @@
 /** `prune compare`: methods side by side. */
 import { COMPARISON_OPTIONS } from "../../options/comparison-options.js";
+import { LIMIT_OPTIONS } from "../../options/gate-options.js";
 import { flagsOf, MODEL, type CommandSpec } from "../command.js";
 
 export const compare: CommandSpec = {
@@ -11,11 +12,15 @@ export const compare: CommandSpec = {
     "prune compare --methods wanda --allocation uniform --allocation owl:M=3 --patterns unstructured --text wiki.test.txt",
   ],
   operand: MODEL,
-  flags: [...flagsOf(COMPARISON_OPTIONS), { spelling: "--csv", help: "print the rows as CSV", group: "Output" }],
+  flags: [
+    ...flagsOf(COMPARISON_OPTIONS, LIMIT_OPTIONS),
+    { spelling: "--csv", help: "print the rows as CSV", group: "Output" },
+  ],
   async act({ csv, ...request }, session) {
     const api = await import("../../index.js");
     const { comparisonCsv, renderComparison } = await import("../../report/comparison.js");
     const report = await session.stoppable((signal) => api.compare({ ...request, ...session.listening, signal }));
-    return session.print(report, csv === true ? comparisonCsv : renderComparison, { keepIn: "compare-report.json" });
+    await session.print(report, csv === true ? comparisonCsv : renderComparison, { keepIn: "compare-report.json" });
+    api.expectRowsKept(report);
   },
 };

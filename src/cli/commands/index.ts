@@ -1,6 +1,7 @@
 /** The commands, in the order of the help. */
 import type { CommandSpec } from "../command.js";
 import { compare } from "./compare.js";
+import { completion } from "./completion.js";
 import { devices } from "./devices.js";
 import { evaluate } from "./eval.js";
 import { families } from "./families.js";
@@ -20,4 +21,5 @@ export const COMMANDS: readonly CommandSpec[] = [
   recipes,
   families,
   devices,
+  completion,
 ];

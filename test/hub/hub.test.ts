@@ -25,7 +25,7 @@ const REPOSITORY: ServedRepository = {
   refs: ["main", "v1.0", "refs/pr/3"],
 };
 const MAIN = { kind: "model", id: "org/name", revision: "main" } as const;
-const PATIENCE = { attempts: 3, firstPause: 1, longestPause: 20, stall: 300 };
+const PATIENCE = { attempts: 3, firstPause: 1, longestPause: 20, stall: 20_000 };
 
 interface Place {
   readonly server: HubServer;
@@ -219,7 +219,7 @@ test("a connection that stays silent is given up and taken up again", async (t) 
   const snapshot = await hub().open(MAIN);
   const [weights] = weightsOf(snapshot);
   server.faults.push({ path: weights?.hash ?? "", stallAfter: 1000 });
-  await hub({ patience: { ...PATIENCE, stall: 100 } }).download(snapshot, weightsOf(snapshot));
+  await hub({ patience: { ...PATIENCE, attempts: 20, stall: 400 } }).download(snapshot, weightsOf(snapshot));
   assert.equal(statSync(join(snapshot.directory, "model.safetensors")).size, WEIGHTS.length);
 });
 

@@ -121,7 +121,7 @@ test("help leads with examples, groups the options, and explains N:M in words", 
   const { code, stdout, stderr } = await runPrune(["--help"]);
   assert.equal(code, 0);
   assert.equal(stderr, "");
-  assert.match(stdout, /^Examples:\n {2}prune --model/);
+  assert.match(stdout, /^Examples:\n {2}prune meta-llama\/Llama/);
   for (const group of ["What to prune:", "How to prune:", "Calibration:", "Running:", "Output:", "Commands:"]) {
     assert.ok(stdout.includes(`\n${group}\n`), group);
   }

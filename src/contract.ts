@@ -68,6 +68,8 @@ export interface RunReport {
   readonly device: string;
   readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
   readonly resumedBlocks: number;
+  /** Where limits were given: the result by `prune eval`. */
+  readonly evaluation?: EvaluationReport;
   /** Where blocks were trained (`--then reconstruct`, `--method safe`): every step of every block. */
   readonly training?: readonly BlockTrainingReport[];
   /** Where the whole model was trained (`--method elsa`, `--then finetune`), in order. */
@@ -146,8 +148,6 @@ export interface PlanReport {
   readonly estimatedSeconds: number;
   /** Linears that `--ignore` leaves dense. */
   readonly ignored: readonly string[];
-  /** `--ignore` patterns that match no linear: an error in a real run. */
-  readonly unmatchedPatterns: readonly string[];
   readonly device: string;
 }
 
@@ -379,6 +379,8 @@ export interface ComparisonRow {
   /** Largest resident memory seen between steps of this cell. */
   readonly peakRssBytes: number;
   readonly layers: readonly LayerReport[];
+  /** What came of each limit that was given. */
+  readonly limits?: readonly LimitReport[];
 }
 
 /** `--json` of `prune compare`. */
@@ -435,6 +437,8 @@ type Happening =
       /** Whether the curve got a point: worth a line where lines are kept. */
       readonly isPoint: boolean;
     }
+  /** Of a model on the Hub, before the work; bytes of all files that were missing. */
+  | { readonly type: "download"; readonly file: string; readonly doneBytes: number; readonly totalBytes: number }
   | { readonly type: "windows"; readonly done: number; readonly total: number }
   /** Of generated sequences; a total that sequences which end early do not reach. */
   | { readonly type: "tokens"; readonly done: number; readonly total: number }

@@ -40,6 +40,8 @@ export class CalibrationError extends PruneError {}
 export class DeviceError extends PruneError {}
 /** Full disk, out of memory. */
 export class ResourceError extends PruneError {}
+/** A server that cannot be reached, refuses, or sends something else than it said. */
+export class NetworkError extends PruneError {}
 /** A factorisation that fails, non-finite activations. */
 export class NumericalError extends PruneError {}
 /** The run was asked to stop; `details.resumable` says whether `--resume` can go on. */
@@ -76,6 +78,7 @@ export function exitCodeOf(thrown: unknown): number {
     return EXIT_CODES.input;
   }
   if (error instanceof DeviceError || error instanceof ResourceError) return EXIT_CODES.resources;
+  if (error instanceof NetworkError) return EXIT_CODES.network;
   if (error instanceof InterruptedError) {
     if (error.details["resumable"] === true) return EXIT_CODES.interruptedResumable;
     return error.details["signal"] === "SIGTERM" ? EXIT_CODES.sigterm : EXIT_CODES.sigint;
@@ -117,6 +120,7 @@ const CLASSES = {
   CalibrationError,
   DeviceError,
   ResourceError,
+  NetworkError,
   NumericalError,
   InterruptedError,
   InternalError,

@@ -27,7 +27,7 @@ const EVERYWHERE = [
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cli: ["index", "options", "report"],
   index: ["api", "options", "report"],
-  api: ["driver", "evaluation", "generation", "inspection", "report", "config", "calibration", "options"],
+  api: ["hub", "driver", "evaluation", "generation", "inspection", "report", "config", "calibration", "options"],
   driver: [
     "training",
     "evaluation",
@@ -58,6 +58,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   forward: ["model", "checkpoint", "onnx", "graph"],
   model: ["checkpoint", "graph"],
   checkpoint: [],
+  hub: [],
   device: ["onnx", "sparsity"],
   spectra: ["onnx"],
   allocation: [],

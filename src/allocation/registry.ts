@@ -35,9 +35,13 @@ export const ALLOCATION_RULES: readonly string[] = [...RULES.keys()];
 
 export const UNIFORM: Allocation = { rule: "uniform" };
 
-/** One line per rule, for help and documentation. */
-export function describeAllocations(): { readonly name: string; readonly summary: string }[] {
-  return ALL.map(({ name, summary }) => ({ name, summary }));
+/** One line per rule, for help and documentation, and every name it goes by. */
+export function describeAllocations(): {
+  readonly name: string;
+  readonly names: readonly string[];
+  readonly summary: string;
+}[] {
+  return ALL.map(({ name, summary, schema }) => ({ name, names: [...schema.shape.rule.values], summary }));
 }
 
 function ruleOf(allocation: Allocation): AllocationRule<Allocation> {

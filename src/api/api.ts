@@ -4,18 +4,18 @@
  *
  * Work that runs models is done in a thread of its own, so that the caller's stays free.
  */
-import { resolve } from "node:path";
+import { builtInRecipes } from "../config/built-in-recipes.js";
 import { resolveComparison } from "../config/comparison.js";
 import { resolveGenerationConfig } from "../config/generation.js";
-import { resolveEvaluationConfig, resolveRunConfig, type Resolved } from "../config/resolve.js";
-import { checkModelDirectory } from "../config/rules.js";
+import { resolveInspectionConfig } from "../config/inspection.js";
+import { resolveEvaluationConfig, resolveRunConfig, type Resolved, type Surroundings } from "../config/resolve.js";
 import type {
   ComparisonReport,
   ConfigReport,
+  EvaluationConfig,
   EngineEvent,
   EvaluationReport,
   GenerationReport,
-  InspectionConfig,
   InspectionReport,
   PlanReport,
   RunReport,
@@ -23,17 +23,23 @@ import type {
 } from "../contract.js";
 import { runInEngine } from "../driver/engine.js";
 import { createStopBuffer, requestStop, workOf, type WorkReference } from "../driver/engine-protocol.js";
+import type { DownloadProgress } from "../hub/hub.js";
+import { HubModels } from "../hub/models.js";
 import { SILENT_LOGGER, type Logger } from "../logging.js";
 import type { ComparisonRequest } from "../options/comparison-options.js";
-import type { EvaluationRequest } from "../options/evaluation-options.js";
+import type { EvaluationRequest, InspectionRequest } from "../options/evaluation-options.js";
+import { GATE_OPTIONS, LIMIT_OPTIONS, type GateRequest, type LimitRequest } from "../options/gate-options.js";
 import type { GenerationRequest } from "../options/generation-options.js";
 import type { RunRequest } from "../options/run-options.js";
 import type { DevicesReport } from "../report/devices-report.js";
 import { describeFamilies, type FamiliesReport } from "../report/families.js";
+import { describeMethod, type MethodReport } from "../report/method-details.js";
 import { describeMethods, type MethodsReport } from "../report/methods.js";
+import type { RecipesReport } from "../report/recipes.js";
+import { readLimits, resolveGate, split, withLimits } from "./gate.js";
 import { surroundings } from "./surroundings.js";
 
-export { expectLimitsKept } from "../evaluation/limits.js";
+export { expectLimitsKept, expectRowsKept } from "../evaluation/limits.js";
 
 /** Who is told of work, and may stop it. */
 export interface Listening {
@@ -67,23 +73,41 @@ function url(path: string): URL {
 }
 
 /**
- * Prune a checkpoint. The result lies in the report's `out`; losses and seconds are per linear.
+ * Prune a checkpoint. The result lies in the report's `out`; losses and seconds are per linear. With a limit the result is
+ * evaluated after that (`evaluation`); `expectLimitsKept` throws where one is not kept.
  * @throws UsageError, ConfigError, CheckpointError, CalibrationError, DeviceError before anything is written, one error for
  *   all problems of the request
  * @throws InterruptedError after `signal`, NumericalError, ResourceError while working: `resume: true` goes on
  */
-export async function prune(options: RunRequest & Listening): Promise<RunReport> {
+export async function prune(options: RunRequest & GateRequest & Listening): Promise<RunReport> {
   const { request, listening } = apart(options);
-  return work(PRUNE, await resolveRunConfig(request, false, surroundings()), listening);
+  const [gate, run] = split(request, GATE_OPTIONS);
+  let limited: Resolved<EvaluationConfig> | undefined;
+  const report = await workOn(PRUNE, listening, async (around) => {
+    const resolved = await resolveRunConfig(run, around);
+    limited = await resolveGate(gate, resolved.config, around);
+    return resolved;
+  });
+  if (limited === undefined) return report;
+  const { config, notes } = limited;
+  return {
+    ...report,
+    evaluation: await work(EVALUATE, { config: { ...config, model: report.out }, notes }, listening),
+  };
 }
 
 /**
  * What `prune` with the same options would do, and about what it would cost in seconds and bytes. Writes nothing.
- * @throws as `prune` before anything is written, except that patterns which match nothing are listed
+ * @throws as `prune` before anything is written
  */
-export async function plan(options: RunRequest & Listening): Promise<PlanReport> {
+export async function plan(options: RunRequest & GateRequest & Listening): Promise<PlanReport> {
   const { request, listening } = apart(options);
-  return work(PLAN, await resolveRunConfig(request, true, surroundings()), listening);
+  const [gate, run] = split(request, GATE_OPTIONS);
+  return workOn(PLAN, listening, async (around) => {
+    const resolved = await resolveRunConfig(run, around);
+    await resolveGate(gate, resolved.config, around);
+    return resolved;
+  });
 }
 
 /**
@@ -92,16 +116,18 @@ export async function plan(options: RunRequest & Listening): Promise<PlanReport>
  */
 export async function evaluate(options: EvaluationRequest & Listening): Promise<EvaluationReport> {
   const { request, listening } = apart(options);
-  return work(EVALUATE, await resolveEvaluationConfig(request, surroundings()), listening);
+  return workOn(EVALUATE, listening, (around) => resolveEvaluationConfig(request, around));
 }
 
 /**
  * Prune with several methods, targets and allocations, evaluate each result, and throw it away.
  * @throws as `prune` and `evaluate`; InterruptedError after `signal`: `resume: true` takes finished rows over
  */
-export async function compare(options: ComparisonRequest & Listening): Promise<ComparisonReport> {
+export async function compare(options: ComparisonRequest & LimitRequest & Listening): Promise<ComparisonReport> {
   const { request, listening } = apart(options);
-  return work(COMPARE, await resolveComparison(request, surroundings()), listening);
+  const [limits, sweep] = split(request, LIMIT_OPTIONS);
+  const most = readLimits(limits);
+  return withLimits(await workOn(COMPARE, listening, (around) => resolveComparison(sweep, around)), most);
 }
 
 /**
@@ -111,41 +137,25 @@ export async function compare(options: ComparisonRequest & Listening): Promise<C
  */
 export async function generateCalibration(options: GenerationRequest & Listening): Promise<GenerationReport> {
   const { request, listening } = apart(options);
-  return work(GENERATE, await resolveGenerationConfig(request, surroundings()), listening);
-}
-
-export interface InspectionRequest {
-  /** Checkpoint directory. */
-  readonly model: string;
-  /** Read it as this family. */
-  readonly family?: string | undefined;
+  return workOn(GENERATE, listening, (around) => resolveGenerationConfig(request, around));
 }
 
 /**
  * Zeros and N:M patterns of every tensor of a checkpoint.
- * @throws UsageError, CheckpointError
+ * @throws UsageError, CheckpointError, NetworkError
  */
 export async function inspect(options: InspectionRequest & Listening): Promise<InspectionReport> {
-  return workOn(INSPECT, options);
-}
-
-async function workOn<Report>(
-  reference: WorkReference<InspectionConfig, Report>,
-  { model, family, ...listening }: InspectionRequest & Listening,
-): Promise<Report> {
-  const directory = resolve(model);
-  const problem = checkModelDirectory(directory);
-  if (problem !== undefined) throw problem;
-  const config = { directory, ...(family === undefined ? {} : { family }) };
-  return work(reference, { config, notes: [] }, listening);
+  const { request, listening } = apart(options);
+  return workOn(INSPECT, listening, (around) => resolveInspectionConfig(request, around));
 }
 
 /**
  * What a checkpoint's config.json means: its keys, and the defaults of those it leaves out.
- * @throws UsageError, CheckpointError
+ * @throws UsageError, CheckpointError, NetworkError
  */
 export async function inspectConfig(options: InspectionRequest & Listening): Promise<ConfigReport> {
-  return workOn(INSPECT_CONFIG, options);
+  const { request, listening } = apart(options);
+  return workOn(INSPECT_CONFIG, listening, (around) => resolveInspectionConfig(request, around), false);
 }
 
 /** Adapters, their limits, and what `device: "auto"` takes. */
@@ -158,6 +168,19 @@ export function methods(): MethodsReport {
   return describeMethods();
 }
 
+/**
+ * One of them: its options and their defaults, its paper and what it costs.
+ * @throws UsageError E_METHOD
+ */
+export function method(name: string): MethodReport {
+  return describeMethod(name);
+}
+
+/** The built-in recipes, which `recipe` takes by name. */
+export function recipes(): RecipesReport {
+  return { schema: "prune.recipes/v1", recipes: builtInRecipes() };
+}
+
 /** The families of models, and which linears of each are pruned. */
 export function families(): FamiliesReport {
   return describeFamilies();
@@ -168,6 +191,24 @@ function apart<Request>({ logger, onEvent, signal, ...request }: Request & Liste
   readonly listening: Listening;
 } {
   return { request: request as Omit<Request, keyof Listening>, listening: { logger, onEvent, signal } };
+}
+
+/**
+ * Resolve a request, fetch what it needs of the Hub, and do the work.
+ * @param needsWeights of the models that the request names
+ */
+async function workOn<Config, Report>(
+  reference: WorkReference<Config, Report>,
+  listening: Listening,
+  resolveRequest: (surroundings: Surroundings) => Promise<Resolved<Config>>,
+  needsWeights = true,
+): Promise<Report> {
+  const { logger, signal, onEvent } = listening;
+  const onProgress = (progress: DownloadProgress): void => onEvent?.({ type: "download", ...progress, fraction: 0 });
+  const models = new HubModels(process.cwd(), { logger, signal, onProgress });
+  const resolved = await resolveRequest(surroundings((name, asked) => models.find(name, asked)));
+  if (needsWeights) await models.complete();
+  return work(reference, resolved, listening);
 }
 
 /** Say what was decided, do the work in the engine's thread, and pass the caller's wish to stop on to it. */

@@ -7,8 +7,10 @@ import type { Surroundings } from "../config/resolve.js";
 /** The package's own directory. The compiled file is dist/src/api/surroundings.js. */
 const ROOT = new URL("../../../", import.meta.url);
 
-export function surroundings(): Surroundings {
+/** @param findModel as in `Surroundings` */
+export function surroundings(findModel: Surroundings["findModel"]): Surroundings {
   return {
+    findModel,
     workingDirectory: process.cwd(),
     demoModel: fileURLToPath(new URL("models/demo", ROOT)),
     freeMemoryBytes: availableMemory(),

@@ -10,7 +10,25 @@ export interface Flag {
   readonly spelling: string;
   readonly help: string;
   readonly group: Group;
+  /** All that it may be, where that is a few words. */
+  readonly values?: readonly string[];
 }
+
+const LOG_FORMATS = ["pretty", "json"] as const;
+
+/** What every command has. */
+export const COMMON_FLAGS: readonly Flag[] = [
+  { spelling: "--json", help: "print one JSON document on stdout", group: "Output" },
+  { spelling: "-q, --quiet", help: "no progress, only warnings and errors", group: "Output" },
+  { spelling: "-v, --verbose", help: "debug messages, and stacks of errors", group: "Output" },
+  { spelling: "--log-file <file>", help: "also append log lines as JSON to a file", group: "Output" },
+  {
+    spelling: "--log-format <format>",
+    help: "log lines on stderr (default: pretty)",
+    group: "Output",
+    values: LOG_FORMATS,
+  },
+];
 
 /** What was said, by camel-cased names: texts, lists of texts, true. The operand is among them, by its name. */
 export type Said = Readonly<Record<string, unknown>>;
@@ -21,12 +39,15 @@ export interface CommandSpec {
   readonly examples: readonly string[];
   /** Taken where no command is named. */
   readonly isDefault?: true;
-  /** The one word without a flag that it must be given. */
+  /** The one word that needs no flag. Where there is a flag of the name, either may say it. */
   readonly operand?: { readonly name: string; readonly help: string };
   readonly flags: readonly Flag[];
   /** Do it, and print the result. */
   act(said: Said, session: Session): Promise<void>;
 }
+
+/** What most commands are about. */
+export const MODEL = { name: "model", help: "directory of a checkpoint, or a model of the Hub: ORG/NAME" } as const;
 
 /** The flags of a table of options, in the order of the help's groups. */
 export function flagsOf(...tables: readonly Table[]): Flag[] {
@@ -35,7 +56,8 @@ export function flagsOf(...tables: readonly Table[]): Flag[] {
       if (entry.flag === undefined) return [];
       const { argument, group } = entry.flag;
       const spelling = argument === undefined ? flagOf(key) : `${flagOf(key)} ${argument}`;
-      return [{ spelling, help: helpOf(entry), group }];
+      const { values } = entry.type;
+      return [{ spelling, help: helpOf(entry), group, ...(values === undefined ? {} : { values }) }];
     }),
   );
   return inGroups(flags);

@@ -45,26 +45,35 @@ export function reportLost(failure: string, where = ""): ResourceError {
   });
 }
 
-/** What commander refuses, in this program's words. `operands` are arguments that no command takes. */
-export function usageErrorOf(
-  code: string,
-  message: string,
-  operands: readonly string[],
-  commands: readonly string[],
-): UsageError {
-  const text = message.replace(/^error: /, "");
+/** A word where a command, or the model of a run, was expected. */
+export function unknownCommand(word: string, commands: readonly string[]): UsageError {
+  const name = nearestName(word, commands);
+  const suggestion = name === undefined ? "" : ` Did you mean "${name}"?`;
+  return new UsageError("E_COMMAND", `"${word}" is not a command, and no directory.${suggestion}`, {
+    hint: `Commands: ${commands.join(", ")}. A model of the Hub is ORG/NAME or hf://NAME.`,
+    details: { value: word, commands },
+  });
+}
+
+/** What of a command line a refusal of commander is about. */
+export interface Refused {
+  /** Words without a flag of the default command. */
+  readonly operands: readonly string[];
+  readonly commands: readonly string[];
+  /** Flags of the command that was asked for. */
+  readonly flags: readonly string[];
+}
+
+/** What commander refuses, in this program's words. */
+export function usageErrorOf(code: string, message: string, { operands, commands, flags }: Refused): UsageError {
   const [operand] = operands;
-  if (code === "commander.excessArguments" && operand !== undefined && !commands.includes(operand)) {
-    const name = nearestName(operand, commands);
-    const suggestion = name === undefined ? "" : ` Did you mean "${name}"?`;
-    return new UsageError("E_COMMAND", `"${operand}" is not a command.${suggestion}`, {
-      hint: `Commands: ${commands.join(", ")}. A model directory is given with --model.`,
-      details: { value: operand, commands },
-    });
-  }
-  const [first = "", ...more] = text.split("\n");
-  return new UsageError("E_USAGE", first.endsWith(".") ? first : `${first}.`, {
-    hint: [...more, "prune --help shows every option."].join(" "),
+  if (code === "commander.excessArguments" && operand !== undefined && !/[/\\]/.test(operand))
+    return unknownCommand(operand, commands);
+  const text = message.replace(/^error: /, "").replace(/\n[^]*/, "");
+  const unknown = code === "commander.unknownOption" ? /'(--[^'=]+)/.exec(text)?.[1] : undefined;
+  const nearest = unknown === undefined ? undefined : nearestName(unknown, flags);
+  return new UsageError("E_USAGE", text.endsWith(".") ? text : `${text}.`, {
+    hint: nearest === undefined ? "`prune help` shows every option." : `Did you mean ${nearest}?`,
     details: { commander: code },
   });
 }

@@ -6,9 +6,10 @@ import { CommanderError, type Command } from "commander";
 import { EXIT_CODES, exitCodeOf, GateError } from "../errors.js";
 import { VERSION } from "../version.js";
 import { COMMANDS } from "./commands/index.js";
-import { errorDocument, errorText, reportLost, usageErrorOf } from "./failure.js";
-import { buildProgram, type Act } from "./program.js";
+import { errorDocument, errorText, reportLost, unknownCommand, usageErrorOf } from "./failure.js";
+import { buildProgram, namesOf, overview, type Act } from "./program.js";
 import { CLOSED, stderr, stdout } from "./streams.js";
+import { normalizeWords } from "./words.js";
 
 const act: Act = async (command, said, common) => {
   const { openSession } = await import("./session.js");
@@ -39,13 +40,27 @@ async function endSuccessfully(): Promise<number> {
 
 async function execute(args: readonly string[]): Promise<number> {
   const program = buildProgram(VERSION, COMMANDS, act);
+  const names = namesOf(program);
   try {
+    if (args.length === 0) {
+      stdout.write(overview(COMMANDS));
+      return EXIT_CODES.success;
+    }
+    if (args[0] === "__complete") {
+      const { completionsOf, linesFor, SHELLS } = await import("./completion.js");
+      const { knownNames } = await import("./names.js");
+      const shell = SHELLS.find((name) => name === args[1]) ?? "bash";
+      stdout.write(linesFor(shell, completionsOf(args.slice(2), COMMANDS, knownNames)));
+      return EXIT_CODES.success;
+    }
     for (const command of [program, ...program.commands]) throwInsteadOfExiting(command);
-    await program.parseAsync([...args], { from: "user" });
+    const [word, topic] = args;
+    if (word === "help" && topic !== undefined && !names.includes(topic)) throw unknownCommand(topic, names);
+    await program.parseAsync([...normalizeWords(args, names)], { from: "user" });
     return EXIT_CODES.success;
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT_CODES.success; // --help, --version
-    const error = thrown instanceof CommanderError ? explain(thrown, program) : thrown;
+    const error = thrown instanceof CommanderError ? explain(thrown, program, args) : thrown;
     // Where limits are not kept the report is on stdout, and says so.
     if (args.includes("--json") && !(error instanceof GateError))
       stdout.write(`${JSON.stringify(errorDocument(error))}\n`);
@@ -59,8 +74,14 @@ function throwInsteadOfExiting(command: Command): void {
   command.exitOverride().configureOutput({ writeOut: (text) => stdout.write(text), writeErr: () => undefined });
 }
 
-function explain(error: CommanderError, program: Command): Error {
-  const names = program.commands.map((command) => command.name());
-  const operands = program.commands.find((command) => command.name() === "run")?.args ?? [];
-  return usageErrorOf(error.code, error.message, operands, names);
+function explain(error: CommanderError, program: Command, args: readonly string[]): Error {
+  const commands = namesOf(program);
+  const named = args.find((word) => commands.includes(word));
+  const find = (name: string): Command | undefined => program.commands.find((command) => command.name() === name);
+  const flags = [program, find(named ?? "run")].flatMap((command) => command?.options ?? []);
+  return usageErrorOf(error.code, error.message, {
+    operands: named === undefined ? (find("run")?.args ?? []) : [],
+    commands,
+    flags: flags.flatMap(({ long }) => long ?? []),
+  });
 }

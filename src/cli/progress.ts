@@ -5,7 +5,7 @@
  */
 import type { EngineEvent } from "../contract.js";
 import type { Logger } from "../logging.js";
-import { formatDuration, formatLoss, formatPercent } from "../report/format.js";
+import { formatBytes, formatDuration, formatLoss, formatPercent } from "../report/format.js";
 
 export interface Progress {
   handle(event: EngineEvent): void;
@@ -41,7 +41,7 @@ export function estimateRemaining(fraction: number, elapsedMs: number): number |
 /** How far the work is, and how long it has taken and will take. */
 class Estimate {
   readonly #now: () => number;
-  readonly #startedAt: number;
+  #startedAt: number;
   #fraction = 0;
   #endsAt: number | undefined;
 
@@ -50,7 +50,8 @@ class Estimate {
     this.#startedAt = now();
   }
 
-  take({ fraction }: EngineEvent): void {
+  take({ type, fraction }: EngineEvent): void {
+    if (type === "download") this.#startedAt = this.#now(); // no part of the work
     if (fraction <= this.#fraction) return;
     this.#fraction = fraction;
     const remaining = estimateRemaining(fraction, this.elapsedMs);
@@ -195,6 +196,8 @@ function createWords(): (event: EngineEvent) => string {
         return blockText(event);
       case "training":
         return `${event.name}, step ${event.step}/${event.steps}: ${event.course}`;
+      case "download":
+        return `downloading ${event.file} · ${formatBytes(event.doneBytes)} of ${formatBytes(event.totalBytes)}`;
       case "windows":
         return `window ${event.done}/${event.total}`;
       case "tokens":

@@ -1,7 +1,7 @@
 /** What every command needs around its call: logger, progress, signals, and the result on stdout. */
 import { resolve } from "node:path";
 import type { Listening, Logger } from "../index.js";
-import { writeFile } from "../files/stream-files.js";
+import { appendFile, writeFile } from "../files/stream-files.js";
 import { errorDocument, reportLost } from "./failure.js";
 import { createLogger } from "./logger.js";
 import { createLineProgress, createLiveProgress, NO_PROGRESS, severalProgress, type Progress } from "./progress.js";
@@ -37,6 +37,17 @@ export type Rest =
   | { readonly result: string }
   /** The report is all there is of long work. Kept in this file of the working directory where that can be done. */
   | { readonly keepIn: string };
+
+/** In GitHub Actions, what a job's page shows of it. */
+async function addToSummary(text: string, logger: Logger): Promise<void> {
+  const file = process.env["GITHUB_STEP_SUMMARY"];
+  if (file === undefined || file === "") return;
+  try {
+    await appendFile(file, `### prune\n\n\`\`\`text\n${text}\n\`\`\`\n\n`);
+  } catch (error) {
+    logger.warn(`GITHUB_STEP_SUMMARY: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
 
 /** Where the report is now: for the sentence that says it could not be written. */
 async function keep(report: unknown, file: string): Promise<string> {
@@ -84,6 +95,7 @@ export async function openSession(flags: CommonFlags): Promise<Session> {
       file?.info("report", { report });
       const text = flags.json === true ? JSON.stringify(report) : render(report);
       stdout.write(`${text}\n`);
+      if (rest !== undefined) await addToSummary(render(report), logger);
       const failure = await stdout.flush();
       if (failure === undefined) return;
       if (rest !== undefined && "keepIn" in rest) throw reportLost(failure, await keep(report, rest.keepIn));

@@ -21,7 +21,7 @@ import { findMethod } from "../methods/registry.js";
 import { parsePattern, patternSparsity, UNSTRUCTURED, type Pattern } from "../sparsity/pattern.js";
 import { automaticRequest } from "./automatic.js";
 import { placeOfModel } from "./default-names.js";
-import { parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
+import { findModel, parseTokenSource, resolveRunConfig, type Resolved, type Surroundings } from "./resolve.js";
 import {
   checkSteps,
   checkTraining,
@@ -170,7 +170,7 @@ export async function resolveComparison(
   if (spread.length === targets.length && spread[0] !== undefined) {
     problems.take<unknown>(resolvePermutation(permutation, spread[0].pattern), undefined);
   }
-  const model = resolve(workingDirectory, shared.model ?? demoModel);
+  const model = shared.model === undefined ? demoModel : await modelOf(shared.model, shared, surroundings);
   const source = problems.attempt(() => resolveText(asked.text, model, workingDirectory));
   problems.add(...unreadable);
   const run = await resolveShared(shared, surroundings, problems);
@@ -202,6 +202,13 @@ export async function resolveComparison(
   };
 }
 
+/** As `resolveShared` finds it; its problems are told there. */
+async function modelOf(name: string, shared: SharedRequest, surroundings: Surroundings): Promise<string> {
+  const { asked } = readOptions(SHARED_OPTIONS, { ...shared, model: name });
+  const found = await findModel(name, asked, surroundings, new Problems());
+  return found ?? resolve(surroundings.workingDirectory, name);
+}
+
 /** The axes of the sweep, and what all cells share. What is neither is a problem of the first. */
 function split(request: ComparisonRequest): [axes: RequestOf<typeof AXIS_OPTIONS>, shared: SharedRequest] {
   const isShared = ([key]: [string, unknown]): boolean => Object.hasOwn(SHARED_OPTIONS, key);
@@ -222,7 +229,7 @@ async function resolveShared(
   problems.add(...readOptions(SHARED_OPTIONS, { permutation }).problems);
   try {
     const standIn: RunRequest = { ...shared, method: "magnitude", sparsity: 0.5, measureLoss: true };
-    return await resolveRunConfig(standIn, false, surroundings);
+    return await resolveRunConfig(standIn, surroundings);
   } catch (error) {
     if (!(error instanceof PruneError)) throw error;
     problems.add(error);

@@ -5,7 +5,7 @@ import { UsageError } from "../errors.js";
 import { GENERATION_OPTIONS, type GenerationRequest } from "../options/generation-options.js";
 import { readOptions } from "../options/read.js";
 import { Problems } from "../problems.js";
-import { missing, resolveSeqlen, type Note, type Resolved, type Surroundings } from "./resolve.js";
+import { findModel, missing, resolveSeqlen, type Note, type Resolved, type Surroundings } from "./resolve.js";
 import { checkModelDirectory } from "./rules.js";
 
 const KINDS = [".safetensors", ".jsonl", ".txt"] as const;
@@ -13,14 +13,14 @@ const KINDS = [".safetensors", ".jsonl", ".txt"] as const;
 /** @throws UsageError, CheckpointError for a directory that is no model; one error lists all problems found */
 export async function resolveGenerationConfig(
   request: GenerationRequest,
-  surroundings: Pick<Surroundings, "workingDirectory" | "tokenRowLength" | "freeMemoryBytes">,
+  surroundings: Pick<Surroundings, "workingDirectory" | "tokenRowLength" | "freeMemoryBytes" | "findModel">,
 ): Promise<Resolved<GenerationConfig>> {
   const { workingDirectory, freeMemoryBytes } = surroundings;
   const { asked, problems: unreadable, unread } = readOptions(GENERATION_OPTIONS, request);
   const problems = new Problems();
   problems.add(...unreadable);
-  const { model: directory, out: file, memory, family, prompts, ...plain } = asked;
-  if (directory === undefined) problems.add(missing("model", "give the directory of a checkpoint"));
+  const { model: name, revision, token, offline, out: file, memory, family, prompts, ...plain } = asked;
+  if (name === undefined) problems.add(missing("model", "give the directory of a checkpoint, or a model of the Hub"));
   if (file === undefined && !unread.has("out"))
     problems.add(missing("out", "name the file to write, for example --out generated.safetensors"));
   if (file !== undefined && !KINDS.some((kind) => file.toLowerCase().endsWith(kind))) {
@@ -31,9 +31,11 @@ export async function resolveGenerationConfig(
       }),
     );
   }
-  const model = resolve(workingDirectory, directory ?? "");
   const notes: Note[] = [];
-  if (directory !== undefined) problems.add(checkModelDirectory(model));
+  const found =
+    name === undefined ? undefined : await findModel(name, { revision, token, offline }, surroundings, problems);
+  const model = found ?? "";
+  if (found !== undefined) problems.add(checkModelDirectory(model));
   const length = await resolveSeqlen(asked.seqlen, model, undefined, surroundings, notes);
   const seqlen = problems.take(length, 0);
   problems.throwAny();

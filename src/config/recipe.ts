@@ -2,6 +2,7 @@
  * Recipes: a run written down as YAML (JSON is YAML too). Unknown keys are refused with the nearest valid one, and
  * every problem is named with its place in the file. What the values mean together is rules.ts's business.
  */
+import { basename } from "node:path";
 import { fileErrorCode } from "../files/file-errors.js";
 import { readFile, statSync } from "../files/request-files.js";
 import { isMap, LineCounter, parseDocument, visit, type Document, type Node } from "yaml";
@@ -11,6 +12,7 @@ import { isRecord } from "../is-record.js";
 import { nearestName } from "../nearest-name.js";
 import { optionsOfRecipeKey, recipeSchema, requestOfRecipe } from "../options/recipe.js";
 import type { RunRequest } from "../options/run-options.js";
+import { builtInRecipes } from "./built-in-recipes.js";
 
 /** A written-down run has a few hundred. */
 const LARGEST_BYTES = 2 ** 20;
@@ -40,7 +42,15 @@ export async function loadRecipe(file: string): Promise<ExaminedRecipe> {
     text = await readFile(file, "utf8");
   } catch (cause) {
     if (fileErrorCode(cause) === undefined) throw cause;
-    throw new UsageError("E_RECIPE_MISSING", `--recipe: ${file} cannot be read.`, { details: { file }, cause });
+    const nearest = nearestName(
+      basename(file, ".yaml"),
+      builtInRecipes().map(({ name }) => name),
+    );
+    throw new UsageError("E_RECIPE_MISSING", `--recipe: ${file} cannot be read.`, {
+      hint: nearest === undefined ? "`prune recipes` lists the built-in ones." : `Did you mean "${nearest}"?`,
+      details: { file },
+      cause,
+    });
   }
   return examineRecipe(text, file);
 }

@@ -5,7 +5,7 @@
 import { existsSync, readFileSync, statSync } from "../files/request-files.js";
 import { dirname, join, resolve } from "node:path";
 import type { EvaluationConfig, FurtherStep, RunConfig, TokenSource } from "../contract.js";
-import { PruneError, UsageError } from "../errors.js";
+import { InterruptedError, PruneError, UsageError } from "../errors.js";
 import { parseJson } from "../json.js";
 import { EVALUATION_OPTIONS, type EvaluationRequest } from "../options/evaluation-options.js";
 import { flagOf } from "../options/option.js";
@@ -17,6 +17,7 @@ import { findMethod, isTrainer, needsTokens } from "../methods/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic, trainingFor } from "./automatic.js";
+import { fileOfRecipe } from "./built-in-recipes.js";
 import { isInCache, placeOfModel } from "./default-names.js";
 import {
   calibrationProblem,
@@ -44,6 +45,30 @@ export interface Surroundings {
   readonly freeMemoryBytes: number;
   /** Tokens per row of stored ids; rejects with a PruneError where there are none. Injected: config reads no tensors. */
   readonly tokenRowLength: (source: TokenSource) => Promise<number>;
+  /**
+   * The absolute directory that a model's name stands for, with what describes the model in it; rejects with a PruneError.
+   * Injected: config knows no network.
+   */
+  readonly findModel: (name: string, asked: ModelRequest) => Promise<string>;
+}
+
+/** What a request says of where models come from. */
+export type ModelRequest = Pick<AskedRun, "revision" | "token" | "offline">;
+
+/** The directory of a model, or undefined where that is a problem, which is noted. */
+export async function findModel(
+  name: string,
+  { revision, token, offline }: ModelRequest,
+  surroundings: Pick<Surroundings, "findModel">,
+  problems: Problems,
+): Promise<string | undefined> {
+  try {
+    return await surroundings.findModel(name, { revision, token, offline });
+  } catch (error) {
+    if (!(error instanceof PruneError) || error instanceof InterruptedError) throw error;
+    problems.add(error);
+    return undefined;
+  }
 }
 
 export interface Note {
@@ -61,17 +86,14 @@ export interface Resolved<Config> {
  * @throws UsageError or ConfigError for the request, CheckpointError for a directory that is no model; one error lists
  *   all problems found
  */
-export async function resolveRunConfig(
-  request: RunRequest,
-  isDryRun: boolean,
-  surroundings: Surroundings,
-): Promise<Resolved<RunConfig>> {
+export async function resolveRunConfig(request: RunRequest, surroundings: Surroundings): Promise<Resolved<RunConfig>> {
   const { workingDirectory, demoModel } = surroundings;
   const problems = new Problems();
   const notes: Note[] = [];
   const { asked, isUnread, isAutomatic } = await readLayers(request, workingDirectory, problems);
   const isDemo = asked.model === undefined;
-  const model = resolve(workingDirectory, asked.model ?? demoModel);
+  const found = isDemo ? demoModel : await findModel(asked.model ?? "", asked, surroundings, problems);
+  const model = found ?? resolve(workingDirectory, asked.model ?? "");
   if (isDemo) notes.push({ level: "info", message: `no --model given: taking the embedded demo model ${model}` });
 
   const isTargetUnread = isUnread("pattern") || (asked.sparsity === undefined && isUnread("sparsity"));
@@ -97,7 +119,7 @@ export async function resolveRunConfig(
     const goal = reproduce === "layer" ? "" : `, reproducing the ${reproduce}`;
     notes.push({ level: "info", message: `--method ${AUTOMATIC}: ${methods.join(", then ")}${spread}${moved}${goal}` });
   }
-  const modelProblem = checkModelDirectory(model);
+  const modelProblem = found === undefined ? undefined : checkModelDirectory(model);
   problems.add(modelProblem);
 
   const { name, cache } = await placeOfModel(model);
@@ -108,10 +130,6 @@ export async function resolveRunConfig(
     );
   const step = isAutomatic ? AUTOMATIC : asked.method;
   const out = resolve(workingDirectory, asked.out ?? defaultOut(beside, name, step, asked, sparsity));
-  if (isDryRun && existsSync(out) && !asked.force) {
-    notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });
-  }
-
   const consumer =
     methods.find((method) => method !== "" && needsTokens(findMethod(method))) ??
     (reproduce === "model" ? "--reproduce model" : undefined) ??
@@ -120,7 +138,13 @@ export async function resolveRunConfig(
   const isCalibrated = consumer !== undefined;
   const calibration = problems.take(resolveCalibration(asked.calibration, model, workingDirectory), undefined);
   const isCalibrationGiven = asked.calibration !== undefined || isUnread("calibration") || isUnread("method");
-  if (isCalibrated && !isCalibrationGiven && calibration === undefined && modelProblem === undefined) {
+  if (
+    isCalibrated &&
+    !isCalibrationGiven &&
+    calibration === undefined &&
+    found !== undefined &&
+    modelProblem === undefined
+  ) {
     problems.add(calibrationProblem(consumer, model));
   }
   if (!isCalibrated && asked.calibration !== undefined) {
@@ -146,6 +170,9 @@ export async function resolveRunConfig(
     interval: _interval,
     projection: _projection,
     state: _state,
+    revision: _revision,
+    token: _token,
+    offline: _offline,
     memory,
     family,
     ...plain
@@ -184,7 +211,7 @@ interface Layers {
 async function readLayers(request: RunRequest, workingDirectory: string, problems: Problems): Promise<Layers> {
   const isGiven = (key: keyof RunRequest): boolean => request[key] !== undefined;
   const examined = isGiven("recipe")
-    ? await (await import("./recipe.js")).loadRecipe(resolve(workingDirectory, String(request.recipe)))
+    ? await (await import("./recipe.js")).loadRecipe(fileOfRecipe(String(request.recipe), workingDirectory))
     : undefined;
   const recipe = examined?.request ?? {};
   const automatic = layAutomatic(recipe, request);
@@ -209,7 +236,7 @@ async function readLayers(request: RunRequest, workingDirectory: string, problem
 /** @throws UsageError, CheckpointError as `resolveRunConfig` */
 export async function resolveEvaluationConfig(
   request: EvaluationRequest,
-  surroundings: Pick<Surroundings, "workingDirectory" | "tokenRowLength">,
+  surroundings: Pick<Surroundings, "workingDirectory" | "tokenRowLength" | "findModel">,
 ): Promise<Resolved<EvaluationConfig>> {
   const { workingDirectory } = surroundings;
   const { asked, problems: unreadable } = readOptions(EVALUATION_OPTIONS, request);
@@ -217,7 +244,8 @@ export async function resolveEvaluationConfig(
   problems.add(...unreadable);
   if (asked.text === undefined)
     problems.add(missing("text", "give a text or a file of token ids, for example --text wiki.test.txt"));
-  if (asked.model === undefined) problems.add(missing("model", "give the directory of a checkpoint"));
+  if (asked.model === undefined)
+    problems.add(missing("model", "give the directory of a checkpoint, or a model of the Hub"));
   if (asked.reference === undefined)
     for (const key of ["maxPplRatio", "maxKl"] as const)
       if (asked[key] !== undefined)
@@ -225,16 +253,21 @@ export async function resolveEvaluationConfig(
   problems.throwAny();
   const notes: Note[] = [];
   const { model: directory = "", text: given = "", family, maxWindows } = asked;
-  const model = resolve(workingDirectory, directory);
+  const found = await findModel(directory, asked, surroundings, problems);
+  const model = found ?? resolve(workingDirectory, directory);
   const text = parseTokenSource("--text", given, workingDirectory);
   const source = text instanceof PruneError ? undefined : text;
   const length = await resolveSeqlen(asked.seqlen, model, source, surroundings, notes);
-  problems.add(checkModelDirectory(model));
+  if (found !== undefined) problems.add(checkModelDirectory(model));
   problems.take<unknown>(text, undefined);
   const seqlen = problems.take(length, 0);
-  problems.throwAny();
-  const reference = asked.reference === undefined ? {} : { reference: resolve(workingDirectory, asked.reference) };
   const named = family === undefined ? {} : { family };
+  const other =
+    asked.reference === undefined
+      ? undefined
+      : await findModel(asked.reference, { ...asked, revision: undefined }, surroundings, problems);
+  problems.throwAny();
+  const reference = other === undefined ? {} : { reference: other };
   const asLimits = { perplexity: asked.maxPpl, perplexityRatio: asked.maxPplRatio, klDivergence: asked.maxKl };
   const limited = Object.entries(asLimits).filter(([, most]) => most !== undefined);
   const limits = limited.length === 0 ? {} : { limits: Object.fromEntries(limited) };

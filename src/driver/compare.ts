@@ -65,7 +65,7 @@ function requireUsableCells(config: ComparisonConfig, model: Model): void {
   const problems = new Map<string, PruneError>();
   for (const cell of cellsOf(config)) {
     try {
-      decidePrunables({ ...config.run, ...settingsOf(cell) }, model, "refused");
+      decidePrunables({ ...config.run, ...settingsOf(cell) }, model);
     } catch (error) {
       if (!(error instanceof PruneError)) throw error;
       problems.set(error.message, error); // the same for every method
@@ -268,7 +268,7 @@ function timesOf(config: ComparisonConfig, cells: readonly Cell[], model: Model,
   const allocated = new Set<string>();
   return cells.map((cell) => {
     const run = runOf(config, cell);
-    const { selection } = decidePrunables(run, model, "refused");
+    const { selection } = decidePrunables(run, model);
     const planned = plannedRun({
       ...{ config: run, model, solver: solverOf(run), selected: new Set(selection.selected) },
       ...{ blockTrainings: blockTrainingsOf(run), trainings: modelTrainingsOf(run) },

@@ -1,16 +1,26 @@
-/** `--dry-run`: what a run would prune, read, write, need and take. Nothing is written and no block is loaded. */
+/**
+ * `--dry-run`: what a run would prune, read, write, need and take. Nothing is written and no block is loaded. What the run would
+ * refuse before its first block is refused here, by the same checks.
+ */
 import { dirname, join } from "node:path";
 import { existsSync, statSync } from "../files/checkpoint-files.js";
 import { checkRoomToUnpack } from "../calibration/text.js";
 import { bytesOf } from "../checkpoint/clone.js";
 import { planCloneOf } from "../checkpoint/output.js";
-import { checkFreeSpace } from "../checkpoint/output-place.js";
+import { checkFreeSpace, checkPlace, nameOutput } from "../checkpoint/output-place.js";
 import { openModel } from "../model/open-model.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import { type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { scratchBytesOf } from "./disk-cost.js";
-import { blockTrainingsOf, modelTrainingsOf, plannedRun, OWN_NAMES, solverOf } from "./session.js";
+import {
+  blockTrainingsOf,
+  loadCalibrationTokens,
+  modelTrainingsOf,
+  OWN_NAMES,
+  plannedRun,
+  solverOf,
+} from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { elementsOf } from "../solvers/cost.js";
@@ -19,7 +29,7 @@ import type { EngineContext } from "../context.js";
 import type { PlanReport, RunConfig } from "../contract.js";
 import { openDevice } from "./devices.js";
 import { gradientsOf, ofModel } from "./gradient-source.js";
-import { decidePrunables } from "./prunables.js";
+import { decidePrunables, sayNeedless } from "./prunables.js";
 import type { ModelTraining } from "./run.js";
 import { secondsOf, type Rates } from "./rates.js";
 import { isForwarded, memoryOf, workOf, type PlannedRun } from "./run-cost.js";
@@ -38,11 +48,13 @@ const TRIES = 16;
 
 /**
  * Describe a run without doing it.
- * @throws CheckpointError, ConfigError, ResourceError where the run itself would before any work; patterns that match nothing are listed instead
+ * @throws UsageError, CheckpointError, ConfigError, CalibrationError, ResourceError where the run itself would before any work
  */
 export async function planRun(config: RunConfig, context: EngineContext): Promise<PlanReport> {
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
-  const { selection, overrides, unmatchedPatterns } = decidePrunables(config, model, "listed");
+  await checkPlace(await nameOutput(config.out), config);
+  const { selection, overrides } = decidePrunables(config, model);
+  sayNeedless(selection, context.logger);
   const solver = solverOf(config);
   await using device = await openDevice(config.device, context.logger);
   const { blocks } = model.architecture;
@@ -59,7 +71,10 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   const scratchBytes = scratchBytesOf(planned);
   const parent = dirname(config.out);
   if (existsSync(parent)) await checkFreeSpace(parent, cloneBytes, scratchBytes);
-  if (config.calibration !== undefined) await checkRoomToUnpack(config.calibration.file);
+  if (config.calibration !== undefined) {
+    await checkRoomToUnpack(config.calibration.file);
+    await loadCalibrationTokens(config, model); // a text that is too short is better known now
+  }
   const gradientPasses = ofModel(gradientsOf(solver)).length > 0 ? 2 : 0; // forward and back
   const passes = weightPasses(config.allocation) + gradientPasses;
   return {
@@ -84,7 +99,6 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
       secondsOf(workOf(planned), await measureRates(selection.selected, config)) +
       givenSeconds(trainings),
     ignored: selection.ignored.map(({ name }) => name),
-    unmatchedPatterns,
     device: `${device.kind} (${device.description})`,
   };
 }

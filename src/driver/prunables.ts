@@ -5,6 +5,7 @@
 import type { FurtherStep, RunConfig } from "../contract.js";
 import { ConfigError, type PruneError } from "../errors.js";
 import { dependsOnMethod } from "../allocation/registry.js";
+import type { Logger } from "../logging.js";
 import type { Model } from "../model/open-model.js";
 import { Problems } from "../problems.js";
 import {
@@ -23,19 +24,15 @@ export interface Prunables {
   readonly selection: LinearSelection;
   /** Sparsity of the linears that an override matches. */
   readonly overrides: ReadonlyMap<string, number>;
-  /** Patterns that match nothing, of `--ignore`, overrides and further steps. */
-  readonly unmatchedPatterns: readonly string[];
 }
 
 /**
- * @param unmatched whether patterns that match nothing are an error, or only listed
  * @param keptTensors tensors that are not to be pruned, whatever the patterns say
  * @throws UsageError, ConfigError naming all problems
  */
 export function decidePrunables(
   config: RunConfig,
-  { architecture }: Pick<Model, "architecture">,
-  unmatched: "refused" | "listed",
+  { architecture, checkpoint }: Pick<Model, "architecture" | "checkpoint">,
   keptTensors?: ReadonlySet<string>,
 ): Prunables {
   const problems = new Problems();
@@ -45,6 +42,7 @@ export function decidePrunables(
     architecture,
     config.ignore.filter((pattern) => compiles(pattern, "--ignore")),
     keptTensors,
+    [...checkpoint.tensors.keys()].map((name) => name.replace(/\.(?:weight|bias)$/, "")),
   );
   const usable = config.overrides.filter(({ match }) => compiles(match, "overrides"));
   const resolved = resolveOverrides({ ...config, overrides: usable }, selection.selected);
@@ -52,25 +50,26 @@ export function decidePrunables(
     config.then.filter(({ match }) => match !== undefined && compiles(match, "then")),
     selection,
   );
-  const isListed = unmatched === "listed";
   const allocated = new Set(
     selection.selected.map(({ name }) => name).filter((name) => !resolved.sparsities.has(name)),
   );
   const found = [
-    selectionProblem(isListed ? { ...selection, unmatchedPatterns: [] } : selection, config.pattern),
-    overrideProblem(isListed ? { ...resolved, unmatchedPatterns: [] } : resolved),
-    isListed ? undefined : stepProblem(idle),
+    selectionProblem(selection, config.pattern),
+    overrideProblem(resolved),
+    stepProblem(idle),
     allocationProblem(config, architecture.blocks, allocated),
     searchProblem(config),
     permutationProblem(config, architecture, new Set(selection.selected.map(({ name }) => name))),
   ];
   problems.add(...found);
   problems.throwAny();
-  return {
-    selection,
-    overrides: resolved.sparsities,
-    unmatchedPatterns: [...selection.unmatchedPatterns, ...resolved.unmatchedPatterns, ...idle],
-  };
+  return { selection, overrides: resolved.sparsities };
+}
+
+/** Patterns that change nothing are no mistake: other tools need them. */
+export function sayNeedless({ needlessPatterns }: LinearSelection, logger: Logger): void {
+  for (const pattern of needlessPatterns)
+    logger.info(`--ignore ${pattern}: never pruned, so the pattern changes nothing`);
 }
 
 /** A search prunes linears of the dense model by the run's method, and has no gradients of them. */

@@ -1,4 +1,6 @@
 /** Which linears a run prunes: all prunable ones, minus those that `--ignore` patterns match. */
+import picomatch from "picomatch";
+import { nearestName } from "../nearest-name.js";
 import type { SparsityOverride } from "../contract.js";
 import { ConfigError, UsageError, type PruneError } from "../errors.js";
 import { formatPattern, type Pattern } from "../sparsity/pattern.js";
@@ -9,10 +11,16 @@ export interface LinearSelection {
   readonly ignored: readonly LinearSpec[];
   /** Patterns that match nothing: almost always a typing mistake. */
   readonly unmatchedPatterns: readonly string[];
+  /** Patterns that match only modules which are never pruned: the head, embeddings, norms. */
+  readonly needlessPatterns: readonly string[];
 }
 
+/** Habits of other tools: a head that is tied to the embedding has no tensor of its own. */
+const NEVER_PRUNED = ["lm_head", "model.embed_tokens", "embed_tokens"];
+
 /**
- * "re:…" is a regular expression, anything else a glob (`*` any characters, `?` one); both must match the whole path.
+ * "re:…" is a regular expression, anything else a glob (`*` any characters, `?` one, `{a,b}`, `{0..3}`, `[0-3]`, `!` before the
+ * whole); both must match the whole path.
  * @param source where the pattern was written, for the message
  */
 export function compilePathPattern(pattern: string, source = "--ignore"): RegExp {
@@ -31,20 +39,40 @@ export function compilePathPattern(pattern: string, source = "--ignore"): RegExp
       );
     }
   }
-  const text = pattern.replace(/[\\^$.*+?()[\]{}|/]/g, (symbol) =>
-    symbol === "*" ? ".*" : symbol === "?" ? "." : `\\${symbol}`,
-  );
-  return new RegExp(`^${text}$`, "u");
+  try {
+    return picomatch.makeRe(pattern, GLOB);
+  } catch (cause) {
+    throw new UsageError("E_IGNORE", `${source}: "${pattern}" is no pattern (${(cause as Error).message}).`, {
+      hint: "Close its brackets and braces, or put a backslash before them.",
+      details: { pattern },
+      cause,
+    });
+  }
 }
+
+/** Module paths have no folders, so "*" goes over their dots; {0..3} counts. */
+const GLOB: picomatch.PicomatchOptions = {
+  dot: true,
+  strictBrackets: true,
+  windows: false,
+  expandRange: (from: string, to: string) => {
+    const [first, last] = [Number(from), Number(to)];
+    if (!Number.isInteger(first) || !Number.isInteger(last) || last < first || last - first > 9999)
+      return `${from}..${to}`;
+    return `(?:${Array.from({ length: last - first + 1 }, (_, index) => first + index).join("|")})`;
+  },
+};
 
 /**
  * Split a model's linears by the ignore patterns.
  * @param keptTensors tensors whose linears are ignored as well
+ * @param modules     paths of further modules, which are never pruned
  */
 export function selectLinears(
   architecture: Architecture,
   ignore: readonly string[],
   keptTensors: ReadonlySet<string> = new Set(),
+  modules: readonly string[] = [],
 ): LinearSelection {
   const linears = prunableLinears(architecture);
   const kept = new Set(
@@ -55,18 +83,34 @@ export function selectLinears(
   const patterns = ignore.map((text) => ({ text, expression: compilePathPattern(text) }));
   const isIgnored = (linear: LinearSpec): boolean =>
     kept.has(linear) || patterns.some(({ expression }) => expression.test(linear.name));
+  const idle = patterns.filter(({ expression }) => !linears.some(({ name }) => expression.test(name)));
+  const others = [...NEVER_PRUNED, ...modules];
+  const isNeedless = ({ expression }: { readonly expression: RegExp }): boolean =>
+    others.some((name) => expression.test(name));
   return {
     selected: linears.filter((linear) => !isIgnored(linear)),
     ignored: linears.filter(isIgnored),
-    unmatchedPatterns: patterns
-      .filter(({ expression }) => !linears.some(({ name }) => expression.test(name)))
-      .map(({ text }) => text),
+    unmatchedPatterns: idle.filter((pattern) => !isNeedless(pattern)).map(({ text }) => text),
+    needlessPatterns: idle.filter(isNeedless).map(({ text }) => text),
   };
+}
+
+/** What a pattern that matches nothing was perhaps to be: the end of a path, or a name with a mistake in it. */
+function suggestionFor(pattern: string, linears: readonly LinearSpec[]): string | undefined {
+  const names = linears.map(({ name }) => name);
+  if (names.some((name) => name.endsWith(`.${pattern}`))) return `*.${pattern}`;
+  const kinds = [...new Set(names.map((name) => name.slice(name.lastIndexOf(".") + 1)))];
+  const kind = nearestName(pattern.slice(pattern.lastIndexOf(".") + 1), kinds);
+  return kind === undefined ? undefined : `*.${kind}`;
 }
 
 /** What is wrong with a selection, in one error that names everything; undefined where it can be pruned. */
 export function selectionProblem(selection: LinearSelection, pattern: Pattern): PruneError | undefined {
-  const problems = selection.unmatchedPatterns.map((text) => `--ignore "${text}" matches no linear`);
+  const linears = [...selection.selected, ...selection.ignored];
+  const problems = selection.unmatchedPatterns.map((text) => {
+    const meant = suggestionFor(text, linears);
+    return `--ignore "${text}" matches no linear${meant === undefined ? "" : ` (did you mean "${meant}"?)`}`;
+  });
   if (selection.selected.length === 0) problems.push("nothing is left to prune");
   const uneven =
     pattern.kind === "n-of-m" ? selection.selected.filter(({ inFeatures }) => inFeatures % pattern.group !== 0) : [];

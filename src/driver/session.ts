@@ -45,7 +45,7 @@ import { GRADIENT_STATES_NAME, GRADIENTS_NAME, gradientsOf, GradientSource } fro
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
 import { checkWeights } from "./finite-weights.js";
 import { PARTS } from "./parts.js";
-import { decidePrunables } from "./prunables.js";
+import { decidePrunables, sayNeedless } from "./prunables.js";
 import type { Run } from "./prune-block.js";
 import type { PlannedRun } from "./run-cost.js";
 import {
@@ -139,7 +139,8 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
   const resources = new Resources();
   try {
     const model = resources.own(await openModel(config.model, { family: config.family, logger: context.logger }));
-    const prunable = decidePrunables(config, model, "refused"); // before anything is read
+    const prunable = decidePrunables(config, model); // before anything is read
+    sayNeedless(prunable.selection, context.logger);
     const [solver, blockTrainings, trainings] = [solverOf(config), blockTrainingsOf(config), modelTrainingsOf(config)];
     const course = courseOf(
       plannedRun({ config, model, solver, blockTrainings, trainings, selected: new Set(prunable.selection.selected) }),
@@ -150,7 +151,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
       (await checkWeights(model, config, context, (done, total) => {
         tell({ context, course }, PARTS.weights, done / total);
       }));
-    const { selection, overrides } = kept.size === 0 ? prunable : decidePrunables(config, model, "refused", kept);
+    const { selection, overrides } = kept.size === 0 ? prunable : decidePrunables(config, model, kept);
     const selected = new Set(selection.selected.map((linear) => linear.name));
     const isAnyRouted = model.architecture.blocks.some(isRouted);
     const gradients = gradientsOf(solver);

@@ -1,5 +1,5 @@
 /** Limits that a model is to keep: what a pipeline decides by whether to go on. */
-import type { EvaluationReport, LimitName, LimitReport, ReferenceComparison } from "../contract.js";
+import type { ComparisonReport, EvaluationReport, LimitName, LimitReport, ReferenceComparison } from "../contract.js";
 import { GateError } from "../errors.js";
 
 const FLAGS: Readonly<Record<LimitName, string>> = {
@@ -11,7 +11,13 @@ const FLAGS: Readonly<Record<LimitName, string>> = {
 /** What came of each limit; what is no number keeps none. */
 export function checkLimits(
   limits: Readonly<Partial<Record<LimitName, number>>>,
-  { perplexity, reference }: { readonly perplexity: number; readonly reference: ReferenceComparison | undefined },
+  {
+    perplexity,
+    reference,
+  }: {
+    readonly perplexity: number;
+    readonly reference: Pick<ReferenceComparison, "perplexityRatio" | "klDivergence"> | undefined;
+  },
 ): LimitReport[] {
   const values: Readonly<Record<LimitName, number>> = {
     perplexity,
@@ -33,4 +39,25 @@ export function expectLimitsKept({ model, limits = [] }: Pick<EvaluationReport, 
     hint: "Prune less, or by a method that keeps more: prune methods.",
     details: { model, limits: broken },
   });
+}
+
+/** @throws GateError naming the rows that do not keep their limits */
+export function expectRowsKept({ model, rows }: Pick<ComparisonReport, "model" | "rows">): void {
+  const broken = rows.filter(({ limits = [] }) => limits.some(({ isKept }) => !isKept));
+  if (broken.length === 0) return;
+  const names = broken.map(({ method, pattern, sparsity, allocation }) =>
+    [
+      method,
+      pattern === "unstructured" ? sparsity.target : pattern,
+      ...(allocation === "uniform" ? [] : [allocation]),
+    ].join(" "),
+  );
+  throw new GateError(
+    "E_LIMIT",
+    `${model}: ${broken.length} of ${rows.length} rows do not keep their limits: ${names.join(", ")}.`,
+    {
+      hint: "Prune less, or by a method that keeps more.",
+      details: { model, rows: names },
+    },
+  );
 }

@@ -32,6 +32,7 @@ export interface Door {
   readonly rmdir: typeof system.rmdir;
   readonly stat: typeof system.stat;
   readonly statfs: typeof system.statfs;
+  readonly symlink: typeof system.symlink;
   readonly writeFile: typeof system.writeFile;
   open(path: string, flags?: string): Promise<OpenFile>;
   /** A file's bytes, from the first to the last. */
@@ -107,6 +108,7 @@ export function doorFor(purpose: Purpose): Door {
     rmdir: named(system.rmdir),
     stat: named(system.stat),
     statfs: named(system.statfs),
+    symlink: named(system.symlink, 1),
     writeFile: named(system.writeFile),
     open: async (path, flags) => opened(await open(path, flags), path),
     async *readPieces(path) {

@@ -2,7 +2,7 @@
 import { ResourceError } from "../errors.js";
 import { doorFor } from "./door.js";
 
-export const { existsSync, readFile, readFileSync } = doorFor({
+export const { existsSync, readdirSync, readFile, readFileSync } = doorFor({
   what: "a part of prune itself",
   Problem: ResourceError,
   hint: "Install the package again.",

@@ -2,7 +2,7 @@
 import { ResourceError } from "../errors.js";
 import { doorFor } from "./door.js";
 
-export const { isRegular, writeFile, writeWholeSync } = doorFor({
+export const { appendFile, isRegular, writeFile, writeWholeSync } = doorFor({
   what: "output of the command",
   Problem: ResourceError,
   hint: "Send it elsewhere.",

@@ -1,10 +1,15 @@
 /** Options of `prune eval`; as in run-options.ts. */
+import { HUB_OPTIONS } from "./hub-options.js";
 import { option, type AskedOf, type RequestOf, type Table } from "./option.js";
 import { RUN_OPTIONS } from "./run-options.js";
 import * as types from "./types.js";
 
 export const EVALUATION_OPTIONS = {
-  model: option(types.text, { help: "checkpoint directory" }),
+  model: option(types.text, {
+    help: RUN_OPTIONS.model.help,
+    flag: { argument: "<model>", group: "Model" },
+  }),
+  ...HUB_OPTIONS,
   family: { ...RUN_OPTIONS.family, flag: { argument: "<name>", group: "Model" } },
   text: option(types.text, {
     help: ".txt, .jsonl, .jsonl.gz, or .safetensors[#tensor] of token ids",
@@ -39,6 +44,8 @@ export const EVALUATION_OPTIONS = {
 
 /** Of `prune inspect`. */
 export const INSPECTION_OPTIONS = {
+  model: EVALUATION_OPTIONS.model,
+  ...HUB_OPTIONS,
   family: EVALUATION_OPTIONS.family,
   config: option(types.toggle, {
     help: "show what config.json means instead: its keys, and the defaults of those it leaves out",
@@ -47,5 +54,6 @@ export const INSPECTION_OPTIONS = {
   }),
 } as const satisfies Table;
 
+export type InspectionRequest = RequestOf<typeof INSPECTION_OPTIONS>;
 export type EvaluationRequest = RequestOf<typeof EVALUATION_OPTIONS>;
 export type AskedEvaluation = AskedOf<typeof EVALUATION_OPTIONS>;

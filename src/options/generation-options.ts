@@ -1,5 +1,6 @@
 /** Options of `prune generate-calibration`; as in run-options.ts. */
 import { EVALUATION_OPTIONS } from "./evaluation-options.js";
+import { HUB_OPTIONS } from "./hub-options.js";
 import { option, type AskedOf, type RequestOf, type Table } from "./option.js";
 import { RUN_OPTIONS } from "./run-options.js";
 import * as types from "./types.js";
@@ -8,6 +9,7 @@ const TEXT = "Text";
 
 export const GENERATION_OPTIONS = {
   model: EVALUATION_OPTIONS.model,
+  ...HUB_OPTIONS,
   family: EVALUATION_OPTIONS.family,
   out: option(types.text, {
     help: "file to write: .safetensors of token ids, which is what was sampled, or .jsonl or .txt of its text",

@@ -7,6 +7,8 @@ import { ALLOCATION_RULES, allocationSchema, type Allocation } from "../allocati
 import type { Library } from "./option.js";
 import { parseNamed, type GivenAllocation } from "./types.js";
 
+export { ALLOCATION_RULES } from "../allocation/registry.js";
+
 export const LIBRARY: Library = {
   z,
   findMethod: (name, others) => findMethod(name, others).name,

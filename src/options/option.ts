@@ -26,6 +26,8 @@ export interface OptionType<Given, Asked, Field = Asked> {
   schema(library: Library): z.ZodType;
   /** The configuration's value as a recipe says it; undefined where a recipe need not. */
   write(field: Field): unknown;
+  /** All that it may be, where that is a few words. */
+  readonly values?: readonly string[];
   /** The value as the text of fingerprints, where that is not JSON. */
   text?(field: Field): string;
 }
@@ -36,6 +38,7 @@ export const GROUPS = [
   "What to prune",
   "How to prune",
   "Model",
+  "Hub",
   "Text",
   "Calibration",
   "Running",

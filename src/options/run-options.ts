@@ -13,6 +13,7 @@ import {
   type RequestOf,
   type RunOptionWords,
 } from "./option.js";
+import { HUB_OPTIONS } from "./hub-options.js";
 import * as types from "./types.js";
 import {
   AUTOMATIC,
@@ -48,13 +49,14 @@ const methodOption = <Given, Asked, Field>(
 export const RUN_OPTIONS = {
   /** Absolute path of the checkpoint directory. */
   model: option(types.text, {
-    help: "checkpoint directory",
+    help: "directory of a checkpoint, or a model of the Hub: ORG/NAME, hf://ORG/NAME@REVISION; may stand without --model",
     otherwise: "the embedded demo model",
-    flag: { argument: "<dir>", group: TO_PRUNE },
+    flag: { argument: "<model>", group: TO_PRUNE },
     recipe: "model",
     decides: "contents",
     compare: "shared",
   }),
+  ...HUB_OPTIONS,
   /** The family to read it as; absent: the one that config.json's model_type stands for. */
   family: option(types.text, {
     help: "read it as this family; `prune families` lists them",
@@ -83,8 +85,8 @@ export const RUN_OPTIONS = {
     compare: "run",
   }),
   recipe: option(types.text, {
-    help: "take what is not given as a flag from a YAML file; see configs/ and docs/recipes.md",
-    flag: { argument: "<file>", group: HOW },
+    help: "take what is not given as a flag from a YAML file, or from a built-in recipe: `prune recipes`, docs/recipes.md",
+    flag: { argument: "<recipe>", group: HOW },
     field: false,
     decides: "nothing",
     compare: "run",

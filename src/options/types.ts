@@ -1,6 +1,7 @@
 /** The kinds of values that options have: how each is read, what a recipe may say, how it is written down again. */
 import { PruneError, UsageError } from "../errors.js";
 import { isRecord } from "../is-record.js";
+import { nearestName } from "../nearest-name.js";
 import type { Allocation } from "../allocation/registry.js";
 import { formatPattern, parsePattern, type Pattern } from "../sparsity/pattern.js";
 import type { OptionType } from "./option.js";
@@ -96,12 +97,15 @@ export function choice<const Name extends string>(
     read: (given, flag) => {
       const found = names.find((name) => name === given);
       if (found !== undefined) return found;
+      const nearest = nearestName(String(given), names);
       throw new UsageError("E_CHOICE", `${flag}: "${given}" is not one of ${names.join(", ")}.`, {
+        ...(nearest === undefined ? {} : { hint: `Did you mean "${nearest}"?` }),
         details: { value: given, choices: names },
       });
     },
     schema: ({ z }) => z.enum(names),
     write: (field) => field,
+    values: names,
   };
 }
 

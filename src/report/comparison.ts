@@ -38,8 +38,16 @@ function cells(row: ComparisonRow): string[] {
   ];
 }
 
+/** "keeps" or "breaks" the limits that were given. */
+function verdict({ limits = [] }: ComparisonRow): string {
+  return limits.every(({ isKept }) => isKept) ? "keeps" : "breaks";
+}
+
 export function renderComparison(report: ComparisonReport): string {
-  const table = formatTable(COLUMNS, report.rows.map(cells), COLUMNS.slice(3));
+  const hasLimits = report.rows.some(({ limits }) => limits !== undefined);
+  const columns = hasLimits ? [...COLUMNS, "limits"] : COLUMNS;
+  const rows = report.rows.map((row) => (hasLimits ? [...cells(row), verdict(row)] : cells(row)));
+  const table = formatTable(columns, rows, COLUMNS.slice(3));
   const facts = [
     `dense perplexity ${report.dense.perplexity.toFixed(3)} of ${report.model}`,
     `calibration ${report.calibration.description}`,

@@ -58,7 +58,8 @@ export function renderRun(report: RunReport): string {
   for (const { name, steps, first, last } of report.trained ?? [])
     facts.push([name, `${steps} steps, loss ${first.toPrecision(4)} to ${last.toPrecision(4)} (tenths of the steps)`]);
   facts.push(["time", formatDuration(report.seconds)], ["peak memory", formatBytes(report.peakRssBytes)]);
-  return `${formatFacts(facts)}\n\n${renderLayerSummary(report)}`;
+  const measured = report.evaluation === undefined ? "" : `\n\n${renderEvaluation(report.evaluation)}`;
+  return `${formatFacts(facts)}\n\n${renderLayerSummary(report)}${measured}`;
 }
 
 /** One row per kind of linear (the last parts of its path), because a model has hundreds of linears. */
@@ -106,7 +107,6 @@ export function renderPlan(report: PlanReport): string {
     ["time", `about ${formatDuration(report.estimatedSeconds)}`],
   ];
   if (report.ignored.length > 0) facts.push(["left dense", report.ignored.join(", ")]);
-  if (report.unmatchedPatterns.length > 0) facts.push(["match nothing", report.unmatchedPatterns.join(", ")]);
   return formatFacts(facts);
 }
 

@@ -49,7 +49,7 @@ export function findSolver(name: string, others: readonly string[] = []): LayerS
   const names = [...SOLVERS.keys(), ...others];
   const nearest = nearestName(name.toLowerCase(), names);
   throw new UsageError("E_METHOD", `--method: "${name}" is not a method; known methods are ${names.join(", ")}.`, {
-    hint: nearest === undefined ? "`prune --help` says what each does." : `Did you mean "${nearest}"?`,
+    hint: nearest === undefined ? "`prune methods` says what each does." : `Did you mean "${nearest}"?`,
     details: { value: name, known: names },
   });
 }

@@ -34,8 +34,8 @@ test("the example of docs/node-api.md runs as it stands", { timeout: 120_000 }, 
     compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
   });
   writeFileSync(join(directory, "example.mjs"), outputText);
-  mkdirSync(join(directory, "node_modules"));
-  symlinkSync(repositoryPath("."), join(directory, "node_modules/prune"));
+  mkdirSync(join(directory, "node_modules/@prune-llm"), { recursive: true });
+  symlinkSync(repositoryPath("."), join(directory, "node_modules/@prune-llm/prune"));
   cpSync(repositoryPath("models/demo"), join(directory, "Llama-3.2-1B"), { recursive: true });
   const config = join(directory, "Llama-3.2-1B/config.json");
   const values = JSON.parse(readFileSync(config, "utf8")) as object;

@@ -38,6 +38,15 @@ const TABLE: readonly [string, unknown[]][] = [
   ["--family llama --starved magnitude", ["run", { family: "llama", starved: "magnitude" }]],
   ["eval m --text t --family qwen2", ["eval", { model: "m", text: "t", family: "qwen2" }]],
   ["inspect m --family qwen2", ["inspect", { model: "m", family: "qwen2" }]],
+  ["m/m --sparsity 0.5", ["run", { model: "m/m", sparsity: "0.5" }]],
+  ["run m", ["run", { model: "m" }]],
+  [
+    "hf://m@r --revision r --token t --offline",
+    ["run", { model: "hf://m@r", revision: "r", token: "t", offline: true }],
+  ],
+  ["eval --model m --text t", ["eval", { model: "m", text: "t" }]],
+  ["inspect m --model m --offline", ["inspect", { model: "m", offline: true }]],
+  ["compare org/m --methods wanda", ["compare", { model: "org/m", methods: "wanda" }]],
   ["families --json", ["families", { json: true }]],
   ["methods -q", ["methods", { quiet: true }]],
   [
@@ -112,7 +121,7 @@ test("help leads with examples, groups the options, and explains N:M in words", 
   const { code, stdout, stderr } = await runPrune(["--help"]);
   assert.equal(code, 0);
   assert.equal(stderr, "");
-  assert.match(stdout, /^Examples:\n {2}prune --model/);
+  assert.match(stdout, /^Examples:\n {2}prune meta-llama\/Llama/);
   for (const group of ["What to prune:", "How to prune:", "Calibration:", "Running:", "Output:", "Commands:"]) {
     assert.ok(stdout.includes(`\n${group}\n`), group);
   }
@@ -140,7 +149,7 @@ test("--help loads commander and tables of words, and nothing that is slow to lo
   );
   assert.ok(files.includes("dist/src/cli/main.js"), stderr);
   const ours =
-    /^dist\/src\/(cli\/[\w/-]+|files\/(door|file-errors|program-files|stream-files)|options\/[\w-]+|sparsity\/pattern|errors|is-record|version|nearest-name)\.js$/;
+    /^dist\/src\/(cli\/[\w/-]+|files\/(door|file-errors|program-files|request-files|stream-files)|options\/[\w-]+|sparsity\/pattern|errors|is-record|version|nearest-name)\.js$/;
   const allowed = new RegExp(`^bin/prune\\.js$|${ours.source}|^(.*/)?node_modules/commander/`);
   assert.deepEqual(
     files.filter((file) => !allowed.test(file)),
@@ -149,13 +158,24 @@ test("--help loads commander and tables of words, and nothing that is slow to lo
 });
 
 const USAGE_ERRORS: readonly { args: readonly string[]; stderr: RegExp }[] = [
-  { args: ["--sparsty", "0.7"], stderr: /^error: unknown option '--sparsty'\.\nhint: \(Did you mean --sparsity\?\)/ },
-  { args: ["evl", "m"], stderr: /^error: "evl" is not a command\. Did you mean "eval"\?\nhint: Commands: run, eval/ },
-  { args: [DEMO_MODEL, "--sparsity", "0.5"], stderr: /is not a command\.\nhint: .*given with --model/ },
-  { args: ["eval"], stderr: /^error: missing required argument 'model'\.\nhint: / },
+  { args: ["--sparsty", "0.7"], stderr: /^error: unknown option '--sparsty'\.\nhint: Did you mean --sparsity\?/ },
+  { args: ["eval", "m", "--txet", "t"], stderr: /^error: unknown option '--txet'\.\nhint: Did you mean --text\?/ },
+  { args: ["--nothing-like-it"], stderr: /^error: unknown option '--nothing-like-it'\.\nhint: `prune help`/ },
+  {
+    args: ["evla", "m"],
+    stderr: /^error: "evla" is not a command, .*Did you mean "eval"\?\nhint: Commands: run, eval/,
+  },
+  { args: ["methdos"], stderr: /^error: "methdos" is not a command, .*Did you mean "methods"\?/ },
+  {
+    args: ["nowhere", "--sparsity", "0.5"],
+    stderr: /^error: "nowhere" is not a command, and no directory\.\nhint: .*hf:\/\//,
+  },
+  { args: [DEMO_MODEL, "./another"], stderr: /^error: too many arguments/ },
+  { args: [DEMO_MODEL, "--model", "./another"], stderr: /^error: --model \.\/another: .* is named as well/ },
+  { args: ["eval"], stderr: /problems:\n {2}--text: missing.*\n {2}--model: missing/ },
   { args: ["eval", DEMO_MODEL], stderr: /^error: --text: missing/ },
   { args: ["inspect", "a", "b"], stderr: /^error: too many arguments/ },
-  { args: ["--model"], stderr: /^error: option '--model <dir>' argument missing\./ },
+  { args: ["--model"], stderr: /^error: option '--model <model>' argument missing\./ },
   { args: ["--log-format", "xml"], stderr: /^error: option '--log-format <format>' argument 'xml' is invalid/ },
   {
     args: ["--sparsity", "70"],

@@ -11,6 +11,7 @@ import type { Surroundings } from "../../src/config/resolve.js";
 import type { ComparisonConfig } from "../../src/contract.js";
 import { PruneError, UsageError } from "../../src/errors.js";
 import { reconstruct } from "../../src/training/reconstruct.js";
+import { localModels } from "../helpers/paths.js";
 
 const folder = mkdtempSync(join(tmpdir(), "prune-comparison-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -24,6 +25,7 @@ const SURROUNDINGS: Surroundings = {
   workingDirectory: folder,
   demoModel: join(folder, "demo"),
   freeMemoryBytes: 8000,
+  findModel: localModels(folder),
   tokenRowLength: () => Promise.resolve(4096),
 };
 

@@ -6,6 +6,7 @@ import { after, test } from "node:test";
 import { resolveGenerationConfig } from "../../src/config/generation.js";
 import { CheckpointError, PruneError, UsageError } from "../../src/errors.js";
 import type { GenerationRequest } from "../../src/options/generation-options.js";
+import { localModels } from "../helpers/paths.js";
 
 const folder = mkdtempSync(join(tmpdir(), "prune-config-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -16,6 +17,7 @@ const resolved = (request: GenerationRequest) =>
   resolveGenerationConfig(request, {
     workingDirectory: folder,
     freeMemoryBytes: 8001,
+    findModel: localModels(folder),
     tokenRowLength: () => Promise.reject(new Error("no rows are asked for")),
   });
 

@@ -15,17 +15,23 @@ import { allocationSchema, needsActivations } from "../../src/allocation/registr
 import { parsePattern } from "../../src/sparsity/pattern.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { createTestContext } from "../helpers/engine.js";
-import { repositoryPath } from "../helpers/paths.js";
+import { localModels, repositoryPath } from "../helpers/paths.js";
 import { demoRun } from "../helpers/runs.js";
 
 const DEMO = repositoryPath("models/demo");
 
 function surroundings(workingDirectory: string): Surroundings {
-  return { workingDirectory, demoModel: DEMO, freeMemoryBytes: 2 ** 30, tokenRowLength: () => Promise.resolve(256) };
+  return {
+    workingDirectory,
+    demoModel: DEMO,
+    freeMemoryBytes: 2 ** 30,
+    findModel: localModels(workingDirectory),
+    tokenRowLength: () => Promise.resolve(256),
+  };
 }
 
 async function resolveIn(directory: string, flags: RunRequest): Promise<RunConfig> {
-  return (await resolveRunConfig(flags, false, surroundings(directory))).config;
+  return (await resolveRunConfig(flags, surroundings(directory))).config;
 }
 
 async function refusal(directory: string, flags: RunRequest): Promise<PruneError> {
@@ -63,6 +69,15 @@ calibration: { nsamples: 4, seqlen: 32, seed: 3 }
   assert.deepEqual(fromRecipe.allocation, allocationSchema.parse({ rule: "owl", M: 7 }));
   assert.deepEqual(fromRecipe.overrides, [{ match: "*.down_proj", sparsity: 0.25 }]);
   assert.deepEqual([fromRecipe.sparsity, fromRecipe.nsamples, fromRecipe.seqlen, fromRecipe.seed], [0.7, 4, 32, 3]);
+
+  // A built-in recipe goes by its name, unless a file of the name is there.
+  for (const recipe of ["wanda-2of4", "wanda-2of4.yaml"]) {
+    const { method, pattern } = await resolveIn(directory, { recipe });
+    assert.deepEqual([method, pattern], ["wanda", parsePattern("2:4")]);
+  }
+  writeFileSync(join(directory, "wanda-2of4.yaml"), "version: 1\nmethod: ria\nsparsity: 0.5\n");
+  assert.equal((await resolveIn(directory, { recipe: "wanda-2of4.yaml" })).method, "ria");
+  await assert.rejects(resolveIn(directory, { recipe: "wnada-2of4" }), { hint: 'Did you mean "wanda-2of4"?' });
 
   const flags = {
     recipe: "r.yaml",

@@ -15,6 +15,7 @@ import {
   PruneError,
   UsageError,
 } from "../../src/errors.js";
+import { localModels } from "../helpers/paths.js";
 
 const folder = mkdtempSync(join(tmpdir(), "prune-config-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -31,6 +32,7 @@ const SURROUNDINGS: Surroundings = {
   workingDirectory: folder,
   demoModel: demo,
   freeMemoryBytes: 8001,
+  findModel: localModels(folder),
   tokenRowLength: () => Promise.resolve(4096),
 };
 const TOKENS = { file: join(folder, "ids.safetensors") };
@@ -45,15 +47,15 @@ test("what lies in the Hub's cache is named after its repository, and its output
     const { config } = await resolveRun({ model: asked, method: "magnitude", sparsity: 0.5 });
     assert.equal(config.out, join(folder, "tiny-magnitude-0.5"));
   }
-  const inside = { ...SURROUNDINGS, workingDirectory: snapshot };
+  const inside = { ...SURROUNDINGS, workingDirectory: snapshot, findModel: localModels(snapshot) };
   await assert.rejects(
-    resolveRunConfig({ model: ".", method: "magnitude", sparsity: 0.5 }, false, inside),
+    resolveRunConfig({ model: ".", method: "magnitude", sparsity: 0.5 }, inside),
     (error: unknown) => error instanceof UsageError && /^--out: missing/.test(error.message),
   );
 });
 
-async function resolveRun(flags: RunRequest, isDryRun = false): Promise<{ config: RunConfig; notes: string }> {
-  const { config, notes } = await resolveRunConfig(flags, isDryRun, SURROUNDINGS);
+async function resolveRun(flags: RunRequest): Promise<{ config: RunConfig; notes: string }> {
+  const { config, notes } = await resolveRunConfig(flags, SURROUNDINGS);
   return { config, notes: notes.map(({ level, message }) => `${level}: ${message}`).join("\n") };
 }
 
@@ -246,7 +248,7 @@ for (const { flags, Class, code, message } of REFUSALS) {
 
 test("stored ids with shorter rows shorten the sequences, and a file without ids is one of the problems", async () => {
   const rows = (tokenRowLength: Surroundings["tokenRowLength"], flags = BASE) =>
-    resolveRunConfig(flags, false, { ...SURROUNDINGS, tokenRowLength });
+    resolveRunConfig(flags, { ...SURROUNDINGS, tokenRowLength });
   const { config, notes } = await rows(() => Promise.resolve(100));
   assert.equal(config.seqlen, 100);
   assert.match(
@@ -284,11 +286,6 @@ test("several wrong flags are reported together", async () => {
     () => resolveRun({ model: "absent", method: "wanda", damping: "0.1" }),
     /^\w*: ?3 problems:|3 problems:/,
   );
-});
-
-test("an output that exists is mentioned by --dry-run, which does not need it to be free", async () => {
-  assert.match((await resolveRun({ ...BASE, out: "package" }, true)).notes, /warn: --out: .*package exists/);
-  assert.doesNotMatch((await resolveRun({ ...BASE, out: "package", force: true }, true)).notes, /exists/);
 });
 
 test("magnitude says that it reads no calibration", async () => {

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
@@ -45,15 +45,20 @@ test("every command of the README works as written", { timeout: 300_000 }, async
   const evaluation = readFileSync(repositoryPath("models/demo/evaluation.txt"), "utf8");
   writeFileSync(join(directory, "wiki.test.txt"), evaluation.slice(0, 8_000)); // enough for windows, quick to evaluate
 
+  // The model of the Hub is in its cache.
+  const snapshot = `models--meta-llama--Llama-3.2-1B/snapshots/${"0".repeat(40)}`;
+  cpSync(join(directory, "Llama-3.2-1B"), join(directory, "hub", snapshot), { recursive: true });
+  mkdirSync(join(directory, "hub", snapshot, "../../refs"));
+  writeFileSync(join(directory, "hub", snapshot, "../../refs/main"), "0".repeat(40));
+  const env = { ...process.env, HF_HUB_CACHE: join(directory, "hub"), HF_HUB_OFFLINE: "1" };
+
   const commands = commandsOf(readme).filter((line) => !NOT_RUN_HERE.includes(line));
   assert.ok(commands.length >= 8, "the README lost its commands");
   for (const line of commands) {
     const [program, ...args] = argvOf(line);
     assert.equal(program, "prune", line);
-    const { status, stdout, stderr } = spawnSync(process.execPath, [repositoryPath("bin/prune.js"), ...args], {
-      cwd: directory,
-      encoding: "utf8",
-    });
+    const words = [repositoryPath("bin/prune.js"), ...args];
+    const { status, stdout, stderr } = spawnSync(process.execPath, words, { cwd: directory, encoding: "utf8", env });
     assert.equal(status, 0, `${line}\n${stderr}`);
     assert.notEqual(stdout, "", line);
     if (args.includes("--json")) assert.equal((JSON.parse(stdout) as { schema: string }).schema, "prune.eval/v1");

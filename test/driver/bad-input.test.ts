@@ -1,6 +1,6 @@
 /** Input that cannot be used is refused before any work, by an error that names it, and nothing is written. */
 import assert from "node:assert/strict";
-import { cp, readFile, readdir, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { encodeHeader } from "../../src/checkpoint/header.js";
@@ -174,28 +174,44 @@ test("resuming what was never started is refused", async (t) => {
   await assertRefused(t, { resume: true }, { code: "E_NOTHING_TO_RESUME", names: ["--resume"] });
 });
 
-test("a dry run lists unmatched patterns instead of failing, counts exactly, and writes nothing", async (t) => {
+test("a dry run refuses what the run would: patterns that match nothing, an output that is there, a text that is too short", async (t) => {
   const directory = temporaryDirectory(t);
-  const plan = await planRun(
-    demoRun(join(directory, "out"), { ignore: ["model.layers.0.*", "nothing"] }),
-    createTestContext(),
-  );
+  const out = join(directory, "out");
+  const codeOf = async (change: Partial<RunConfig>): Promise<string> => {
+    const [planned, ran] = await Promise.all(
+      [planRun, pruneModel].map((work) =>
+        work(demoRun(out, change), createTestContext()).then(
+          () => "done",
+          (error: unknown) => (error instanceof PruneError ? error.code : String(error)),
+        ),
+      ),
+    );
+    assert.equal(planned, ran);
+    return planned ?? "";
+  };
+  assert.equal(await codeOf({ ignore: ["nothing"] }), "E_SELECTION");
+  assert.equal(await codeOf({ overrides: [{ match: "*.gone", sparsity: 0.1 }] }), "E_OVERRIDE");
+  const file = join(directory, "short.txt");
+  await writeFile(file, "a few words");
+  assert.match(await codeOf({ method: "wanda", methodOptions: { variant: "rows" }, calibration: { file } }), /^E_/);
+  await mkdir(out);
+  assert.equal(await codeOf({}), "E_OUTPUT_EXISTS");
+});
+
+test("a dry run counts exactly and writes nothing", async (t) => {
+  const directory = temporaryDirectory(t);
+  const plan = await planRun(demoRun(join(directory, "out"), { ignore: ["model.layers.0.*"] }), createTestContext());
   assert.equal(plan.linears, 35);
   assert.equal(plan.ignored.length, 7);
-  assert.deepEqual(plan.unmatchedPatterns, ["nothing"]);
   assert.equal(plan.prunableElements, (4423680 / 6) * 5);
   assert.equal(plan.zerosToMake, ((4423680 / 6) * 5) / 2);
   assert.ok(plan.peakMemoryBytes > 0 && plan.estimatedSeconds > 0 && plan.bytesToRead > 10e6);
   assert.deepEqual(await readdir(directory), []);
 });
 
-test("a dry run counts the zeros of overrides as they are, and lists those that match nothing", async (t) => {
-  const overrides = [
-    { match: "*.o_proj", sparsity: 0 },
-    { match: "*.gone", sparsity: 0.1 },
-  ];
+test("a dry run counts the zeros of overrides as they are", async (t) => {
+  const overrides = [{ match: "*.o_proj", sparsity: 0 }];
   const run = demoRun(join(temporaryDirectory(t), "out"), { overrides });
   const plan = await planRun(run, createTestContext());
   assert.equal(plan.zerosToMake, (4423680 - 6 * 256 * 256) / 2);
-  assert.deepEqual(plan.unmatchedPatterns, ["*.gone"]);
 });

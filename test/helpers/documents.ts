@@ -34,7 +34,6 @@ export const PLAN_DOCUMENT = z.looseObject({
   diskBytes: count,
   peakMemoryBytes: z.number().positive(),
   estimatedSeconds: z.number().nonnegative(),
-  unmatchedPatterns: z.array(z.string()),
 });
 
 export const EVALUATION_DOCUMENT = z.looseObject({

@@ -1,5 +1,6 @@
 /** Where tests find things. Tests run compiled, from dist/test. */
 import { existsSync } from "node:fs";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = new URL("../../../", import.meta.url);
@@ -18,4 +19,9 @@ export function sharedPath(relative: string): string | undefined {
 /** Options for a test that needs such data: skipped, with the reason, where it is absent. */
 export function needsShared(relative: string): { readonly skip: string | false } {
   return { skip: sharedPath(relative) === undefined ? `reference data ../shared/${relative} is not here` : false };
+}
+
+/** `findModel` of a configuration's surroundings that knows directories only. */
+export function localModels(workingDirectory: string): (name: string) => Promise<string> {
+  return (name) => Promise.resolve(resolve(workingDirectory, name));
 }

@@ -12,7 +12,7 @@ import { fieldOf, RUN_OPTION_LIST, RUN_OPTIONS } from "../../src/options/run-opt
 import { formatRecipe } from "../../src/report/run-recipe.js";
 import { findSolver } from "../../src/solvers/registry.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
-import { repositoryPath } from "../helpers/paths.js";
+import { localModels, repositoryPath } from "../helpers/paths.js";
 import { optionSamples } from "../helpers/run-options.js";
 import { demoRun } from "../helpers/runs.js";
 
@@ -20,6 +20,7 @@ const SURROUNDINGS: Surroundings = {
   workingDirectory: repositoryPath("."),
   demoModel: repositoryPath("models/demo"),
   freeMemoryBytes: 2 ** 29,
+  findModel: localModels(repositoryPath(".")),
   tokenRowLength: () => Promise.resolve(256),
 };
 
@@ -43,7 +44,7 @@ for (const [key, sample] of optionSamples()) {
     assert.notDeepEqual(config, resolvedRun(), "the sample is not what there is without it");
     const recipe = join(temporaryDirectory(t), "recipe.yaml");
     writeFileSync(recipe, formatRecipe(config));
-    const again = (await resolveRunConfig({ recipe, out: config.out }, false, SURROUNDINGS)).config;
+    const again = (await resolveRunConfig({ recipe, out: config.out }, SURROUNDINGS)).config;
     const { force, resume, memoryBytes } = config;
     assert.deepEqual({ ...again, force, resume, memoryBytes }, config);
     if (NOT_WRITTEN.includes(key)) assert.equal(formatRecipe(config), formatRecipe(resolvedRun()));

@@ -1,6 +1,6 @@
 /** `prune eval`: perplexity of a checkpoint, with its protocol. */
 import { EVALUATION_OPTIONS } from "../../options/evaluation-options.js";
-import { flagsOf, type CommandSpec } from "../command.js";
+import { flagsOf, MODEL, type CommandSpec } from "../command.js";
 
 export const evaluate: CommandSpec = {
   name: "eval",
@@ -10,7 +10,7 @@ export const evaluate: CommandSpec = {
     "prune eval ./Llama-0.7 --text ids.safetensors#test --json",
     "prune eval ./Llama-0.7 --text wiki.test.txt --reference ./Llama --max-ppl-ratio 1.05",
   ],
-  operand: { name: "model", help: EVALUATION_OPTIONS.model.help },
+  operand: MODEL,
   flags: flagsOf(EVALUATION_OPTIONS),
   async act(request, session) {
     const api = await import("../../index.js");

@@ -3,7 +3,7 @@ import type { CommandSpec } from "../command.js";
 
 export const families: CommandSpec = {
   name: "families",
-  description: "families of models: their model types, what each exercises, what of it is pruned",
+  description: "families of models: what each exercises, and what of it is pruned",
   examples: ["prune families", "prune families --json"],
   flags: [],
   async act(_said, session) {

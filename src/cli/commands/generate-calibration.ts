@@ -1,6 +1,6 @@
 /** `prune generate-calibration`: text sampled from a model, to calibrate with. */
 import { GENERATION_OPTIONS } from "../../options/generation-options.js";
-import { flagsOf, type CommandSpec } from "../command.js";
+import { flagsOf, MODEL, type CommandSpec } from "../command.js";
 
 export const generateCalibration: CommandSpec = {
   name: "generate-calibration",
@@ -11,7 +11,7 @@ export const generateCalibration: CommandSpec = {
     "prune generate-calibration ./Llama-3.2-1B --prompts openings.txt --temperature 0.8 --out generated.txt",
     "prune --model ./Llama-3.2-1B --sparsity 0.6 --calibration generated.safetensors",
   ],
-  operand: { name: "model", help: GENERATION_OPTIONS.model.help },
+  operand: MODEL,
   flags: flagsOf(GENERATION_OPTIONS),
   async act(request, session) {
     const api = await import("../../index.js");

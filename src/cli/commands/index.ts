@@ -1,12 +1,14 @@
 /** The commands, in the order of the help. */
 import type { CommandSpec } from "../command.js";
 import { compare } from "./compare.js";
+import { completion } from "./completion.js";
 import { devices } from "./devices.js";
 import { evaluate } from "./eval.js";
 import { families } from "./families.js";
 import { generateCalibration } from "./generate-calibration.js";
 import { inspect } from "./inspect.js";
 import { methods } from "./methods.js";
+import { recipes } from "./recipes.js";
 import { run } from "./run.js";
 
 export const COMMANDS: readonly CommandSpec[] = [
@@ -16,6 +18,8 @@ export const COMMANDS: readonly CommandSpec[] = [
   generateCalibration,
   inspect,
   methods,
+  recipes,
   families,
   devices,
+  completion,
 ];

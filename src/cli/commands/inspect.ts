@@ -1,6 +1,7 @@
 /** `prune inspect`: zeros and N:M patterns of a checkpoint. */
-import { EVALUATION_OPTIONS, INSPECTION_OPTIONS } from "../../options/evaluation-options.js";
-import { flagsOf, type CommandSpec } from "../command.js";
+import { INSPECTION_OPTIONS } from "../../options/evaluation-options.js";
+import type { InspectionRequest, Listening } from "../../index.js";
+import { flagsOf, MODEL, type CommandSpec } from "../command.js";
 
 export const inspect: CommandSpec = {
   name: "inspect",
@@ -10,13 +11,14 @@ export const inspect: CommandSpec = {
     "prune inspect ./Llama-0.7 --json | jq .sparsity",
     "prune inspect ./Mistral-7B --config",
   ],
-  operand: { name: "model", help: EVALUATION_OPTIONS.model.help },
+  operand: MODEL,
   flags: flagsOf(INSPECTION_OPTIONS),
-  async act({ model, family, config }, session) {
+  async act({ config, ...request }, session) {
     const api = await import("../../index.js");
     const { renderConfig, renderInspection } = await import("../../report/render.js");
-    const request = { model: model as string, family: family as string | undefined, ...session.listening };
-    if (config === true) return session.print(await api.inspectConfig(request), renderConfig);
-    return session.print(await api.inspect(request), renderInspection);
+    const report = <Report>(work: (asked: InspectionRequest & Listening) => Promise<Report>): Promise<Report> =>
+      session.stoppable((signal) => work({ ...request, ...session.listening, signal }));
+    if (config === true) return session.print(await report(api.inspectConfig), renderConfig);
+    return session.print(await report(api.inspect), renderInspection);
   },
 };

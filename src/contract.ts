@@ -54,6 +54,20 @@ export interface LayerReport {
   readonly permutation?: { readonly retained: number; readonly before: number; readonly seconds: number };
 }
 
+/** What a source of text held, and what of it was not used. */
+export interface TextCounts {
+  /** Documents or rows; 1 for a plain text. */
+  readonly texts: number;
+  /** Of the texts that were tokenised, special tokens included. */
+  readonly tokens: number;
+  /** Texts of nothing but white space. */
+  readonly empty: number;
+  /** Records that were left out: they have no such field. */
+  readonly withoutField: number;
+  /** Documents that were drawn and passed over: no longer than a sequence. */
+  readonly tooShort: number;
+}
+
 /** `--json` of `prune run`. */
 export interface RunReport {
   readonly schema: "prune.run/v1";
@@ -66,7 +80,15 @@ export interface RunReport {
   readonly seconds: number;
   readonly peakRssBytes: number;
   readonly device: string;
-  readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
+  readonly calibration: {
+    readonly sequences: number;
+    readonly seqlen: number;
+    readonly sha256: string;
+    /** Where from and by which rule. */
+    readonly description: string;
+    /** Absent for stored ids. */
+    readonly counts?: TextCounts;
+  } | null;
   readonly resumedBlocks: number;
   /** Where blocks were trained (`--then reconstruct`, `--method safe`): every step of every block. */
   readonly training?: readonly BlockTrainingReport[];
@@ -165,6 +187,8 @@ export interface EvaluationReport {
   /** sha256 of the text file's bytes, or of the ids (int32, little-endian) where ids were given. */
   readonly textSha256: string;
   readonly text: string;
+  /** Absent for stored ids. */
+  readonly counts?: TextCounts;
   readonly seconds: number;
   /** Present with `--reference`: how far the model is from another one on the same windows. */
   readonly reference?: ReferenceComparison;
@@ -207,6 +231,8 @@ export interface EvaluationConfig {
   /** The family to read it as; absent: the one that config.json's model_type stands for. */
   readonly family?: string;
   readonly text: TokenSource;
+  /** The field of records that holds the text or the messages. */
+  readonly textField?: string;
   /** A model to compare with, usually the dense one. */
   readonly reference?: string;
   readonly seqlen: number;
@@ -387,6 +413,8 @@ export interface ComparisonReport {
     readonly sequences: number;
     readonly seqlen: number;
     readonly sha256: string;
+    /** Absent for stored ids. */
+    readonly counts?: TextCounts;
   };
   readonly text: string;
   readonly textSha256: string;

@@ -31,6 +31,7 @@ import type { RunRequest } from "../options/run-options.js";
 import type { DevicesReport } from "../report/devices-report.js";
 import { describeFamilies, type FamiliesReport } from "../report/families.js";
 import { describeMethods, type MethodsReport } from "../report/methods.js";
+import { readPiped } from "./piped.js";
 import { surroundings } from "./surroundings.js";
 
 export { expectLimitsKept } from "../evaluation/limits.js";
@@ -177,12 +178,13 @@ async function work<Config, Report>(
   { logger = SILENT_LOGGER, onEvent = () => undefined, signal }: Listening,
 ): Promise<Report> {
   for (const { level, message } of notes) logger[level](message);
+  await using piped = await readPiped(config, signal);
   const stopBuffer = createStopBuffer();
   const stop = (): void => requestStop(stopBuffer, reasonOf(signal?.reason));
   if (signal?.aborted === true) stop();
   signal?.addEventListener("abort", stop, { once: true });
   try {
-    return await runInEngine(reference, config, { logger, stopBuffer, onEvent });
+    return await runInEngine(reference, piped.config, { logger, stopBuffer, onEvent });
   } finally {
     signal?.removeEventListener("abort", stop);
   }

@@ -32,7 +32,8 @@ import { StoredStatistics } from "./stored-statistics.js";
 import { checkWeights } from "./finite-weights.js";
 import { decidePrunables } from "./prunables.js";
 import { pruneModel } from "./prune-model.js";
-import { loadCalibrationTokens, type SharedWork } from "./session.js";
+import { loadCalibrationTokens } from "./run-tokens.js";
+import type { SharedWork } from "./session.js";
 
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";
@@ -90,13 +91,14 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   await using model = await openModel(config.run.model, { family: config.run.family, logger: context.logger });
   const corpus = await loadEvaluation(config.text, {
     modelDirectory: config.run.model,
+    textField: config.run.textField,
     seqlen: config.seqlen,
     vocabSize: model.architecture.vocabularySize,
     ...(config.maxWindows === undefined ? {} : { maxWindows: config.maxWindows }),
   });
   requireUsableCells(config, model);
   const nonFinite = await checkWeights(model, config.run, context);
-  const calibration = await loadCalibrationTokens(config.run, model);
+  const calibration = await loadCalibrationTokens(config.run, model, context);
   await using statistics = new StoredStatistics(join(config.workDirectory, STATISTICS_NAME));
   const shared: SharedWork = { calibration, allocations: new Map(), statistics, nonFinite };
   const results = join(config.workDirectory, RESULTS_NAME);
@@ -136,6 +138,7 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
       sequences: calibration.sequences.length,
       seqlen: config.run.seqlen,
       sha256: calibration.sha256,
+      ...(calibration.counts === undefined ? {} : { counts: calibration.counts }),
     },
     text: corpus.description,
     textSha256: corpus.textSha256,

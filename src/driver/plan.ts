@@ -1,7 +1,7 @@
 /** `--dry-run`: what a run would prune, read, write, need and take. Nothing is written and no block is loaded. */
 import { dirname, join } from "node:path";
 import { existsSync, statSync } from "../files/checkpoint-files.js";
-import { checkRoomToUnpack } from "../calibration/text.js";
+import { examineSource } from "../calibration/text-source.js";
 import { bytesOf, planCloneOf } from "../checkpoint/output.js";
 import { checkFreeSpace } from "../checkpoint/output-place.js";
 import { openModel } from "../model/open-model.js";
@@ -11,6 +11,7 @@ import { createMatmulEngine } from "../onnx/matmul.js";
 import { scratchBytesOf } from "./disk-cost.js";
 import { blockTrainingsOf, modelTrainingsOf, OWN_NAMES, solverOf } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
+import { OWN_TEXT } from "../options/values.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { elementsOf } from "../solvers/cost.js";
 import { pruneCount } from "../sparsity/target.js";
@@ -76,7 +77,7 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   const scratchBytes = scratchBytesOf(planned);
   const parent = dirname(config.out);
   if (existsSync(parent)) await checkFreeSpace(parent, cloneBytes, scratchBytes);
-  if (config.calibration !== undefined) await checkRoomToUnpack(config.calibration.file);
+  if (config.calibration !== undefined && config.calibration.set !== OWN_TEXT) await examineSource(config.calibration);
   const gradientPasses = ofModel(gradientsOf(solver)).length > 0 ? 2 : 0; // forward and back
   const passes = weightPasses(config.allocation) + gradientPasses;
   return {

@@ -184,7 +184,13 @@ function report(
     calibration:
       calibration === undefined
         ? null
-        : { sequences: calibration.sequences.length, seqlen: config.seqlen, sha256: calibration.sha256 },
+        : {
+            sequences: calibration.sequences.length,
+            seqlen: config.seqlen,
+            sha256: calibration.sha256,
+            description: calibration.description,
+            ...(calibration.counts === undefined ? {} : { counts: calibration.counts }),
+          },
     resumedBlocks: facts.resumedBlocks,
     ...(training.length === 0 ? {} : { training }),
     ...(trained.length === 0 ? {} : { trained }),

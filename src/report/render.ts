@@ -13,6 +13,7 @@ import type {
   PlanReport,
   RunReport,
   TensorInspection,
+  TextCounts,
 } from "../contract.js";
 import type { DevicesReport } from "./devices-report.js";
 import {
@@ -24,6 +25,17 @@ import {
   formatPercent,
   formatTable,
 } from "./format.js";
+
+/** How many texts and tokens there were, and what of them was not used. */
+function renderCounts({ texts, tokens, empty, withoutField, tooShort }: TextCounts): string {
+  const unused = [
+    [empty, "empty"],
+    [withoutField, "records without the field"],
+    [tooShort, "drawn and too short"],
+  ] as const;
+  const said = unused.filter(([count]) => count > 0).map(([count, what]) => `, ${formatCount(count)} ${what}`);
+  return `${formatCount(texts)} ${texts === 1 ? "text" : "texts"}, ${formatCount(tokens)} tokens read${said.join("")}`;
+}
 
 export function renderRun(report: RunReport): string {
   const { layers, sparsity, calibration } = report;
@@ -40,6 +52,7 @@ export function renderRun(report: RunReport): string {
       "calibration",
       `${calibration.sequences} sequences of ${calibration.seqlen} tokens, sha256 ${calibration.sha256.slice(0, 12)}`,
     ]);
+    if (calibration.counts !== undefined) facts.push(["text", renderCounts(calibration.counts)]);
   }
   const permuted = layers.flatMap(({ permutation }) => permutation ?? []);
   if (permuted.length > 0) {

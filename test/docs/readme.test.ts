@@ -4,8 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { EXIT_CODES } from "../../src/errors.js";
@@ -45,6 +45,18 @@ test("every command of the README works as written", { timeout: 300_000 }, async
   const evaluation = readFileSync(repositoryPath("models/demo/evaluation.txt"), "utf8");
   writeFileSync(join(directory, "wiki.test.txt"), evaluation.slice(0, 8_000)); // enough for windows, quick to evaluate
 
+  const cache = join(directory, "hub");
+  const cached = (repository: string, file: string): string => {
+    const path = join(cache, repository, "snapshots", "0123abc", file);
+    mkdirSync(dirname(path), { recursive: true });
+    return path;
+  };
+  copyFileSync(join(directory, "c4.jsonl.gz"), cached("datasets--allenai--c4", "en/c4-train.00000-of-01024.json.gz"));
+  copyFileSync(
+    repositoryPath("test/fixtures/text/wikitext.parquet"),
+    cached("datasets--Salesforce--wikitext", "wikitext-2-raw-v1/test-00000-of-00001.parquet"),
+  );
+
   const commands = commandsOf(readme).filter((line) => !NOT_RUN_HERE.includes(line));
   assert.ok(commands.length >= 8, "the README lost its commands");
   for (const line of commands) {
@@ -53,6 +65,7 @@ test("every command of the README works as written", { timeout: 300_000 }, async
     const { status, stdout, stderr } = spawnSync(process.execPath, [repositoryPath("bin/prune.js"), ...args], {
       cwd: directory,
       encoding: "utf8",
+      env: { ...process.env, HF_HUB_CACHE: cache },
     });
     assert.equal(status, 0, `${line}\n${stderr}`);
     assert.notEqual(stdout, "", line);

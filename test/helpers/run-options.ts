@@ -27,6 +27,7 @@ const SAMPLES: Partial<Record<RunOptionKey, Partial<RunConfig>>> = {
   calibration: {
     calibration: { file: repositoryPath("test/fixtures/models/demo-self.safetensors"), tensor: "evaluation" },
   },
+  textField: { textField: "text" },
   nsamples: { nsamples: 3 },
   seqlen: { seqlen: 48 },
   seed: { seed: 5 },

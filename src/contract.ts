@@ -300,6 +300,76 @@ export interface GenerationReport {
   readonly seconds: number;
 }
 
+export interface MaskConfig {
+  readonly model: string;
+  /** Absolute path of a file of masks. */
+  readonly mask: string;
+  readonly out: string;
+  readonly force: boolean;
+  readonly resume: boolean;
+}
+
+export interface MaskedTensor {
+  readonly name: string;
+  readonly elements: number;
+  /** Elements that the mask makes zero; those of them that were not zero before. */
+  readonly pruned: number;
+  readonly cleared: number;
+}
+
+/** `--json` of `prune apply-mask`. */
+export interface MaskReport {
+  readonly schema: "prune.apply-mask/v1";
+  readonly out: string;
+  readonly model: string;
+  readonly mask: string;
+  readonly elements: number;
+  readonly pruned: number;
+  readonly cleared: number;
+  readonly tensors: readonly MaskedTensor[];
+  readonly seconds: number;
+}
+
+/** What zeros of a checkpoint are checked against; at least one of the three. */
+export interface ZeroChecksConfig {
+  readonly directory: string;
+  readonly family?: string;
+  /** A file of masks. */
+  readonly mask?: string;
+  readonly pattern?: { readonly keep: number; readonly group: number };
+  /** Another checkpoint of the same tensors. */
+  readonly against?: string;
+}
+
+export interface ZeroFinding {
+  readonly name: string;
+  readonly zeros: number;
+  /** Zeros that should be there and are not; of a pattern 1 where any group has too few. */
+  readonly lost: number;
+  /** Zeros that need not be there. */
+  readonly added: number;
+}
+
+export interface ZeroCheck {
+  readonly isKept: boolean;
+  /** How many were looked at, and their zeros together. */
+  readonly tensors: number;
+  readonly zeros: number;
+  readonly lost: number;
+  readonly added: number;
+  /** Tensors that lost zeros. */
+  readonly broken: readonly ZeroFinding[];
+}
+
+/** `--json` of `prune verify`. */
+export interface ZeroChecks {
+  readonly schema: "prune.verify-zeros/v1";
+  readonly model: string;
+  readonly mask?: ZeroCheck;
+  readonly pattern?: ZeroCheck;
+  readonly against?: ZeroCheck;
+}
+
 export interface InspectionConfig {
   readonly directory: string;
   /** As in `RunConfig`. */

@@ -7,6 +7,7 @@
 import { resolve } from "node:path";
 import { resolveComparison } from "../config/comparison.js";
 import { resolveGenerationConfig } from "../config/generation.js";
+import { resolveMaskConfig, resolveZeroChecks } from "../config/mask.js";
 import { resolveEvaluationConfig, resolveRunConfig, type Resolved } from "../config/resolve.js";
 import { checkModelDirectory } from "../config/rules.js";
 import type {
@@ -17,9 +18,11 @@ import type {
   GenerationReport,
   InspectionConfig,
   InspectionReport,
+  MaskReport,
   PlanReport,
   RunReport,
   StopReason,
+  ZeroChecks,
 } from "../contract.js";
 import { runInEngine } from "../driver/engine.js";
 import { createStopBuffer, requestStop, workOf, type WorkReference } from "../driver/engine-protocol.js";
@@ -27,6 +30,7 @@ import { SILENT_LOGGER, type Logger } from "../logging.js";
 import type { ComparisonRequest } from "../options/comparison-options.js";
 import type { EvaluationRequest } from "../options/evaluation-options.js";
 import type { GenerationRequest } from "../options/generation-options.js";
+import type { MaskRequest, VerificationRequest } from "../options/mask-options.js";
 import type { RunRequest } from "../options/run-options.js";
 import type { DevicesReport } from "../report/devices-report.js";
 import { describeFamilies, type FamiliesReport } from "../report/families.js";
@@ -35,6 +39,7 @@ import { readPiped } from "./piped.js";
 import { surroundings } from "./surroundings.js";
 
 export { expectLimitsKept } from "../evaluation/limits.js";
+export { expectZerosKept } from "../inspection/verify-zeros.js";
 
 /** Who is told of work, and may stop it. */
 export interface Listening {
@@ -55,6 +60,10 @@ const EVALUATE = workOf<typeof import("../evaluation/perplexity.js")>(url("../ev
 const GENERATE = workOf<typeof import("../generation/generate-calibration.js")>(
   url("../generation/generate-calibration.js"),
 )("generateCalibration");
+const APPLY_MASK = workOf<typeof import("../driver/apply-mask.js")>(url("../driver/apply-mask.js"))("applyMask");
+const VERIFY_ZEROS = workOf<typeof import("../inspection/verify-zeros.js")>(url("../inspection/verify-zeros.js"))(
+  "verifyZeros",
+);
 const INSPECT = workOf<typeof import("../inspection/inspect-model.js")>(url("../inspection/inspect-model.js"))(
   "inspectModel",
 );
@@ -113,6 +122,24 @@ export async function compare(options: ComparisonRequest & Listening): Promise<C
 export async function generateCalibration(options: GenerationRequest & Listening): Promise<GenerationReport> {
   const { request, listening } = apart(options);
   return work(GENERATE, await resolveGenerationConfig(request, surroundings()), listening);
+}
+
+/**
+ * Put the zeros of a mask file, which `prune` saved with `saveMask`, into a checkpoint of the same tensors.
+ * @throws UsageError, CheckpointError for the request; InterruptedError after `signal`: `resume: true` goes on
+ */
+export async function applyMask(options: MaskRequest & Listening): Promise<MaskReport> {
+  const { request, listening } = apart(options);
+  return work(APPLY_MASK, resolveMaskConfig(request, process.cwd()), listening);
+}
+
+/**
+ * Whether a checkpoint keeps the zeros of a mask, a pattern or another checkpoint; `expectZerosKept` throws where it does not.
+ * @throws UsageError, CheckpointError
+ */
+export async function verifyZeros(options: VerificationRequest & Listening): Promise<ZeroChecks> {
+  const { request, listening } = apart(options);
+  return work(VERIFY_ZEROS, resolveZeroChecks(request, process.cwd()), listening);
 }
 
 export interface InspectionRequest {

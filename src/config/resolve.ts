@@ -19,6 +19,7 @@ import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic, trainingFor } from "./automatic.js";
 import { isInCache, placeOfModel } from "./default-names.js";
 import { findDataSet, type TokenUse } from "./data-sets.js";
+import { maskPlaceProblem } from "./mask.js";
 import { loadRecipe } from "./recipe.js";
 import {
   checkModelDirectory,
@@ -115,6 +116,9 @@ export async function resolveRunConfig(
     notes.push({ level: "warn", message: `--out: ${out} exists: the run itself will need another --out, or --force` });
   }
 
+  const maskFile = asked.saveMask === undefined ? undefined : resolve(workingDirectory, asked.saveMask);
+  if (maskFile !== undefined && !isDryRun) problems.add(maskPlaceProblem(maskFile, { ...asked, out }));
+
   const consumer =
     methods.find((method) => method !== "" && needsTokens(findMethod(method))) ??
     (reproduce === "model" ? "--reproduce model" : undefined) ??
@@ -153,6 +157,7 @@ export async function resolveRunConfig(
     memory,
     family,
     textField,
+    saveMask: _saveMask,
     ...plain
   } = asked;
   return {
@@ -161,6 +166,7 @@ export async function resolveRunConfig(
       ...plain,
       ...(family === undefined ? {} : { family }),
       ...(textField === undefined ? {} : { textField }),
+      ...(maskFile === undefined ? {} : { saveMask: maskFile }),
       model,
       out,
       method,

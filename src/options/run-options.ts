@@ -87,6 +87,14 @@ export const RUN_OPTIONS = {
     decides: "nothing",
     compare: "run",
   }),
+  /** Absolute path; written when all zeros are there. */
+  saveMask: option(types.text, {
+    help: "also write the masks to this .safetensors file, a bit per weight; docs/masks.md",
+    flag: { argument: "<file>", group: TO_PRUNE },
+    isOptional: true,
+    decides: "nothing",
+    compare: "run",
+  }),
   recipe: option(types.text, {
     help: "take what is not given as a flag from a YAML file; see configs/ and docs/recipes.md",
     flag: { argument: "<file>", group: HOW },

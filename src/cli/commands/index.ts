@@ -1,5 +1,6 @@
 /** The commands, in the order of the help. */
 import type { CommandSpec } from "../command.js";
+import { applyMask } from "./apply-mask.js";
 import { compare } from "./compare.js";
 import { devices } from "./devices.js";
 import { evaluate } from "./eval.js";
@@ -8,6 +9,7 @@ import { generateCalibration } from "./generate-calibration.js";
 import { inspect } from "./inspect.js";
 import { methods } from "./methods.js";
 import { run } from "./run.js";
+import { verify } from "./verify.js";
 
 export const COMMANDS: readonly CommandSpec[] = [
   run,
@@ -15,6 +17,8 @@ export const COMMANDS: readonly CommandSpec[] = [
   compare,
   generateCalibration,
   inspect,
+  applyMask,
+  verify,
   methods,
   families,
   devices,

@@ -51,6 +51,15 @@ test("Parquet gives the documents that JSON lines give, in every compression tha
   else await assert.rejects(zstd, new RegExp(`zstd, which this Node \\(${process.versions.node}\\) cannot unpack`));
 });
 
+test("records of an array end where they end, whatever their strings hold", async (t) => {
+  const texts = ['a "]} , [" b', "back\\slash\\", "[", "½ ]"];
+  const records = texts.map((text, i) => (i % 2 === 0 ? { text, further: [[{ a: "}" }], {}] } : text));
+  const folder = write(t, {
+    "a.json": ` [ ${records.map((record) => JSON.stringify(record, null, 1)).join("\n, ")}\n]\n `,
+  });
+  assert.deepEqual((await textsOf([join(folder, "a.json")]))["texts"], texts);
+});
+
 test("a field may lie inside another; records without it and empty texts are counted", async () => {
   const file = join(FIXTURES, "nested.parquet");
   const texts = [...TEXTS.slice(0, 3), "  "];

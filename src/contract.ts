@@ -54,6 +54,20 @@ export interface LayerReport {
   readonly permutation?: { readonly retained: number; readonly before: number; readonly seconds: number };
 }
 
+/** What a source of text held, and what of it was not used. */
+export interface TextCounts {
+  /** Documents or rows; 1 for a plain text. */
+  readonly texts: number;
+  /** Of the texts that were tokenised, special tokens included. */
+  readonly tokens: number;
+  /** Texts of nothing but white space. */
+  readonly empty: number;
+  /** Records that were left out: they have no such field. */
+  readonly withoutField: number;
+  /** Documents that were drawn and passed over: no longer than a sequence. */
+  readonly tooShort: number;
+}
+
 /** `--json` of `prune run`. */
 export interface RunReport {
   readonly schema: "prune.run/v1";
@@ -66,7 +80,15 @@ export interface RunReport {
   readonly seconds: number;
   readonly peakRssBytes: number;
   readonly device: string;
-  readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
+  readonly calibration: {
+    readonly sequences: number;
+    readonly seqlen: number;
+    readonly sha256: string;
+    /** Where from and by which rule. */
+    readonly description: string;
+    /** Absent for stored ids. */
+    readonly counts?: TextCounts;
+  } | null;
   readonly resumedBlocks: number;
   /** Where limits were given: the result by `prune eval`. */
   readonly evaluation?: EvaluationReport;
@@ -165,6 +187,8 @@ export interface EvaluationReport {
   /** sha256 of the text file's bytes, or of the ids (int32, little-endian) where ids were given. */
   readonly textSha256: string;
   readonly text: string;
+  /** Absent for stored ids. */
+  readonly counts?: TextCounts;
   readonly seconds: number;
   /** Present with `--reference`: how far the model is from another one on the same windows. */
   readonly reference?: ReferenceComparison;
@@ -207,6 +231,8 @@ export interface EvaluationConfig {
   /** The family to read it as; absent: the one that config.json's model_type stands for. */
   readonly family?: string;
   readonly text: TokenSource;
+  /** The field of records that holds the text or the messages. */
+  readonly textField?: string;
   /** A model to compare with, usually the dense one. */
   readonly reference?: string;
   readonly seqlen: number;
@@ -272,6 +298,76 @@ export interface GenerationReport {
   /** Tokens that the model made, also those that were not needed in the end. */
   readonly generatedTokens: number;
   readonly seconds: number;
+}
+
+export interface MaskConfig {
+  readonly model: string;
+  /** Absolute path of a file of masks. */
+  readonly mask: string;
+  readonly out: string;
+  readonly force: boolean;
+  readonly resume: boolean;
+}
+
+export interface MaskedTensor {
+  readonly name: string;
+  readonly elements: number;
+  /** Elements that the mask makes zero; those of them that were not zero before. */
+  readonly pruned: number;
+  readonly cleared: number;
+}
+
+/** `--json` of `prune apply-mask`. */
+export interface MaskReport {
+  readonly schema: "prune.apply-mask/v1";
+  readonly out: string;
+  readonly model: string;
+  readonly mask: string;
+  readonly elements: number;
+  readonly pruned: number;
+  readonly cleared: number;
+  readonly tensors: readonly MaskedTensor[];
+  readonly seconds: number;
+}
+
+/** What zeros of a checkpoint are checked against; at least one of the three. */
+export interface ZeroChecksConfig {
+  readonly directory: string;
+  readonly family?: string;
+  /** A file of masks. */
+  readonly mask?: string;
+  readonly pattern?: { readonly keep: number; readonly group: number };
+  /** Another checkpoint of the same tensors. */
+  readonly against?: string;
+}
+
+export interface ZeroFinding {
+  readonly name: string;
+  readonly zeros: number;
+  /** Zeros that should be there and are not; of a pattern 1 where any group has too few. */
+  readonly lost: number;
+  /** Zeros that need not be there. */
+  readonly added: number;
+}
+
+export interface ZeroCheck {
+  readonly isKept: boolean;
+  /** How many were looked at, and their zeros together. */
+  readonly tensors: number;
+  readonly zeros: number;
+  readonly lost: number;
+  readonly added: number;
+  /** Tensors that lost zeros. */
+  readonly broken: readonly ZeroFinding[];
+}
+
+/** `--json` of `prune verify`. */
+export interface ZeroChecks {
+  readonly schema: "prune.verify-zeros/v1";
+  readonly model: string;
+  readonly mask?: ZeroCheck;
+  readonly pattern?: ZeroCheck;
+  readonly against?: ZeroCheck;
 }
 
 export interface InspectionConfig {
@@ -393,6 +489,8 @@ export interface ComparisonReport {
     readonly sequences: number;
     readonly seqlen: number;
     readonly sha256: string;
+    /** Absent for stored ids. */
+    readonly counts?: TextCounts;
   };
   readonly text: string;
   readonly textSha256: string;

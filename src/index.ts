@@ -10,6 +10,7 @@ export type { ComparisonRequest } from "./options/comparison-options.js";
 export type { EvaluationRequest, InspectionRequest } from "./options/evaluation-options.js";
 export type { GateRequest, LimitRequest } from "./options/gate-options.js";
 export type { GenerationRequest } from "./options/generation-options.js";
+export type { MaskRequest, VerificationRequest } from "./options/mask-options.js";
 export type { RunRequest } from "./options/run-options.js";
 export type { DevicesReport } from "./report/devices-report.js";
 export type { FamiliesReport } from "./report/families.js";

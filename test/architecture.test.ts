@@ -31,6 +31,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   driver: [
     "training",
     "evaluation",
+    "generation",
     "report",
     "options",
     "calibration",

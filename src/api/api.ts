@@ -8,6 +8,7 @@ import { builtInRecipes } from "../config/built-in-recipes.js";
 import { resolveComparison } from "../config/comparison.js";
 import { resolveGenerationConfig } from "../config/generation.js";
 import { resolveInspectionConfig } from "../config/inspection.js";
+import { resolveMaskConfig, resolveZeroChecks } from "../config/mask.js";
 import { resolveEvaluationConfig, resolveRunConfig, type Resolved, type Surroundings } from "../config/resolve.js";
 import type {
   ComparisonReport,
@@ -17,9 +18,11 @@ import type {
   EvaluationReport,
   GenerationReport,
   InspectionReport,
+  MaskReport,
   PlanReport,
   RunReport,
   StopReason,
+  ZeroChecks,
 } from "../contract.js";
 import { runInEngine } from "../driver/engine.js";
 import { createStopBuffer, requestStop, workOf, type WorkReference } from "../driver/engine-protocol.js";
@@ -30,6 +33,7 @@ import type { ComparisonRequest } from "../options/comparison-options.js";
 import type { EvaluationRequest, InspectionRequest } from "../options/evaluation-options.js";
 import { GATE_OPTIONS, LIMIT_OPTIONS, type GateRequest, type LimitRequest } from "../options/gate-options.js";
 import type { GenerationRequest } from "../options/generation-options.js";
+import type { MaskRequest, VerificationRequest } from "../options/mask-options.js";
 import type { RunRequest } from "../options/run-options.js";
 import type { DevicesReport } from "../report/devices-report.js";
 import { describeFamilies, type FamiliesReport } from "../report/families.js";
@@ -37,9 +41,11 @@ import { describeMethod, type MethodReport } from "../report/method-details.js";
 import { describeMethods, type MethodsReport } from "../report/methods.js";
 import type { RecipesReport } from "../report/recipes.js";
 import { readLimits, resolveGate, split, withLimits } from "./gate.js";
+import { readPiped } from "./piped.js";
 import { surroundings } from "./surroundings.js";
 
 export { expectLimitsKept, expectRowsKept } from "../evaluation/limits.js";
+export { expectZerosKept } from "../inspection/verify-zeros.js";
 
 /** Who is told of work, and may stop it. */
 export interface Listening {
@@ -60,6 +66,10 @@ const EVALUATE = workOf<typeof import("../evaluation/perplexity.js")>(url("../ev
 const GENERATE = workOf<typeof import("../generation/generate-calibration.js")>(
   url("../generation/generate-calibration.js"),
 )("generateCalibration");
+const APPLY_MASK = workOf<typeof import("../driver/apply-mask.js")>(url("../driver/apply-mask.js"))("applyMask");
+const VERIFY_ZEROS = workOf<typeof import("../inspection/verify-zeros.js")>(url("../inspection/verify-zeros.js"))(
+  "verifyZeros",
+);
 const INSPECT = workOf<typeof import("../inspection/inspect-model.js")>(url("../inspection/inspect-model.js"))(
   "inspectModel",
 );
@@ -141,6 +151,24 @@ export async function generateCalibration(options: GenerationRequest & Listening
 }
 
 /**
+ * Put the zeros of a mask file, which `prune` saved with `saveMask`, into a checkpoint of the same tensors.
+ * @throws UsageError, CheckpointError for the request; InterruptedError after `signal`: `resume: true` goes on
+ */
+export async function applyMask(options: MaskRequest & Listening): Promise<MaskReport> {
+  const { request, listening } = apart(options);
+  return work(APPLY_MASK, resolveMaskConfig(request, process.cwd()), listening);
+}
+
+/**
+ * Whether a checkpoint keeps the zeros of a mask, a pattern or another checkpoint; `expectZerosKept` throws where it does not.
+ * @throws UsageError, CheckpointError
+ */
+export async function verifyZeros(options: VerificationRequest & Listening): Promise<ZeroChecks> {
+  const { request, listening } = apart(options);
+  return work(VERIFY_ZEROS, resolveZeroChecks(request, process.cwd()), listening);
+}
+
+/**
  * Zeros and N:M patterns of every tensor of a checkpoint.
  * @throws UsageError, CheckpointError, NetworkError
  */
@@ -218,12 +246,13 @@ async function work<Config, Report>(
   { logger = SILENT_LOGGER, onEvent = () => undefined, signal }: Listening,
 ): Promise<Report> {
   for (const { level, message } of notes) logger[level](message);
+  await using piped = await readPiped(config, signal);
   const stopBuffer = createStopBuffer();
   const stop = (): void => requestStop(stopBuffer, reasonOf(signal?.reason));
   if (signal?.aborted === true) stop();
   signal?.addEventListener("abort", stop, { once: true });
   try {
-    return await runInEngine(reference, config, { logger, stopBuffer, onEvent });
+    return await runInEngine(reference, piped.config, { logger, stopBuffer, onEvent });
   } finally {
     signal?.removeEventListener("abort", stop);
   }

@@ -3,11 +3,11 @@
  * documents or from stored token ids. Says which tokens a run sees; what is done with them is others' business.
  */
 import { CalibrationError } from "../errors.js";
-import type { TokenSource } from "../contract.js";
+import type { TextCounts, TokenSource } from "../contract.js";
+import type { Document, Documents } from "./documents.js";
 import { concatenateIds, hashIds } from "./ids.js";
 import { MersenneTwister, shuffled } from "./random.js";
-import { kindOf } from "./source-kind.js";
-import { DocumentFile, readPlainText } from "./text.js";
+import { openTextSource, type TextSource } from "./text-source.js";
 import { readTokenTensor, type TokenTensor } from "./token-tensor.js";
 import { loadTokenizer, type TextTokenizer } from "./tokenizer.js";
 
@@ -18,10 +18,14 @@ export interface TokenSequences {
   readonly sha256: string;
   /** One line for people and reports: source, rule, counts. */
   readonly description: string;
+  /** Absent for stored ids. */
+  readonly counts?: TextCounts;
 }
 
 export interface CalibrationOptions {
   readonly modelDirectory: string;
+  /** The field of records that holds the text or the messages. */
+  readonly textField?: string | undefined;
   readonly nsamples: number;
   readonly seqlen: number;
   readonly seed: number;
@@ -32,6 +36,7 @@ export interface CalibrationOptions {
 
 export interface EvaluationOptions {
   readonly modelDirectory: string;
+  readonly textField?: string | undefined;
   readonly seqlen: number;
   readonly vocabSize: number;
   readonly maxWindows?: number;
@@ -47,7 +52,7 @@ const LARGEST_REJECTION_RUN = 20_000;
 /**
  * The calibration sequences of a run.
  *
- * - plain text: the whole text tokenised once, `nsamples` windows of `seqlen` at random places (the WikiText-2 variant).
+ * - a text: the whole of it tokenised once, `nsamples` windows of `seqlen` at random places (the WikiText-2 variant).
  * - documents: the C4 rule: draw a document until one is longer than `seqlen`, then a random window of it.
  * - token ids: the first `nsamples` rows of an integer tensor [sequences, tokens], each cut to `seqlen`.
  *
@@ -56,8 +61,8 @@ const LARGEST_REJECTION_RUN = 20_000;
  */
 export async function loadCalibration(source: TokenSource, options: CalibrationOptions): Promise<TokenSequences> {
   const { nsamples, seqlen } = options;
-  const kind = await kindOf(source.file);
-  if (kind === "ids") {
+  const opened = await openTextSource(source, "calibration", options);
+  if (opened.kind === "ids") {
     const tensor = await readTokenTensor(source);
     if (tensor.columns < seqlen) throw rowsTooShort(nameOf(source, tensor), tensor.columns, seqlen);
     const sequences = tensor.rows.slice(0, nsamples).map((row) => row.slice(0, seqlen));
@@ -67,24 +72,20 @@ export async function loadCalibration(source: TokenSource, options: CalibrationO
   }
   using tokenizer = await loadTokenizer(options.modelDirectory);
   const random = new MersenneTwister(options.seed);
-  const sequences =
-    kind === "text"
-      ? await sampleText(source.file, tokenizer, random, options)
-      : await sampleDocuments(source.file, tokenizer, random, options);
-  const rule = kind === "text" ? "random windows of the text" : "random windows of random documents";
-  return finish(
-    sequences,
-    `${source.file}: ${nsamples} ${rule}, ${seqlen} tokens each, seed ${options.seed}`,
-    source.file,
-    options.vocabSize,
-  );
+  const { sequences, counts } =
+    opened.kind === "text"
+      ? await sampleText(opened, source, tokenizer, random, options)
+      : await sampleDocuments(opened.documents, source, tokenizer, random, options);
+  const rule = opened.kind === "text" ? "random windows of the text" : "random windows of random documents";
+  const description = `${titleOf(source)}: ${nsamples} ${rule}, ${seqlen} tokens each, seed ${options.seed}`;
+  return { ...finish(sequences, description, source.file, options.vocabSize), counts };
 }
 
 /**
  * The evaluation windows of the field's perplexity: the text tokenised once with the tokenizer's own special tokens,
  * cut into non-overlapping windows of `seqlen`, the remainder dropped.
  *
- * Documents (.jsonl) follow the C4 rule: the first 1100 joined by one space, the first 256 windows. Stored ids
+ * Documents follow the C4 rule: the first 1100 joined by one space, the first 256 windows. Stored ids
  * [windows, seqlen] are taken row by row; rows of another length are first joined end to end and cut like a text.
  * @throws CalibrationError as `loadCalibration`
  */
@@ -95,12 +96,17 @@ export async function loadEvaluation(
   const { seqlen, vocabSize } = options;
   const stream = await readEvaluationStream(source, options);
   const available = Math.min(Math.floor(stream.ids.length / seqlen), stream.mostWindows);
-  if (available === 0) throw tooShort(source.file, stream.ids.length, seqlen, seqlen);
+  if (available === 0) throw tooShort(titleOf(source), stream.ids.length, seqlen, seqlen);
   const windows = Math.min(available, options.maxWindows ?? available);
   const sequences = Array.from({ length: windows }, (_, w) => stream.ids.slice(w * seqlen, (w + 1) * seqlen));
   const of = windows < available ? `first ${windows} of ${available}` : `${windows}`;
   const description = `${stream.description}: ${of} windows of ${seqlen} tokens`;
-  return { ...finish(sequences, description, source.file, vocabSize), textSha256: stream.sha256 };
+  const { counts } = stream;
+  return {
+    ...finish(sequences, description, source.file, vocabSize),
+    textSha256: stream.sha256,
+    ...(counts === undefined ? {} : { counts }),
+  };
 }
 
 /** Token ids to train on, which are cut into windows anew for every pass (training-windows.ts). */
@@ -120,39 +126,30 @@ export interface TrainingTokens {
  */
 export async function loadTrainingTokens(
   source: TokenSource,
-  {
-    modelDirectory,
-    seqlen,
-    seed,
-    vocabSize,
-    tokens,
-    encoded,
-  }: Omit<CalibrationOptions, "nsamples"> & { readonly tokens: number },
+  options: Omit<CalibrationOptions, "nsamples"> & { readonly tokens: number },
 ): Promise<TrainingTokens> {
+  const { modelDirectory, seqlen, seed, vocabSize, tokens, encoded } = options;
   const finished = (ids: Int32Array, description: string, isContinuous: boolean): TrainingTokens => {
-    if (ids.length < seqlen) throw tooShort(source.file, ids.length, seqlen, seqlen);
+    if (ids.length < seqlen) throw tooShort(titleOf(source), ids.length, seqlen, seqlen);
     const { sha256 } = finish([ids], description, source.file, vocabSize);
     return { ids, isContinuous, sha256, description };
   };
-  const kind = await kindOf(source.file);
-  if (kind === "ids") {
+  const opened = await openTextSource(source, "calibration", options);
+  if (opened.kind === "ids") {
     const tensor = await readTokenTensor(source);
     if (tensor.columns < seqlen) throw rowsTooShort(nameOf(source, tensor), tensor.columns, seqlen);
     const ids = concatenateIds(tensor.rows.map((row) => row.slice(0, seqlen)));
     return finished(ids, `${nameOf(source, tensor)}: all ${tensor.rows.length} rows`, false);
   }
   using tokenizer = await loadTokenizer(modelDirectory);
-  if (kind === "text") return finished(await encodeText(source.file, tokenizer, encoded), source.file, true);
-  const documents = await DocumentFile.open(source.file);
-  try {
-    const order = shuffled([...Array(documents.count).keys()], new MersenneTwister(seed));
-    const taken: Int32Array[] = [];
-    for (let total = 0; total < tokens && taken.length < order.length; total += taken.at(-1)?.length ?? 0)
-      taken.push(await tokenizer.encode(await documents.read(order[taken.length] as number)));
-    return finished(concatenateIds(taken), `${source.file}: ${taken.length} documents`, true);
-  } finally {
-    await documents.close();
-  }
+  if (opened.kind === "text")
+    return finished(await encodeText(opened, source, tokenizer, encoded), titleOf(source), true);
+  await using documents = opened.documents;
+  const order = shuffled([...Array(documents.count).keys()], new MersenneTwister(seed));
+  const taken: Int32Array[] = [];
+  for (let total = 0; total < tokens && taken.length < order.length; total += taken.at(-1)?.length ?? 0)
+    taken.push(await encodeDocument(await documents.read(order[taken.length] as number), tokenizer));
+  return finished(concatenateIds(taken), `${titleOf(source)}: ${taken.length} documents`, true);
 }
 
 interface EvaluationStream {
@@ -160,11 +157,12 @@ interface EvaluationStream {
   readonly sha256: string;
   readonly description: string;
   readonly mostWindows: number;
+  readonly counts?: TextCounts;
 }
 
 async function readEvaluationStream(source: TokenSource, options: EvaluationOptions): Promise<EvaluationStream> {
-  const kind = await kindOf(source.file);
-  if (kind === "ids") {
+  const opened = await openTextSource(source, "evaluation", options);
+  if (opened.kind === "ids") {
     const tensor = await readTokenTensor(source);
     const ids = concatenateIds(tensor.rows);
     const asStored = tensor.columns === options.seqlen ? "as stored" : `rows of ${tensor.columns} joined`;
@@ -176,74 +174,102 @@ async function readEvaluationStream(source: TokenSource, options: EvaluationOpti
     };
   }
   using tokenizer = await loadTokenizer(options.modelDirectory);
-  if (kind === "text") {
-    const { text, sha256 } = readPlainText(source.file);
-    return { ids: await tokenizer.encode(text), sha256, description: source.file, mostWindows: Infinity };
+  if (opened.kind === "text") {
+    const { text, sha256 } = opened;
+    const ids = await tokenizer.encode(text);
+    return { ids, sha256, description: titleOf(source), mostWindows: Infinity, counts: countsOfText(opened, ids) };
   }
-  const documents = await DocumentFile.open(source.file);
-  try {
-    const texts: string[] = [];
-    for (let i = 0; i < Math.min(documents.count, EVALUATION_DOCUMENTS); i++) texts.push(await documents.read(i));
-    const description = `${source.file} (first ${texts.length} documents joined by a space)`;
-    const ids = await tokenizer.encode(texts.join(" "));
-    return { ids, sha256: documents.sha256, description, mostWindows: EVALUATION_DOCUMENT_WINDOWS };
-  } finally {
-    await documents.close();
-  }
+  await using documents = opened.documents;
+  const first: Document[] = [];
+  for (let i = 0; i < Math.min(documents.count, EVALUATION_DOCUMENTS); i++) first.push(await documents.read(i));
+  const text = first.map((document) => document.text).join(" ");
+  const ids = await encodeDocument({ text, isChat: first.some(({ isChat }) => isChat) }, tokenizer);
+  return {
+    ...{ ids, sha256: documents.sha256, mostWindows: EVALUATION_DOCUMENT_WINDOWS },
+    description: `${titleOf(source)} (first ${first.length} documents joined by a space)`,
+    counts: { ...countsOfDocuments(documents), tokens: ids.length, tooShort: 0 },
+  };
 }
 
+type OneText = Extract<TextSource, { readonly kind: "text" }>;
+
 async function encodeText(
-  file: string,
+  { text }: OneText,
+  { file }: TokenSource,
   tokenizer: TextTokenizer,
   encoded: CalibrationOptions["encoded"],
 ): Promise<Int32Array> {
-  const ids = encoded?.get(file) ?? (await tokenizer.encode(readPlainText(file).text));
+  const ids = encoded?.get(file) ?? (await tokenizer.encode(text));
   encoded?.set(file, ids);
   return ids;
 }
 
+/** What a chat template wrote has its special tokens in it. */
+async function encodeDocument({ text, isChat }: Document, tokenizer: TextTokenizer): Promise<Int32Array> {
+  return isChat ? tokenizer.encodeBare(text) : tokenizer.encode(text);
+}
+
+function countsOfText({ text, rows }: OneText, ids: Int32Array): TextCounts {
+  const texts = rows?.count ?? 1;
+  const empty = rows?.empty ?? (text.trim() === "" ? 1 : 0);
+  return { texts, tokens: ids.length, empty, withoutField: 0, tooShort: 0 };
+}
+
+function countsOfDocuments({ count, empty, withoutField }: Documents): Omit<TextCounts, "tokens" | "tooShort"> {
+  return { texts: count, empty, withoutField };
+}
+
+interface Sampled {
+  readonly sequences: Int32Array[];
+  readonly counts: TextCounts;
+}
+
 async function sampleText(
-  file: string,
+  opened: OneText,
+  source: TokenSource,
   tokenizer: TextTokenizer,
   random: MersenneTwister,
   { nsamples, seqlen, encoded }: CalibrationOptions,
-): Promise<Int32Array[]> {
-  const ids = await encodeText(file, tokenizer, encoded);
+): Promise<Sampled> {
+  const ids = await encodeText(opened, source, tokenizer, encoded);
   // randint(0, n - seqlen - 1) is empty for a text of exactly one window: the papers' code needs one token more.
-  if (ids.length <= seqlen) throw tooShort(file, ids.length, seqlen, seqlen + 1);
-  return Array.from({ length: nsamples }, () => randomWindow(ids, seqlen, random));
+  if (ids.length <= seqlen) throw tooShort(titleOf(source), ids.length, seqlen, seqlen + 1);
+  const sequences = Array.from({ length: nsamples }, () => randomWindow(ids, seqlen, random));
+  return { sequences, counts: countsOfText(opened, ids) };
 }
 
 async function sampleDocuments(
-  file: string,
+  opened: Documents,
+  source: TokenSource,
   tokenizer: TextTokenizer,
   random: MersenneTwister,
   { nsamples, seqlen }: CalibrationOptions,
-): Promise<Int32Array[]> {
-  const documents = await DocumentFile.open(file);
-  try {
-    const tooShortLengths = new Map<number, number>();
-    const sequences: Int32Array[] = [];
-    let rejections = 0;
-    while (sequences.length < nsamples) {
-      const drawn = random.randomInteger(0, documents.count - 1);
-      const ids = tooShortLengths.has(drawn) ? undefined : await tokenizer.encode(await documents.read(drawn));
-      if (ids !== undefined && ids.length > seqlen) {
+): Promise<Sampled> {
+  await using documents = opened;
+  const lengths = new Map<number, number>(); // of the documents that were tokenised
+  const tooShortOnes = new Set<number>();
+  const sequences: Int32Array[] = [];
+  let rejections = 0;
+  while (sequences.length < nsamples) {
+    const drawn = random.randomInteger(0, documents.count - 1);
+    if (!tooShortOnes.has(drawn)) {
+      const ids = await encodeDocument(await documents.read(drawn), tokenizer);
+      lengths.set(drawn, ids.length);
+      if (ids.length > seqlen) {
         sequences.push(randomWindow(ids, seqlen, random));
         rejections = 0;
         continue;
       }
-      if (ids !== undefined) tooShortLengths.set(drawn, ids.length);
-      rejections += 1;
-      if (tooShortLengths.size === documents.count || rejections === LARGEST_REJECTION_RUN) {
-        const longest = [...tooShortLengths.values()].reduce((a, b) => Math.max(a, b), 0);
-        throw tooShort(`${file}: longest of ${tooShortLengths.size} documents`, longest, seqlen, seqlen + 1);
-      }
+      tooShortOnes.add(drawn);
     }
-    return sequences;
-  } finally {
-    await documents.close();
+    rejections += 1;
+    if (tooShortOnes.size === documents.count || rejections === LARGEST_REJECTION_RUN) {
+      const longest = [...tooShortOnes].reduce((most, each) => Math.max(most, lengths.get(each) ?? 0), 0);
+      throw tooShort(`${titleOf(source)}: longest of ${tooShortOnes.size} documents`, longest, seqlen, seqlen + 1);
+    }
   }
+  const tokens = [...lengths.values()].reduce((sum, length) => sum + length, 0);
+  return { sequences, counts: { ...countsOfDocuments(documents), tokens, tooShort: tooShortOnes.size } };
 }
 
 function randomWindow(ids: Int32Array, seqlen: number, random: MersenneTwister): Int32Array {
@@ -286,6 +312,12 @@ function rowsTooShort(where: string, columns: number, seqlen: number): Calibrati
     hint: `Pass --seqlen ${columns} or less, or leave it out.`,
     details: { columns, seqlen },
   });
+}
+
+/** How descriptions name a source. */
+function titleOf({ file, set, name = file }: TokenSource): string {
+  const title = name === "-" ? "standard input" : name;
+  return set === undefined ? title : `${set} (${title})`;
 }
 
 function nameOf(source: TokenSource, tensor: TokenTensor): string {

@@ -16,6 +16,8 @@ import { TokenizerFailure, TokenizerLibrary } from "./tokenizer-library.js";
 export interface TextTokenizer extends Disposable {
   /** Ids of a whole text, special tokens included. The same as encoding it in one call, whatever its length. */
   encode(text: string): Promise<Int32Array>;
+  /** Ids of a text that holds its special tokens itself, as chat templates write it. */
+  encodeBare(text: string): Promise<Int32Array>;
   /** What a text to be continued begins with: what is put before any text, else the beginning-of-text token, else nothing. */
   readonly opening: Int32Array;
   /** Ids of the beginning of a text: what comes before it included, what comes after it not. */
@@ -81,16 +83,19 @@ class LibraryTokenizer implements TextTokenizer {
   }
 
   async encode(text: string): Promise<Int32Array> {
+    return concatenateIds([this.#special.before, await this.encodeBare(text), this.#special.after]);
+  }
+
+  async encodeBare(text: string): Promise<Int32Array> {
     if (!this.#canSplit && text.length > LONGEST_UNSPLIT) {
       throw new CalibrationError(
         "E_TEXT_TOO_LONG",
         `the text has ${text.length} characters; a tokenizer without a word splitter takes at most ${LONGEST_UNSPLIT}.`,
-        { hint: "Pass a part of the text, a .jsonl file of documents, or token ids in a .safetensors file." },
+        { hint: "Pass a part of the text, a file of documents, or token ids in a .safetensors file." },
       );
     }
-    const pieces = [this.#special.before];
+    const pieces: Int32Array[] = [];
     for (const piece of this.#canSplit ? splitBeforeSpaces(text) : [text]) pieces.push(await this.#encodePiece(piece));
-    pieces.push(this.#special.after);
     return concatenateIds(pieces);
   }
 

@@ -9,9 +9,10 @@ import { encodeHeader, type TensorLayout } from "./header.js";
 export async function writeTensors(
   file: string,
   layouts: readonly TensorLayout[],
-  give: (name: string, write: (values: Float32Array) => Promise<void>) => Promise<void>,
+  give: (name: string, write: (values: Float32Array | Uint8Array) => Promise<void>) => Promise<void>,
+  metadata?: Readonly<Record<string, string>>,
 ): Promise<void> {
-  const { bytes, tensors } = encodeHeader(layouts);
+  const { bytes, tensors } = encodeHeader(layouts, metadata);
   const handle = await open(file, "w");
   try {
     await handle.writeFile(bytes);

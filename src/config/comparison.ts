@@ -117,11 +117,7 @@ function targetsOf(
 
 /** What is asked for, else the model's own evaluation text. */
 function resolveText(text: string | undefined, model: string, workingDirectory: string): TokenSource {
-  if (text !== undefined) {
-    const source = parseTokenSource("--text", text, workingDirectory);
-    if (source instanceof PruneError) throw source;
-    return source;
-  }
+  if (text !== undefined) return parseTokenSource("--text", text, "evaluation", workingDirectory);
   const own = join(model, "evaluation.txt");
   if (existsSync(own)) return { file: own };
   throw new UsageError(

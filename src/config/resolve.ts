@@ -11,7 +11,7 @@ import { EVALUATION_OPTIONS, type EvaluationRequest } from "../options/evaluatio
 import { flagOf } from "../options/option.js";
 import { readOptions } from "../options/read.js";
 import { METHOD_FLAGS, RUN_OPTIONS, type AskedRun, type RunRequest } from "../options/run-options.js";
-import { AUTOMATIC } from "../options/values.js";
+import { AUTOMATIC, OWN_TEXT } from "../options/values.js";
 import { Problems } from "../problems.js";
 import { findMethod, isTrainer, needsTokens } from "../methods/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
@@ -19,8 +19,9 @@ import { needsActivations, UNIFORM } from "../allocation/registry.js";
 import { layAutomatic, trainingFor } from "./automatic.js";
 import { fileOfRecipe } from "./built-in-recipes.js";
 import { isInCache, placeOfModel } from "./default-names.js";
+import { findDataSet, type TokenUse } from "./data-sets.js";
+import { maskPlaceProblem } from "./mask.js";
 import {
-  calibrationProblem,
   checkModelDirectory,
   checkSteps,
   checkTraining,
@@ -35,6 +36,8 @@ import {
 
 /** Tokens per sequence where neither the model nor stored ids are shorter. */
 const DEFAULT_SEQLEN = 2048;
+/** Of text that the model samples, which is paid for by the token. */
+const OWN_SEQLEN = 512;
 
 /** What of the surroundings a configuration depends on. */
 export interface Surroundings {
@@ -130,22 +133,20 @@ export async function resolveRunConfig(request: RunRequest, surroundings: Surrou
     );
   const step = isAutomatic ? AUTOMATIC : asked.method;
   const out = resolve(workingDirectory, asked.out ?? defaultOut(beside, name, step, asked, sparsity));
+  const maskFile = asked.saveMask === undefined ? undefined : resolve(workingDirectory, asked.saveMask);
+  if (maskFile !== undefined) problems.add(maskPlaceProblem(maskFile, { ...asked, out }));
+
   const consumer =
     methods.find((method) => method !== "" && needsTokens(findMethod(method))) ??
     (reproduce === "model" ? "--reproduce model" : undefined) ??
     (needsActivations(allocation) ? `the allocation ${allocation.rule}` : undefined) ??
     (asked.measureLoss ? "measuring the loss" : undefined);
   const isCalibrated = consumer !== undefined;
-  const calibration = problems.take(resolveCalibration(asked.calibration, model, workingDirectory), undefined);
-  const isCalibrationGiven = asked.calibration !== undefined || isUnread("calibration") || isUnread("method");
-  if (
-    isCalibrated &&
-    !isCalibrationGiven &&
-    calibration === undefined &&
-    found !== undefined &&
-    modelProblem === undefined
-  ) {
-    problems.add(calibrationProblem(consumer, model));
+  const calibration = problems.attempt(() => resolveCalibration(asked.calibration, model, workingDirectory));
+  const isOwnText = calibration?.set === OWN_TEXT;
+  if (isCalibrated && isOwnText && asked.calibration === undefined) {
+    const message = `no --calibration: ${consumer} looks at text that the model samples itself, token by token; a text is read in a moment`;
+    notes.push({ level: "info", message });
   }
   if (!isCalibrated && asked.calibration !== undefined) {
     notes.push({ level: "warn", message: `${asked.method} looks at weights only: --calibration is not read` });
@@ -175,6 +176,8 @@ export async function resolveRunConfig(request: RunRequest, surroundings: Surrou
     offline: _offline,
     memory,
     family,
+    textField,
+    saveMask: _saveMask,
     ...plain
   } = asked;
   return {
@@ -182,6 +185,8 @@ export async function resolveRunConfig(request: RunRequest, surroundings: Surrou
     config: {
       ...plain,
       ...(family === undefined ? {} : { family }),
+      ...(textField === undefined ? {} : { textField }),
+      ...(maskFile === undefined ? {} : { saveMask: maskFile }),
       model,
       out,
       method,
@@ -252,22 +257,23 @@ export async function resolveEvaluationConfig(
         problems.add(missing("reference", `${flagOf(key)} compares with another model, usually the dense one`));
   problems.throwAny();
   const notes: Note[] = [];
-  const { model: directory = "", text: given = "", family, maxWindows } = asked;
+  const { model: directory = "", text: given = "", family, textField, maxWindows } = asked;
   const found = await findModel(directory, asked, surroundings, problems);
   const model = found ?? resolve(workingDirectory, directory);
-  const text = parseTokenSource("--text", given, workingDirectory);
-  const source = text instanceof PruneError ? undefined : text;
+  const source = problems.attempt(() => parseTokenSource("--text", given, "evaluation", workingDirectory));
   const length = await resolveSeqlen(asked.seqlen, model, source, surroundings, notes);
   if (found !== undefined) problems.add(checkModelDirectory(model));
-  problems.take<unknown>(text, undefined);
   const seqlen = problems.take(length, 0);
-  const named = family === undefined ? {} : { family };
   const other =
     asked.reference === undefined
       ? undefined
       : await findModel(asked.reference, { ...asked, revision: undefined }, surroundings, problems);
   problems.throwAny();
   const reference = other === undefined ? {} : { reference: other };
+  const named = {
+    ...(family === undefined ? {} : { family }),
+    ...(textField === undefined ? {} : { textField }),
+  };
   const asLimits = { perplexity: asked.maxPpl, perplexityRatio: asked.maxPplRatio, klDivergence: asked.maxKl };
   const limited = Object.entries(asLimits).filter(([, most]) => most !== undefined);
   const limits = limited.length === 0 ? {} : { limits: Object.fromEntries(limited) };
@@ -352,25 +358,29 @@ function defaultOut(
   return join(directory, `${model}-${method}-${amount}`);
 }
 
-function resolveCalibration(
-  text: string | undefined,
-  model: string,
-  workingDirectory: string,
-): TokenSource | undefined | PruneError {
-  if (text !== undefined) return parseTokenSource("--calibration", text, workingDirectory);
+function resolveCalibration(text: string | undefined, model: string, workingDirectory: string): TokenSource {
+  if (text !== undefined) return parseTokenSource("--calibration", text, "calibration", workingDirectory);
   const own = join(model, "calibration.txt");
-  return existsSync(own) ? { file: own } : undefined;
+  return existsSync(own) ? { file: own } : { file: "", set: OWN_TEXT };
 }
 
-/** FILE or FILE#NAME; a file whose own name holds a # is taken first. */
-export function parseTokenSource(flag: string, text: string, workingDirectory: string): TokenSource | PruneError {
+/**
+ * FILE, FOLDER or GLOB, FILE#NAME, -, or the name of data; what is there under the very name is taken first.
+ * @throws UsageError E_TOKEN_SOURCE; CalibrationError E_DATA_SET where a data set has no copy here
+ */
+export function parseTokenSource(flag: string, text: string, use: TokenUse, workingDirectory: string): TokenSource {
+  if (text === "-") return { file: text };
   const whole = resolve(workingDirectory, text);
+  if (existsSync(whole)) return { file: whole };
+  if (text === OWN_TEXT && use === "calibration") return { file: "", set: OWN_TEXT };
+  const set = findDataSet(text, use, workingDirectory);
+  if (set !== undefined) return set;
   const hash = text.lastIndexOf("#");
-  if (existsSync(whole) || hash === -1) return { file: whole };
+  if (hash === -1) return { file: whole };
   const tensor = text.slice(hash + 1);
   const file = text.slice(0, hash);
   if (!/\.safetensors$/i.test(file) || tensor === "") {
-    return new UsageError("E_TOKEN_SOURCE", `${flag}: "${text}" is neither a file nor FILE.safetensors#TENSOR.`, {
+    throw new UsageError("E_TOKEN_SOURCE", `${flag}: "${text}" is neither a file nor FILE.safetensors#TENSOR.`, {
       details: { value: text },
     });
   }
@@ -394,6 +404,7 @@ export async function resolveSeqlen(
     return asked;
   }
   const limits: [number, string][] = [[DEFAULT_SEQLEN, ""]];
+  if (source?.set === OWN_TEXT) limits.push([OWN_SEQLEN, "what the model samples (--seqlen for more)"]);
   if (context !== undefined) limits.push([context, "the model's context (max_position_embeddings)"]);
   if (source !== undefined && /\.safetensors$/i.test(source.file)) {
     try {

@@ -12,7 +12,7 @@ import { METHOD_FLAGS, type RunConfig } from "../options/run-options.js";
 import type { FurtherStep, Permutation, Propagation, Reproduced } from "../options/values.js";
 import { problemOf } from "../problems.js";
 import { expectFit } from "../solvers/problem.js";
-import { findMethod, isFollowing, isTrainer, METHODS, type Method } from "../methods/registry.js";
+import { findMethod, isFollowing, isTrainer, type Method } from "../methods/registry.js";
 import { solvesAgain } from "../solvers/registry.js";
 import type { LayerSolver } from "../solvers/solver.js";
 import { composeSteps } from "../solvers/steps.js";
@@ -119,18 +119,6 @@ export function checkModelDirectory(model: string): PruneError | undefined {
     });
   }
   return undefined;
-}
-
-/** What looks at activations, a method, an allocation or a measured loss, needs tokens from somewhere. */
-export function calibrationProblem(consumer: string, model: string): PruneError {
-  return new UsageError(
-    "E_CALIBRATION_MISSING",
-    `--calibration: missing; ${consumer} looks at the inputs of every layer, and ${model} has no calibration.txt.`,
-    {
-      hint: `Pass --calibration FILE: .txt, .jsonl or .jsonl.gz with "text", or .safetensors with token ids.${METHODS.has(consumer) ? " Or take --method magnitude, which needs none." : ""}`,
-      details: { method: consumer, model },
-    },
-  );
 }
 
 /** The order of a method and its further steps; undefined where it makes sense. */

@@ -37,9 +37,9 @@ import { decidePrunables } from "./prunables.js";
 import { allocationKey, pruneModel } from "./prune-model.js";
 import { secondsOf, USUAL_RATES } from "./rates.js";
 import { evaluationWork } from "./run-cost.js";
+import { loadCalibrationTokens } from "./run-tokens.js";
 import {
   blockTrainingsOf,
-  loadCalibrationTokens,
   modelTrainingsOf,
   plannedRun,
   solverOf,
@@ -104,13 +104,14 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   await using model = await openModel(config.run.model, { family: config.run.family, logger: context.logger });
   const corpus = await loadEvaluation(config.text, {
     modelDirectory: config.run.model,
+    textField: config.run.textField,
     seqlen: config.seqlen,
     vocabSize: model.architecture.vocabularySize,
     ...(config.maxWindows === undefined ? {} : { maxWindows: config.maxWindows }),
   });
   requireUsableCells(config, model);
   const nonFinite = await checkWeights(model, config.run, context);
-  const calibration = await loadCalibrationTokens(config.run, model);
+  const calibration = await loadCalibrationTokens(config.run, model, contextOfPart(context, { from: 0, to: 0 }));
   await using statistics = new StoredStatistics(join(config.workDirectory, STATISTICS_NAME));
   const shared: SharedWork = { calibration, allocations: new Map(), statistics, nonFinite };
   const results = join(config.workDirectory, RESULTS_NAME);
@@ -160,6 +161,7 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
       sequences: calibration.sequences.length,
       seqlen: config.run.seqlen,
       sha256: calibration.sha256,
+      ...(calibration.counts === undefined ? {} : { counts: calibration.counts }),
     },
     text: corpus.description,
     textSha256: corpus.textSha256,

@@ -4,6 +4,7 @@ import type { BlockSpec } from "../model/architecture.js";
 /** Names of the parts of a run that belong to no block. */
 export const PARTS = {
   weights: "check of the weights",
+  text: "text",
   copy: "copy",
   gradients: "gradients",
   allocation: "allocation",

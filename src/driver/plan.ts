@@ -4,7 +4,7 @@
  */
 import { dirname, join } from "node:path";
 import { existsSync, statSync } from "../files/checkpoint-files.js";
-import { checkRoomToUnpack } from "../calibration/text.js";
+import { examineSource } from "../calibration/text-source.js";
 import { bytesOf } from "../checkpoint/clone.js";
 import { planCloneOf } from "../checkpoint/output.js";
 import { checkFreeSpace, checkPlace, nameOutput } from "../checkpoint/output-place.js";
@@ -15,13 +15,13 @@ import { createMatmulEngine } from "../onnx/matmul.js";
 import { scratchBytesOf } from "./disk-cost.js";
 import {
   blockTrainingsOf,
-  loadCalibrationTokens,
   modelTrainingsOf,
   OWN_NAMES,
   plannedRun,
   solverOf,
 } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
+import { OWN_TEXT } from "../options/values.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { elementsOf } from "../solvers/cost.js";
 import { pruneCount } from "../sparsity/target.js";
@@ -31,6 +31,7 @@ import { openDevice } from "./devices.js";
 import { gradientsOf, ofModel } from "./gradient-source.js";
 import { decidePrunables, sayNeedless } from "./prunables.js";
 import type { ModelTraining } from "./run.js";
+import { loadCalibrationTokens } from "./run-tokens.js";
 import { secondsOf, type Rates } from "./rates.js";
 import { isForwarded, memoryOf, workOf, type PlannedRun } from "./run-cost.js";
 
@@ -71,9 +72,9 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   const scratchBytes = scratchBytesOf(planned);
   const parent = dirname(config.out);
   if (existsSync(parent)) await checkFreeSpace(parent, cloneBytes, scratchBytes);
-  if (config.calibration !== undefined) {
-    await checkRoomToUnpack(config.calibration.file);
-    await loadCalibrationTokens(config, model); // a text that is too short is better known now
+  if (config.calibration !== undefined && config.calibration.set !== OWN_TEXT) {
+    await examineSource(config.calibration);
+    await loadCalibrationTokens(config, model, context); // a text that is too short is better known now
   }
   const gradientPasses = ofModel(gradientsOf(solver)).length > 0 ? 2 : 0; // forward and back
   const passes = weightPasses(config.allocation) + gradientPasses;

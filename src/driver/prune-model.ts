@@ -2,11 +2,13 @@
  * A run from its beginning to its end: the allocation, block after block, the report. What a run works with is opened in
  * session.ts, what happens to a block is in prune-block.ts; nothing here is numerical.
  */
+import { saveMask } from "../checkpoint/mask-file.js";
 import { writeFile } from "../files/output-files.js";
 import { join } from "node:path";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { BlockTrainingReport, LayerReport, ModelTrainingReport, RunConfig, RunReport } from "../contract.js";
 import type { Logger } from "../logging.js";
+import { tensorOf } from "../model/architecture.js";
 import { formatRecipe } from "../report/run-recipe.js";
 import { boundsOf, dependsOnMethod, needsActivations } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
@@ -82,6 +84,7 @@ export async function pruneModel(
   if (trained.length > 0) layers.splice(0, layers.length, ...(await recount(run, layers)));
   await expectUntouched(model.checkpoint);
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config), { flush: true });
+  if (config.saveMask !== undefined) await saveMask(output.checkpoint, prunedTensors(run), config.saveMask);
   await output.finish({ remove: WORKING_FILES });
   warnOfStarvedExperts(context.logger, layers);
   session.completeShared();
@@ -103,6 +106,16 @@ function leaveOutFinished({ run, journal }: Session): void {
     for (const { linears } of block.groups) for (const { name } of linears) done.add(name);
   }
   course.leaveOut((name) => done.has(name));
+}
+
+/** Names of the tensors that hold linears of the selection. */
+function prunedTensors({ model, selected }: Pick<Run, "model" | "selected">): string[] {
+  const names = model.architecture.blocks.flatMap((block) =>
+    block.groups
+      .flatMap(({ linears }) => linears)
+      .flatMap((linear) => (selected.has(linear.name) ? [tensorOf(block, linear)] : [])),
+  );
+  return [...new Set(names)];
 }
 
 /** Of every linear, from the journal, from a run that shares it, or found now; noted in both. */
@@ -213,7 +226,13 @@ function report(
     calibration:
       calibration === undefined
         ? null
-        : { sequences: calibration.sequences.length, seqlen: config.seqlen, sha256: calibration.sha256 },
+        : {
+            sequences: calibration.sequences.length,
+            seqlen: config.seqlen,
+            sha256: calibration.sha256,
+            description: calibration.description,
+            ...(calibration.counts === undefined ? {} : { counts: calibration.counts }),
+          },
     resumedBlocks: facts.resumedBlocks,
     ...(training.length === 0 ? {} : { training }),
     ...(trained.length === 0 ? {} : { trained }),

@@ -6,7 +6,9 @@
 import { allocationCost, needsActivations, weightPasses } from "../allocation/registry.js";
 import { elementsOf } from "../array.js";
 import type { RunConfig } from "../contract.js";
+import { OWN_TEXT } from "../options/values.js";
 import { gramPanels } from "../forward/block-graph.js";
+import { OWN_TEXT } from "../options/values.js";
 import { TILE_ROWS } from "../forward/head.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";
@@ -61,6 +63,7 @@ export function partsOf(planned: PlannedRun): RunPart[] {
   const { checkpointBytes } = planned;
   return [
     part(PARTS.weights, { diskBytes: checkpointBytes }),
+    part(PARTS.text, ownTextWork(planned)),
     part(PARTS.copy, { diskBytes: checkpointBytes }),
     part(PARTS.gradients, gradientWork(planned)),
     ...allocationParts(planned),
@@ -352,6 +355,17 @@ function forwardWork(
     products: tokens * (2 * weightsOf(linears) + attention),
     entries: tokens * (HIDDEN_PASSES * architecture.state.width + INPUT_PASSES * (inputs + outputs)),
   });
+}
+
+/** How much longer a pass takes that has one token of each sequence, whose weights are read anew for every product. */
+const SINGLE_TOKEN_SLOWNESS = 4;
+
+/** Text that the model samples itself, token by token. */
+function ownTextWork({ config, architecture }: PlannedRun): Partial<RunWork> {
+  if (config.calibration?.set !== OWN_TEXT) return {};
+  const forward = addWork(...architecture.blocks.map((block) => forwardWork({ config, architecture }, block, Infinity)));
+  const logits = 2 * architecture.head.width * architecture.vocabularySize * tokensOf(config);
+  return scaled(SINGLE_TOKEN_SLOWNESS, addWork(forward, { products: logits }));
 }
 
 /** A model over windows of a text: every token through the blocks and the head, the weights read once. */

@@ -3,23 +3,17 @@
  * works with, closed again in the reverse order. Decides once where statistics come from and what happens around solving.
  */
 import { join } from "node:path";
-import {
-  loadCalibration,
-  loadTrainingTokens,
-  type TokenSequences,
-  type TrainingTokens,
-} from "../calibration/corpus.js";
+import type { TokenSequences, TrainingTokens } from "../calibration/corpus.js";
 import { TrainingWindows } from "../calibration/training-windows.js";
 import { createOutput } from "../checkpoint/output.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
-import type { FurtherStep, RunConfig, TokenSource } from "../contract.js";
+import type { FurtherStep, RunConfig } from "../contract.js";
 import type { Device } from "../device/device.js";
-import { CalibrationError } from "../errors.js";
 import { BlockRunner } from "../forward/block-runner.js";
 import { embedTokens } from "../forward/embedding.js";
 import { HiddenStates } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
-import { requirePositions, tensorOf } from "../model/architecture.js";
+import { tensorOf } from "../model/architecture.js";
 import type { Logger } from "../logging.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { findSolver } from "../solvers/registry.js";
@@ -67,6 +61,7 @@ import {
   RoutedStatistics,
   type StatisticsSource,
 } from "./statistics-source.js";
+import { loadCalibrationTokens, loadTrainingText } from "./run-tokens.js";
 import { expectSameSource } from "./source-check.js";
 import type { StoredStatistics } from "./stored-statistics.js";
 import { measureLoss } from "./transforms/measure-loss.js";
@@ -165,11 +160,18 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const isForwarded = !isStored && (solver.needs.length > 0 || config.measureLoss || blockTrainings.length > 0);
     const isAllocationForwarded = needsActivations(config.allocation);
     const encoded = new Map<string, Int32Array>(); // trainings read the calibration's text as a whole
+    const ofText: EngineContext = {
+      ...context,
+      emit: (event) => context.emit({ ...event, fraction: course.reach(PARTS.text, event.fraction) }),
+    };
     const calibration =
       isStored || isForwarded || isAllocationForwarded || gradients.length > 0
-        ? (shared.calibration ?? (await loadCalibrationTokens(config, model, encoded)))
+        ? (shared.calibration ?? (await loadCalibrationTokens(config, model, ofText, encoded)))
         : undefined;
-    const text = trainings.length === 0 ? undefined : await loadTrainingText(config, model, trainings, encoded);
+    const text =
+      trainings.length === 0
+        ? undefined
+        : await loadTrainingText(config, model, trainings, { context: ofText, calibration, encoded });
     if (text !== undefined) sayRepetitions(context.logger, config, text, trainings);
     throwIfStopped(context, false);
 
@@ -364,50 +366,6 @@ export function modelTrainingsOf(config: Pick<RunConfig, "method" | "methodOptio
     if (method === elsa.name) return [{ name: "elsa", options: elsa.schema.parse(methodOptions) }];
     return [];
   });
-}
-
-/** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
-export async function loadCalibrationTokens(
-  config: RunConfig,
-  model: Model,
-  encoded = new Map<string, Int32Array>(),
-): Promise<TokenSequences> {
-  const source = calibrationOf(config);
-  const { nsamples, seqlen, seed } = config;
-  requirePositions(model.architecture, seqlen);
-  const { vocabularySize: vocabSize } = model.architecture;
-  return loadCalibration(source, { modelDirectory: config.model, nsamples, seqlen, seed, vocabSize, encoded });
-}
-
-/** What steps that train the whole model see: all of the calibration's text, or as much as they need of many documents. */
-async function loadTrainingText(
-  config: RunConfig,
-  model: Model,
-  trainings: readonly ModelTraining[],
-  encoded: Map<string, Int32Array>,
-): Promise<TrainingTokens> {
-  const source = calibrationOf(config);
-  const { seqlen, seed } = config;
-  requirePositions(model.architecture, seqlen);
-  const { vocabularySize: vocabSize } = model.architecture;
-  const tokens = seqlen * Math.max(...trainings.map(({ options }) => mostSteps(options) * options.batchSize));
-  return loadTrainingTokens(source, { modelDirectory: config.model, seqlen, seed, vocabSize, tokens, encoded });
-}
-
-function calibrationOf({ calibration, method }: RunConfig): TokenSource {
-  if (calibration !== undefined) return calibration;
-  throw new CalibrationError("E_CALIBRATION_MISSING", `${method} needs calibration data and none was given.`, {
-    hint: "Pass --calibration FILE (.txt, .jsonl, .jsonl.gz, or token ids in .safetensors).",
-  });
-}
-
-/** More steps than any machine here takes in a second. */
-const STEPS_PER_SECOND = 10;
-
-function mostSteps(options: ModelTraining["options"]): number {
-  return "minutes" in options && options.minutes !== undefined
-    ? 60 * STEPS_PER_SECOND * options.minutes
-    : options.steps;
 }
 
 /** A text that a training goes over more than once is worth knowing about before it has taken its hours. */

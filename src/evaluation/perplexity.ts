@@ -99,6 +99,7 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
   requirePositions(model.architecture, config.seqlen);
   const corpus = await loadEvaluation(config.text, {
     modelDirectory: config.model,
+    textField: config.textField,
     seqlen: config.seqlen,
     vocabSize: model.architecture.vocabularySize,
     ...(config.maxWindows === undefined ? {} : { maxWindows: config.maxWindows }),
@@ -127,6 +128,7 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
       seqlen: config.seqlen,
       textSha256: corpus.textSha256,
       text: corpus.description,
+      ...(corpus.counts === undefined ? {} : { counts: corpus.counts }),
       seconds: (performance.now() - started) / 1000,
       ...(reference === undefined ? {} : { reference }),
       ...(config.limits === undefined ? {} : { limits: checkLimits(config.limits, { perplexity, reference }) }),

@@ -2,7 +2,7 @@
 import { CalibrationError } from "../errors.js";
 import { doorFor } from "./door.js";
 
-export const { existsSync, open, readFileSync, readPieces, statSync } = doorFor({
+export const { existsSync, open, readdirSync, readFileSync, readPieces, statSync } = doorFor({
   what: "calibration or evaluation text",
   Problem: CalibrationError,
   hint: "Name a file that is there and that this user may read.",

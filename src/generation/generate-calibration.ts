@@ -19,10 +19,12 @@ import { OutputLock } from "../files/lock.js";
 import { checkOutputFile, encodeDocuments, encodeRows, encodeText, writeWhole } from "./output.js";
 import type { Sampling } from "./sampling.js";
 import { growSequences, type Grown } from "./sequences.js";
-import { drawnStart, promptedStart } from "./starts.js";
+import { drawnStart, promptedStart, type Start } from "./starts.js";
 
 /** Where neither an option nor the model says otherwise. */
 const DEFAULTS: Sampling = { temperature: 1, topK: 50, topP: 1 };
+/** Tokens after the start that are the most probable ones, as the option's default has it. */
+const GREEDY_TOKENS = 4;
 
 /** Sample from a checkpoint and write what came out. */
 export async function generateCalibration(config: GenerationConfig, context: EngineContext): Promise<GenerationReport> {
@@ -45,29 +47,8 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
       : await promptedStart(config.prompts, tokenizer, seqlen);
 
   const share = shareMemory(model, config);
-  if (share.weightBytes < weightBytes(model))
-    context.logger.info("the weights do not fit in --memory: those beyond it are read again for every token", {
-      ...share,
-    });
-  await using runner = await StepRunner.open(model, { ...share, tokens: seqlen });
-  let passes = 0;
-  const total = nsamples * seqlen;
-  const grown = await growSequences(runner, {
-    sampling,
-    greedyTokens,
-    endTokens: new Set(endTokens),
-    seqlen,
-    rows: share.rows,
-    seed,
-    start,
-    target: isIds ? { tokens: total } : { sequences: nsamples },
-    onBlock: () => throwIfStopped(context, false),
-    onPass(lengths) {
-      passes++;
-      const done = Math.min(total, sumOf(lengths));
-      context.emit({ type: "tokens", done, total, fraction: done / total });
-    },
-  });
+  const growth = { nsamples, seqlen, seed, greedyTokens, sampling, endTokens, start, isIds };
+  const { grown, passes, blocksInMemory } = await grow(model, share, growth, context);
   const written = isIds ? cutRows(grown, nsamples, seqlen) : grown.sequences;
   const texts =
     isIds || tokenizer === undefined ? [] : await Promise.all(written.map(async (ids) => tokenizer.decode(ids)));
@@ -89,7 +70,7 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
     sampling: { seed, ...sampling, greedyTokens, endTokens },
     ended,
     batchSize: share.rows,
-    blocksInMemory: runner.weights.blocks.count,
+    blocksInMemory,
     blocks: architecture.blocks.length,
     passes,
     generatedTokens: grown.generated,
@@ -97,8 +78,81 @@ export async function generateCalibration(config: GenerationConfig, context: Eng
   };
 }
 
+/** Room for keys and values of the sequences that a run samples to calibrate on. */
+const OWN_CACHE_BYTES = 2 ** 30;
+
+/**
+ * Full rows of token ids that the model samples, with the settings that `generateCalibration` takes where nothing is said. How
+ * many grow at a time the model decides, not the memory: whoever repeats or resumes a run must draw the same.
+ */
+export async function sampleRows(
+  model: Model,
+  { nsamples, seqlen, seed, memoryBytes }: Pick<GenerationConfig, "nsamples" | "seqlen" | "seed" | "memoryBytes">,
+  context: EngineContext,
+): Promise<{ readonly rows: Int32Array[]; readonly description: string }> {
+  const { architecture, directory } = model;
+  const defaults = readGenerationDefaults(directory, model.config);
+  const asked = { temperature: undefined, topK: undefined, topP: undefined };
+  const sampling = chooseSampling(asked, defaults, context);
+  const { beginToken, endTokens } = defaults;
+  using tokenizer = existsSync(join(directory, "tokenizer.json")) ? await loadTokenizer(directory) : undefined;
+  const start = drawnStart(architecture.vocabularySize, tokenizer, { beginToken, endTokens });
+  const most = Math.floor(OWN_CACHE_BYTES / sequenceCacheBytes(model, seqlen));
+  const batchSize = Math.max(1, Math.min(nsamples, most));
+  const share = shareMemory(model, { nsamples, seqlen, batchSize, memoryBytes });
+  const growth = { nsamples, seqlen, seed, greedyTokens: GREEDY_TOKENS, sampling, endTokens, start, isIds: true };
+  const { grown } = await grow(model, share, growth, context);
+  const { temperature, topK, topP } = sampling;
+  const rule = `temperature ${temperature}, top-k ${topK}, top-p ${topP}, seed ${seed}`;
+  return {
+    rows: cutRows(grown, nsamples, seqlen),
+    description: `${nsamples} rows of ${seqlen} tokens that the model sampled (${rule})`,
+  };
+}
+
+interface Growth extends Pick<GenerationConfig, "nsamples" | "seqlen" | "seed" | "greedyTokens"> {
+  readonly sampling: Sampling;
+  readonly endTokens: readonly number[];
+  readonly start: Start;
+  /** Whether full rows are wanted instead of sequences. */
+  readonly isIds: boolean;
+}
+
+async function grow(
+  model: Model,
+  share: ReturnType<typeof shareMemory>,
+  { nsamples, seqlen, endTokens, isIds, ...growth }: Growth,
+  context: EngineContext,
+): Promise<{ readonly grown: Grown; readonly passes: number; readonly blocksInMemory: number }> {
+  if (share.weightBytes < weightBytes(model))
+    context.logger.info("the weights do not fit in --memory: those beyond it are read again for every token", {
+      ...share,
+    });
+  await using runner = await StepRunner.open(model, { ...share, tokens: seqlen });
+  let passes = 0;
+  const total = nsamples * seqlen;
+  const grown = await growSequences(runner, {
+    ...growth,
+    endTokens: new Set(endTokens),
+    seqlen,
+    rows: share.rows,
+    target: isIds ? { tokens: total } : { sequences: nsamples },
+    onBlock: () => throwIfStopped(context, false),
+    onPass(lengths) {
+      passes++;
+      const done = Math.min(total, sumOf(lengths));
+      context.emit({ type: "tokens", done, total, fraction: done / total });
+    },
+  });
+  return { grown, passes, blocksInMemory: runner.weights.blocks.count };
+}
+
 /** What an option says, else the model, else the default; what the model said is told. */
-function chooseSampling(config: GenerationConfig, defaults: GenerationDefaults, context: EngineContext): Sampling {
+function chooseSampling(
+  config: Pick<GenerationConfig, keyof Sampling>,
+  defaults: GenerationDefaults,
+  context: EngineContext,
+): Sampling {
   const chosen = (key: keyof Sampling): number => config[key] ?? defaults[key] ?? DEFAULTS[key];
   const own = (["temperature", "topK", "topP"] as const).filter(
     (key) => config[key] === undefined && defaults[key] !== undefined && defaults[key] !== DEFAULTS[key],
@@ -118,7 +172,12 @@ function weightBytes(model: Model): number {
  */
 function shareMemory(
   model: Model,
-  { nsamples, seqlen, batchSize, memoryBytes }: GenerationConfig,
+  {
+    nsamples,
+    seqlen,
+    batchSize,
+    memoryBytes,
+  }: Pick<GenerationConfig, "nsamples" | "seqlen" | "batchSize" | "memoryBytes">,
 ): { readonly rows: number; readonly weightBytes: number } {
   const perSequence = sequenceCacheBytes(model, seqlen);
   const forSequences = Math.max(memoryBytes / 2, memoryBytes - weightBytes(model));

@@ -1,9 +1,9 @@
 /** `prune inspect`: which tensors of a checkpoint count as prunable, then their zeros. */
-import { openCheckpoint } from "../checkpoint/checkpoint.js";
+import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
 import { isFloatDtype } from "../checkpoint/dtype.js";
 import type { InspectionConfig, InspectionReport } from "../contract.js";
 import { tensorOf } from "../model/architecture.js";
-import { readModelConfig } from "../model/config.js";
+import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { familyOf, findFamily } from "../model/families/registry.js";
 import { describeCheckpoint, furtherTensors } from "../model/open-model.js";
 import { inspectCheckpoint } from "./inspect.js";
@@ -15,6 +15,20 @@ import { inspectCheckpoint } from "./inspect.js";
 export async function inspectModel({ directory, family: name }: InspectionConfig): Promise<InspectionReport> {
   const config = await readModelConfig(directory);
   await using checkpoint = await openCheckpoint(directory);
+  const { prunable, further } = prunableTensors(config, checkpoint, name);
+  return { ...(await inspectCheckpoint(checkpoint, prunable)), further };
+}
+
+/** The tensors that count as prunable, with the axis that inputs lie along. */
+export function prunableTensors(
+  config: ModelConfig,
+  checkpoint: Checkpoint,
+  name: string | undefined,
+): {
+  readonly prunable: ReadonlyMap<string, { readonly inputAxis: 0 | 1 }>;
+  /** Tensors of layers that predict further tokens. */
+  readonly further: readonly string[];
+} {
   const family = name === undefined ? familyOf(config.modelType) : findFamily(name);
   const prunable = new Map<string, { readonly inputAxis: 0 | 1 }>();
   const further: string[] = [];
@@ -32,5 +46,5 @@ export async function inspectModel({ directory, family: name }: InspectionConfig
         prunable.set(name, { inputAxis: 1 });
     }
   }
-  return { ...(await inspectCheckpoint(checkpoint, prunable)), further };
+  return { prunable, further };
 }

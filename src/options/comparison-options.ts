@@ -31,7 +31,7 @@ export const AXIS_OPTIONS = {
   text: option(types.text, {
     help: "what perplexity is measured on, in windows of --seqlen: as in `prune eval`",
     otherwise: "the model's evaluation.txt",
-    flag: { argument: "<file>", group: "Text" },
+    flag: { argument: "<source>", group: "Text" },
   }),
   maxWindows: EVALUATION_OPTIONS.maxWindows,
   work: option(types.text, {

@@ -1,7 +1,7 @@
 /** Options of `prune eval`; as in run-options.ts. */
 import { HUB_OPTIONS } from "./hub-options.js";
 import { option, type AskedOf, type RequestOf, type Table } from "./option.js";
-import { RUN_OPTIONS } from "./run-options.js";
+import { RUN_OPTIONS, TEXT_HELP } from "./run-options.js";
 import * as types from "./types.js";
 
 export const EVALUATION_OPTIONS = {
@@ -12,9 +12,10 @@ export const EVALUATION_OPTIONS = {
   ...HUB_OPTIONS,
   family: { ...RUN_OPTIONS.family, flag: { argument: "<name>", group: "Model" } },
   text: option(types.text, {
-    help: ".txt, .jsonl, .jsonl.gz, or .safetensors[#tensor] of token ids",
-    flag: { argument: "<file>", group: "Text" },
+    help: TEXT_HELP,
+    flag: { argument: "<source>", group: "Text" },
   }),
+  textField: { ...RUN_OPTIONS.textField, flag: { argument: "<name>", group: "Text" } },
   seqlen: option(types.count(2), {
     help: "tokens per window",
     otherwise: "2048, or the model's context or the rows of stored ids where shorter",

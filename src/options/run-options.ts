@@ -18,6 +18,7 @@ import * as types from "./types.js";
 import {
   AUTOMATIC,
   DEVICE_CHOICES,
+  OWN_TEXT,
   PERMUTATIONS,
   PROPAGATIONS,
   REPRODUCED,
@@ -31,6 +32,10 @@ const TO_PRUNE = "What to prune";
 const HOW = "How to prune";
 const CALIBRATION = "Calibration";
 const RUNNING = "Running";
+
+/** What a source of tokens can be. */
+export const TEXT_HELP =
+  'a text, JSON lines or an array of records with "text" or "messages", Parquet, .safetensors[#tensor] of token ids, a folder or glob of these, - for standard input, or c4, wikitext2 (c4:FOLDER: a copy there)';
 
 const isCalibrated = ({ calibration }: { readonly calibration?: unknown }): boolean => calibration !== undefined;
 
@@ -81,6 +86,14 @@ export const RUN_OPTIONS = {
     help: "replace an output directory that exists",
     default: false,
     flag: { group: TO_PRUNE },
+    decides: "nothing",
+    compare: "run",
+  }),
+  /** Absolute path; written when all zeros are there. */
+  saveMask: option(types.text, {
+    help: "also write the masks to this .safetensors file, a bit per weight; docs/masks.md",
+    flag: { argument: "<file>", group: TO_PRUNE },
+    isOptional: true,
     decides: "nothing",
     compare: "run",
   }),
@@ -183,10 +196,19 @@ export const RUN_OPTIONS = {
   }),
   /** undefined: the model's own calibration.txt (the demo model) or no calibration (magnitude). */
   calibration: option(types.tokens, {
-    help: '.txt, .jsonl, .jsonl.gz with "text", or .safetensors[#tensor] of token ids',
-    otherwise: "the model's calibration.txt",
-    flag: { argument: "<file>", group: CALIBRATION },
+    help: `${TEXT_HELP}, or ${OWN_TEXT} for text that the model samples`,
+    otherwise: `the model's calibration.txt, else ${OWN_TEXT}`,
+    flag: { argument: "<source>", group: CALIBRATION },
     recipe: "calibration.file",
+    isOptional: true,
+    decides: "contents",
+    compare: "shared",
+  }),
+  textField: option(types.text, {
+    help: "field of records that holds the text or the messages; data.text is text in data",
+    otherwise: "text, else messages",
+    flag: { argument: "<name>", group: CALIBRATION },
+    recipe: "calibration.textField",
     isOptional: true,
     decides: "contents",
     compare: "shared",

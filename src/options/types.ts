@@ -277,9 +277,14 @@ export const overrides: OptionType<readonly GivenOverride[], readonly SparsityOv
   write: (field) => (field.length === 0 ? undefined : field),
 };
 
-/** FILE or FILE#TENSOR. What it stands for depends on what files there are (config/resolve.ts). */
+/** FILE, FILE#TENSOR, NAME or NAME:PLACE. What it stands for depends on what files there are (config/resolve.ts). */
 export const tokens: OptionType<string, string, TokenSource | undefined> = {
   read: requireText,
   schema: ({ z }) => z.string(),
-  write: (field) => field && `${field.file}${field.tensor === undefined ? "" : `#${field.tensor}`}`,
+  write: (field) => {
+    if (field === undefined) return undefined;
+    const { file, tensor, set, name = file } = field;
+    if (set !== undefined) return file === "" ? set : `${set}:${name}`;
+    return `${name}${tensor === undefined ? "" : `#${tensor}`}`;
+  },
 };

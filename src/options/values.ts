@@ -26,10 +26,20 @@ export type DeviceChoice = (typeof DEVICE_CHOICES)[number];
 /** The name that stands for the best combination known instead of for a method (config/automatic.ts). */
 export const AUTOMATIC = "auto";
 
-/** Where calibration or evaluation tokens come from; `tensor` names the one to take in a .safetensors file. */
+/** Data that have a name: joined, and drawn from, as the papers do; or sequences that the model samples itself. */
+export const DATA_SETS = ["c4", "wikitext2"] as const;
+export type DataSet = (typeof DATA_SETS)[number];
+export const OWN_TEXT = "self";
+
+/** Where calibration or evaluation tokens come from. */
 export interface TokenSource {
+  /** Absolute path of a file, a folder or a glob; "-" for standard input; empty where the model samples its own. */
   readonly file: string;
+  /** The one to take in a .safetensors file. */
   readonly tensor?: string;
+  readonly set?: DataSet | typeof OWN_TEXT;
+  /** As it was given, where `file` is a copy of what can be read once. */
+  readonly name?: string;
 }
 
 /** One method of a run, with options already validated by its schema. */

@@ -10,9 +10,12 @@ import type {
   InspectionReport,
   LimitName,
   LimitReport,
+  MaskReport,
   PlanReport,
   RunReport,
   TensorInspection,
+  TextCounts,
+  ZeroChecks,
 } from "../contract.js";
 import type { DevicesReport } from "./devices-report.js";
 import {
@@ -24,6 +27,46 @@ import {
   formatPercent,
   formatTable,
 } from "./format.js";
+
+/** How many texts and tokens there were, and what of them was not used. */
+function renderCounts({ texts, tokens, empty, withoutField, tooShort }: TextCounts): string {
+  const unused = [
+    [empty, "empty"],
+    [withoutField, "records without the field"],
+    [tooShort, "drawn and too short"],
+  ] as const;
+  const said = unused.filter(([count]) => count > 0).map(([count, what]) => `, ${formatCount(count)} ${what}`);
+  return `${formatCount(texts)} ${texts === 1 ? "text" : "texts"}, ${formatCount(tokens)} tokens read${said.join("")}`;
+}
+
+export function renderMask({ out, mask, elements, pruned, cleared, tensors, seconds }: MaskReport): string {
+  return formatFacts([
+    ["out", out],
+    ["mask", mask],
+    ["zeros", `${formatCount(pruned)} of ${formatCount(elements)} weights in ${tensors.length} tensors`],
+    ["cleared", `${formatCount(cleared)} that were not zero before`],
+    ["time", formatDuration(seconds)],
+  ]);
+}
+
+export function renderZeroChecks(report: ZeroChecks): string {
+  const checks = (["mask", "pattern", "against"] as const).flatMap((name) => {
+    const check = report[name];
+    return check === undefined ? [] : [{ name, check }];
+  });
+  const facts = checks.map(({ name, check }): [string, string] => {
+    const { isKept, tensors, zeros, lost, added, broken } = check;
+    const what = isKept
+      ? "kept"
+      : name === "pattern"
+        ? `lost in ${broken.length} tensors`
+        : `${formatCount(lost)} zeros lost in ${broken.length} tensors`;
+    const further = added === 0 ? "" : `, ${formatCount(added)} more than asked for`;
+    return [name, `${what}; ${tensors} tensors with ${formatCount(zeros)} zeros${further}`];
+  });
+  const lines = checks.flatMap(({ name, check }) => check.broken.map((finding) => `${name}: ${finding.name}`));
+  return [formatFacts([["model", report.model], ...facts]), ...lines].join("\n");
+}
 
 export function renderRun(report: RunReport): string {
   const { layers, sparsity, calibration } = report;
@@ -40,6 +83,7 @@ export function renderRun(report: RunReport): string {
       "calibration",
       `${calibration.sequences} sequences of ${calibration.seqlen} tokens, sha256 ${calibration.sha256.slice(0, 12)}`,
     ]);
+    if (calibration.counts !== undefined) facts.push(["text", renderCounts(calibration.counts)]);
   }
   const permuted = layers.flatMap(({ permutation }) => permutation ?? []);
   if (permuted.length > 0) {

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { after, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import {
@@ -18,6 +18,7 @@ import { loadTokenizer } from "../../src/calibration/tokenizer.js";
 import { encodeHeader } from "../../src/checkpoint/header.js";
 import { CalibrationError } from "../../src/errors.js";
 import { DEMO_MODEL } from "../helpers/cli.js";
+import { repositoryPath } from "../helpers/paths.js";
 
 const folder = mkdtempSync(join(tmpdir(), "prune-corpus-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -32,6 +33,7 @@ const DOCUMENTS = Array.from(
 
 function write(name: string, content: string | Uint8Array): string {
   const file = join(folder, name);
+  mkdirSync(dirname(file), { recursive: true });
   writeFileSync(file, content);
   return file;
 }
@@ -237,10 +239,40 @@ const REFUSALS: readonly { what: string; file: () => string; code: string; messa
     message: /bad\.jsonl:2: not valid JSON/,
   },
   {
-    what: "a line without text",
-    file: () => write("untexted.jsonl", '{"text":"a"}\n\n{"content":"b"}\n'),
+    what: "a text that is none",
+    file: () => write("untexted.jsonl", '{"text":"a"}\n\n{"text":5}\n'),
     code: "E_TEXT_JSON",
-    message: /untexted\.jsonl:3: has no string "text"/,
+    message: /untexted\.jsonl:3: "text" is neither a text nor a list of messages/,
+  },
+  {
+    what: "records of which none has text, naming what they have",
+    file: () => write("fields.jsonl", '{"id":1,"content":"b"}\n'),
+    code: "E_TEXT_FIELD",
+    message: /fields\.jsonl: no record has "text" or "messages"; they have "id", "content"/,
+  },
+  {
+    what: "an array that ends early",
+    file: () => write("early.json", '[{"text":"a"},\n{"text":"b"'),
+    code: "E_TEXT_JSON",
+    message: /early\.json: record 2: the file ends within it/,
+  },
+  {
+    what: "an array with something behind it",
+    file: () => write("behind.json", '[{"text":"a"}]\n{"text":"b"}'),
+    code: "E_TEXT_JSON",
+    message: /behind\.json: record 2: something follows the array/,
+  },
+  {
+    what: "an array with a hole",
+    file: () => write("hole.json", '[{"text":"a"},,{"text":"b"}]'),
+    code: "E_TEXT_JSON",
+    message: /hole\.json: record 2: an element is missing/,
+  },
+  {
+    what: "conversations for a model without a chat template",
+    file: () => write("chat.jsonl", '{"messages":[{"role":"user","content":"Well?"}]}\n'),
+    code: "E_CHAT_TEMPLATE",
+    message: /has no chat template/,
   },
   {
     what: "a gzip file that is cut off",
@@ -258,7 +290,7 @@ const REFUSALS: readonly { what: string; file: () => string; code: string; messa
     what: "a document without an end",
     file: () => write("endless.jsonl", `{"text":"${"a".repeat(2 ** 25)}"}`),
     code: "E_TEXT_TOO_LONG",
-    message: /endless\.jsonl:1: over \d+ bytes in a line/,
+    message: /endless\.jsonl:1: over \d+ bytes in a record/,
   },
   {
     what: "documents that are not UTF-8",
@@ -285,22 +317,34 @@ const REFUSALS: readonly { what: string; file: () => string; code: string; messa
     message: /utf16\.txt:1: is not valid UTF-8 but UTF-16/,
   },
   {
-    what: "a JSON array",
-    file: () => write("array.json", '\n [{"text":"a"}]'),
-    code: "E_TEXT_JSON",
-    message: /array\.json: is one JSON array/,
-  },
-  {
     what: "a Git LFS pointer",
     file: () => write("pointer.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"),
     code: "E_TEXT_EXTENSION",
     message: /pointer\.txt: is a Git LFS pointer/,
   },
   {
-    what: "a Parquet file",
+    what: "a Parquet file that is cut off",
     file: () => write("train.jsonl", "PAR1\u0015\u0004"),
+    code: "E_TEXT_PARQUET",
+    message: /train\.jsonl: cannot be read as Parquet/,
+  },
+  {
+    what: "columns in a compression that is not read",
+    file: () => repositoryPath("test/fixtures/text/lz4.parquet"),
+    code: "E_TEXT_PARQUET",
+    message: /compressed with LZ4_RAW/,
+  },
+  {
+    what: "a compressed Parquet file",
+    file: () => write("twice.parquet.gz", gzipSync(readFileSync(repositoryPath("test/fixtures/text/none.parquet")))),
     code: "E_TEXT_EXTENSION",
-    message: /train\.jsonl: is a Parquet file/,
+    message: /twice\.parquet\.gz: is a compressed Parquet file/,
+  },
+  {
+    what: "a folder without texts",
+    file: () => write("void/x.bin", "x").replace(/x\.bin$/, ""),
+    code: "E_TEXT_MISSING",
+    message: /no files of text are there/,
   },
   {
     what: "a broken gzip file",
@@ -316,10 +360,16 @@ const REFUSALS: readonly { what: string; file: () => string; code: string; messa
   },
   { what: "an empty file", file: () => write("empty.txt", ""), code: "E_TEXT_EMPTY", message: /empty\.txt: is empty/ },
   {
-    what: "an unknown extension",
+    what: "a table",
     file: () => write("text.csv", "a,b"),
     code: "E_TEXT_EXTENSION",
     message: /text\.csv: unknown kind of file/,
+  },
+  {
+    what: "bytes that are no text",
+    file: () => write("noise", Uint8Array.of(0x61, 0, 0x62, 1)),
+    code: "E_TEXT_EXTENSION",
+    message: /noise: unknown kind of file/,
   },
   {
     what: "bytes that are not UTF-8",
@@ -437,6 +487,15 @@ test("content decides what a file is, in any case of its ending, gzipped or not,
     ["unpacked.jsonl.gz", DOCUMENTS],
     ["packed.jsonl", gzipSync(DOCUMENTS)],
     ["without-ending", DOCUMENTS],
+    ["lines.txt", DOCUMENTS],
+    ["array.json", `\ufeff[${DOCUMENTS.trim().replaceAll("\n", " ,\n ")}]\n`],
+    ["array.json.gz", gzipSync(`[${DOCUMENTS.trim().replaceAll("\n", ",")}]`)],
+    [
+      "strings.json",
+      `[\n${DOCUMENTS.trim()
+        .replaceAll(/^\{"text":(.*)\}$/gm, "$1")
+        .replaceAll("\n", ",\n")}\n]`,
+    ],
     ["python.jsonl", DOCUMENTS.replaceAll('{"text"', '{"score": NaN, "text"')],
   ] as const)
     assert.deepEqual(await sequencesOf(write(name, content)), documents, name);
@@ -445,6 +504,9 @@ test("content decides what a file is, in any case of its ending, gzipped or not,
     ["marked.txt", `\ufeff${TEXT}`],
     ["packed.txt.gz", gzipSync(TEXT)],
     ["packed.txt", gzipSync(`\ufeff${TEXT}`)],
+    ["wiki.test.raw", TEXT],
+    ["notes.md", TEXT],
+    ["text-without-ending", TEXT],
   ] as const)
     assert.deepEqual(await sequencesOf(write(name, content)), text, name);
   const stored = readFileSync(join(folder, "rows.safetensors"));

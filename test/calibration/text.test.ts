@@ -4,7 +4,8 @@ import { symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { gzipSync } from "node:zlib";
-import { DocumentFile, readPlainText } from "../../src/calibration/text.js";
+import { openDocuments } from "../../src/calibration/documents.js";
+import { readPlainText } from "../../src/calibration/text.js";
 import { CalibrationError, ResourceError } from "../../src/errors.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { mountSmallDisk, NO_DISK } from "../helpers/small-disk.js";
@@ -29,6 +30,13 @@ const isResource =
     return true;
   };
 
+const open = (file: string) =>
+  openDocuments([file], {
+    chatTemplate: () => {
+      throw new Error("no conversations here");
+    },
+  });
+
 function documents(t: TestContext): string {
   const file = join(temporaryDirectory(t), "docs.jsonl.gz");
   writeFileSync(file, gzipSync(`${JSON.stringify({ text: "a" })}\n`.repeat(1000)));
@@ -38,10 +46,7 @@ function documents(t: TestContext): string {
 test("a TMPDIR that is not there is named, with what would go there", async (t) => {
   const file = documents(t);
   setTemporary(t, "/nonexistent");
-  await assert.rejects(
-    DocumentFile.open(file),
-    isResource("E_TEMPORARY_DIRECTORY", /^\/nonexistent: .*docs\.jsonl\.gz/),
-  );
+  await assert.rejects(open(file), isResource("E_TEMPORARY_DIRECTORY", /^\/nonexistent: .*docs\.jsonl\.gz/));
 });
 
 test("a TMPDIR without room is refused before anything is unpacked, or when it turns out to have none", async (t) => {
@@ -52,13 +57,10 @@ test("a TMPDIR without room is refused before anything is unpacked, or when it t
   const long = join(temporaryDirectory(t), "long.jsonl.gz");
   const text = Buffer.alloc(9 << 20, 32);
   writeFileSync(long, gzipSync(text));
-  await assert.rejects(
-    DocumentFile.open(long),
-    isResource("E_DISK_FULL", /the unpacked text of .* needs \d+ bytes, but only/),
-  );
+  await assert.rejects(open(long), isResource("E_DISK_FULL", /the unpacked text of .* needs \d+ bytes, but only/));
   writeFileSync(long, Buffer.concat([gzipSync(text), gzipSync("{}")])); // its end says 2
-  await assert.rejects(DocumentFile.open(long), isResource("E_DISK_FULL", /documents\.jsonl: no space is left/));
-  await (await DocumentFile.open(file)).close();
+  await assert.rejects(open(long), isResource("E_DISK_FULL", /documents\.jsonl: no space is left/));
+  await (await open(file))[Symbol.asyncDispose]();
 });
 
 test("links that lead in a loop are the text's mistake", (t) => {

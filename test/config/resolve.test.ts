@@ -101,6 +101,8 @@ const TABLE: readonly [RunRequest, Partial<RunConfig>][] = [
   [{ nsamples: "7" }, { nsamples: 7 }],
   [{ seqlen: "64" }, { seqlen: 64 }],
   [{ seed: "42" }, { seed: 42 }],
+  [{ textField: "data.body" }, { textField: "data.body" }],
+  [{ calibration: "-" }, { calibration: { file: "-" } }],
   [{ device: "cpu" }, { device: "cpu" }],
   [{ ignore: ["lm_head", "re:.*k_proj"] }, { ignore: ["lm_head", "re:.*k_proj"] }],
   [{ propagation: "group" }, { propagation: "group" }],
@@ -206,12 +208,6 @@ const REFUSALS: readonly { flags: RunRequest; Class: typeof PruneError; code: st
     message: /--sparsity: missing/,
   },
   {
-    flags: { model: "llama", sparsity: "0.5" },
-    Class: UsageError,
-    code: "E_CALIBRATION_MISSING",
-    message: /--calibration: missing; wanda/,
-  },
-  {
     flags: { ...BASE, calibration: "notes.txt#part" },
     Class: UsageError,
     code: "E_TOKEN_SOURCE",
@@ -259,6 +255,46 @@ test("stored ids with shorter rows shorten the sequences, and a file without ids
   await assert.rejects(rows(refuse), { code: "E_TOKEN_TENSOR" });
   await assert.rejects(rows(refuse, { ...BASE, damping: "1" }), /2 problems:\n.*--damping.*\n.*no ids/);
   assert.equal((await rows(refuse, { ...BASE, seqlen: "64" })).config.seqlen, 64, "not asked where --seqlen is given");
+});
+
+test("without a text the model samples its own, in one note; data sets by name are found where they lie", async (t) => {
+  const { config, notes } = await resolveRun({ model: "llama", sparsity: 0.5 });
+  assert.deepEqual(config.calibration, { file: "", set: "self" });
+  assert.equal(config.seqlen, 512);
+  assert.match(notes, /no --calibration: wanda looks at text that the model samples itself/);
+  assert.equal((await resolveRun({ ...BASE, model: demo, calibration: "self" })).config.seqlen, 512, "not 2048");
+
+  const before = process.env["HF_HUB_CACHE"];
+  t.after(() => {
+    if (before === undefined) delete process.env["HF_HUB_CACHE"];
+    else process.env["HF_HUB_CACHE"] = before;
+  });
+  process.env["HF_HUB_CACHE"] = join(folder, "cache");
+  const repository = join(folder, "cache", "datasets--Salesforce--wikitext");
+  for (const revision of ["aaa", "bbb"]) {
+    const data = join(repository, "snapshots", revision, "wikitext-2-raw-v1");
+    mkdirSync(data, { recursive: true });
+    for (const split of ["train", "test"]) writeFileSync(join(data, `${split}-00000-of-00001.parquet`), "");
+  }
+  mkdirSync(join(repository, "refs"));
+  writeFileSync(join(repository, "refs", "main"), "bbb\n");
+  const data = join(repository, "snapshots", "bbb", "wikitext-2-raw-v1");
+  const train = { file: join(data, "train-00000-of-00001.parquet"), set: "wikitext2" as const };
+  for (const calibration of ["wikitext2", "wikitext2:cache/datasets--Salesforce--wikitext", `wikitext2:${data}`])
+    assert.deepEqual((await resolveRun({ ...BASE, calibration })).config.calibration, train, calibration);
+  const text = "wikitext2";
+  const evaluation = await resolveEvaluationConfig({ model: "llama", text }, SURROUNDINGS);
+  assert.deepEqual(evaluation.config.text, { file: join(data, "test-00000-of-00001.parquet"), set: "wikitext2" });
+  await assert.rejects(
+    resolveRun({ ...BASE, calibration: "c4" }),
+    /c4-train\.00000-of-01024\.json\.gz is not in the cache/,
+  );
+  await assert.rejects(
+    resolveRun({ ...BASE, calibration: "c4:cache" }),
+    /c4-train\.00000-of-01024\.json\.gz is not in .*cache/,
+  );
+  mkdirSync(join(folder, "c4"));
+  assert.deepEqual((await resolveRun({ ...BASE, calibration: "c4" })).config.calibration, { file: join(folder, "c4") });
 });
 
 test("an unknown method is refused with the nearest name and the list", async () => {

@@ -4,8 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { EXIT_CODES } from "../../src/errors.js";
@@ -45,12 +45,23 @@ test("every command of the README works as written", { timeout: 300_000 }, async
   const evaluation = readFileSync(repositoryPath("models/demo/evaluation.txt"), "utf8");
   writeFileSync(join(directory, "wiki.test.txt"), evaluation.slice(0, 8_000)); // enough for windows, quick to evaluate
 
+  const cache = join(directory, "hub");
+  const cached = (repository: string, file: string): string => {
+    const path = join(cache, repository, "snapshots", "0123abc", file);
+    mkdirSync(dirname(path), { recursive: true });
+    return path;
+  };
+  copyFileSync(join(directory, "c4.jsonl.gz"), cached("datasets--allenai--c4", "en/c4-train.00000-of-01024.json.gz"));
+  copyFileSync(
+    repositoryPath("test/fixtures/text/wikitext.parquet"),
+    cached("datasets--Salesforce--wikitext", "wikitext-2-raw-v1/test-00000-of-00001.parquet"),
+  );
   // The model of the Hub is in its cache.
   const snapshot = `models--meta-llama--Llama-3.2-1B/snapshots/${"0".repeat(40)}`;
-  cpSync(join(directory, "Llama-3.2-1B"), join(directory, "hub", snapshot), { recursive: true });
-  mkdirSync(join(directory, "hub", snapshot, "../../refs"));
-  writeFileSync(join(directory, "hub", snapshot, "../../refs/main"), "0".repeat(40));
-  const env = { ...process.env, HF_HUB_CACHE: join(directory, "hub"), HF_HUB_OFFLINE: "1" };
+  cpSync(join(directory, "Llama-3.2-1B"), join(cache, snapshot), { recursive: true });
+  mkdirSync(join(cache, snapshot, "../../refs"));
+  writeFileSync(join(cache, snapshot, "../../refs/main"), "0".repeat(40));
+  const env = { ...process.env, HF_HUB_CACHE: cache, HF_HUB_OFFLINE: "1" };
 
   const commands = commandsOf(readme).filter((line) => !NOT_RUN_HERE.includes(line));
   assert.ok(commands.length >= 8, "the README lost its commands");

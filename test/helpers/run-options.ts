@@ -27,6 +27,8 @@ const SAMPLES: Partial<Record<RunOptionKey, Partial<RunConfig>>> = {
   calibration: {
     calibration: { file: repositoryPath("test/fixtures/models/demo-self.safetensors"), tensor: "evaluation" },
   },
+  textField: { textField: "text" },
+  saveMask: { saveMask: "/elsewhere/mask.safetensors" },
   nsamples: { nsamples: 3 },
   seqlen: { seqlen: 48 },
   seed: { seed: 5 },

@@ -35,7 +35,7 @@ const keysWhere = (isWanted: (entry: (typeof RUN_OPTION_LIST)[number][1]) => boo
   RUN_OPTION_LIST.flatMap(([key, entry]) => (fieldOf(key) !== undefined && isWanted(entry) ? [key] : []));
 
 /** What belongs to a directory, an invocation or a machine, not to the run. */
-const NOT_WRITTEN = ["out", "force", "memory", "resume"];
+const NOT_WRITTEN = ["out", "force", "saveMask", "memory", "resume"];
 
 for (const [key, sample] of optionSamples()) {
   test(`${key} survives from the configuration to recipe.yaml and back`, async (t) => {
@@ -45,8 +45,9 @@ for (const [key, sample] of optionSamples()) {
     const recipe = join(temporaryDirectory(t), "recipe.yaml");
     writeFileSync(recipe, formatRecipe(config));
     const again = (await resolveRunConfig({ recipe, out: config.out }, SURROUNDINGS)).config;
-    const { force, resume, memoryBytes } = config;
-    assert.deepEqual({ ...again, force, resume, memoryBytes }, config);
+    const { force, resume, memoryBytes, saveMask } = config;
+    const kept = { force, resume, memoryBytes, ...(saveMask === undefined ? {} : { saveMask }) };
+    assert.deepEqual({ ...again, ...kept }, config);
     if (NOT_WRITTEN.includes(key)) assert.equal(formatRecipe(config), formatRecipe(resolvedRun()));
   });
 }
@@ -71,18 +72,18 @@ for (const [key, sample] of optionSamples()) {
 test("only these decide nothing, or by what their files hold, or say where a run worked", () => {
   assert.deepEqual(
     keysWhere(({ decides }) => decides === "nothing"),
-    ["out", "force", "memory", "resume"],
+    ["out", "force", "saveMask", "memory", "resume"],
   );
   assert.deepEqual(
     keysWhere(({ decides }) => decides === "contents"),
-    ["model", "family", "calibration"],
+    ["model", "family", "calibration", "textField"],
   );
   assert.deepEqual(placeOf(resolvedRun()), { device: "cpu" });
   assert.ok(!("device" in bytesOf(resolvedRun())));
 });
 
 test("a comparison shares whatever is no axis of it and not for one run only", () => {
-  const own = ["out", "force", "overrides", "measureLoss", "resume", "recipe", "budget"];
+  const own = ["out", "force", "saveMask", "overrides", "measureLoss", "resume", "recipe", "budget"];
   const axes = [
     "method",
     "methodOptions",

@@ -1,5 +1,6 @@
 /** The commands, in the order of the help. */
 import type { CommandSpec } from "../command.js";
+import { applyMask } from "./apply-mask.js";
 import { compare } from "./compare.js";
 import { completion } from "./completion.js";
 import { devices } from "./devices.js";
@@ -10,6 +11,7 @@ import { inspect } from "./inspect.js";
 import { methods } from "./methods.js";
 import { recipes } from "./recipes.js";
 import { run } from "./run.js";
+import { verify } from "./verify.js";
 
 export const COMMANDS: readonly CommandSpec[] = [
   run,
@@ -17,6 +19,8 @@ export const COMMANDS: readonly CommandSpec[] = [
   compare,
   generateCalibration,
   inspect,
+  applyMask,
+  verify,
   methods,
   recipes,
   families,

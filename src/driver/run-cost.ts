@@ -8,7 +8,6 @@ import { elementsOf } from "../array.js";
 import type { RunConfig } from "../contract.js";
 import { OWN_TEXT } from "../options/values.js";
 import { gramPanels } from "../forward/block-graph.js";
-import { OWN_TEXT } from "../options/values.js";
 import { TILE_ROWS } from "../forward/head.js";
 import { sequencesPerRun } from "../forward/weights.js";
 import type { Architecture, BlockSpec, InputGroup, LinearSpec } from "../model/architecture.js";

@@ -5,6 +5,7 @@ import { readHeads, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
 import { readPlainMlp } from "../mlp.js";
 import { readRotaryTable } from "../rotary.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 /** What the library has where a config has no scaling. */
@@ -39,5 +40,6 @@ export const APERTUS: Family = {
   name: "apertus",
   modelTypes: ["apertus"],
   exercises: ["xIELU without a gate", "q/k norm per head", "llama3 rotary scaling by default"],
+  edit: DECODER_EDIT,
   describe,
 };

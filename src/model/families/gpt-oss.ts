@@ -8,6 +8,7 @@ import { readHeads, readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, readRmsNorm } from "../gated-decoder.js";
 import { mixtureBranch } from "../moe.js";
 import { readRotaryTable } from "../rotary.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 /** The class's own scaling, for configs without any. */
@@ -66,5 +67,6 @@ export const GPT_OSS: Family = {
     "experts with biases and a clamped gate, gate and up outputs in turn",
     "router with a bias",
   ],
+  edit: mixtureEdit(["num_local_experts", "num_experts"]),
   describe,
 };

@@ -10,6 +10,7 @@ import { describeGatedDecoder, readRmsNorm } from "../gated-decoder.js";
 import { lightningAttentionBranch } from "../lightning-attention.js";
 import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 /** 2^(-8 i / heads), slower from layer to layer. */
@@ -74,5 +75,8 @@ export const MINIMAX: Family = {
     "residual sums with factors",
     "mixture of experts, one by one or stacked",
   ],
+  edit: mixtureEdit(["num_local_experts", "num_experts"], {
+    lists: { layer_types: ["full_attention", "linear_attention"] },
+  }),
   describe,
 };

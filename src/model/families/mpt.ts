@@ -53,4 +53,5 @@ export const MPT = plainFamily(
       isTiedByDefault: true,
     };
   },
+  { layers: ["n_layers", "num_hidden_layers"] },
 );

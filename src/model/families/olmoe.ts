@@ -5,6 +5,7 @@ import { readHeads, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, type GatedVariations, perHeadNorm, POST_NORM, readRmsNorm } from "../gated-decoder.js";
 import { readMixture, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 /** Experts of `intermediate_size`. */
@@ -43,6 +44,7 @@ export const OLMOE: Family = {
     "RMS norm over all query heads and over all key heads",
     "queries, keys and values clipped",
   ],
+  edit: mixtureEdit(["num_experts", "num_local_experts"]),
   describe: describeOlmoe,
 };
 
@@ -63,5 +65,6 @@ export const FLEX_OLMO: Family = {
   name: "flex_olmo",
   modelTypes: ["flex_olmo"],
   exercises: ["mixture of experts", "norms on what the branches return", "RMS norm over all query and all key heads"],
+  edit: mixtureEdit(["num_experts", "num_local_experts"]),
   describe: describeFlexOlmo,
 };

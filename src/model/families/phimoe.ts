@@ -5,6 +5,7 @@ import { readHeads, readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -32,5 +33,6 @@ export const PHIMOE: Family = {
     "attention and head biases",
     "longrope rotary scaling with factors of its own",
   ],
+  edit: mixtureEdit(["num_local_experts", "num_experts"]),
   describe,
 };

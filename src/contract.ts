@@ -274,6 +274,98 @@ export interface GenerationReport {
   readonly seconds: number;
 }
 
+/** Verbs of an edit of a model's structure. Numbers are the model's own, ascending. `--plan` and plan.json of a cut. */
+export interface CutPlan {
+  readonly schema: "prune.cut-plan/v1";
+  readonly model: {
+    readonly family: string;
+    /** Of the model's layout, config and some of its values: a plan is of one model. */
+    readonly fingerprint: string;
+  };
+  /** What decided it, for readers. */
+  readonly made?: Readonly<Record<string, unknown>> | undefined;
+  /** Blocks that go; the first and the last only where `allowEnds` says so. */
+  readonly drop?: { readonly blocks: readonly number[]; readonly allowEnds?: boolean | undefined } | undefined;
+  readonly keep?:
+    | {
+        /** Routed experts that stay, by block: the same number in every mixture. */
+        readonly experts?: Readonly<Record<string, readonly number[]>> | undefined;
+        /** Channels that stay, by block: the same number in every dense MLP. */
+        readonly channels?: Readonly<Record<string, readonly number[]>> | undefined;
+      }
+    | undefined;
+  /** Where the new values of tensors are, by the model's name; files lie beside the plan. */
+  readonly replace?:
+    Readonly<Record<string, { readonly file: string; readonly tensor?: string | undefined }>> | undefined;
+  /** Keys of config.json to change besides those that follow from the rest. */
+  readonly config?:
+    readonly { readonly path: readonly string[]; readonly from?: unknown; readonly to?: unknown }[] | undefined;
+}
+
+export interface CutConfig {
+  readonly model: string;
+  /** As in `RunConfig`. */
+  readonly family?: string;
+  /** File of a plan. */
+  readonly plan: string;
+  /** Undefined: nothing is written. */
+  readonly out: string | undefined;
+  readonly force: boolean;
+  readonly resume: boolean;
+}
+
+/** What a model takes. */
+export interface ModelSizes {
+  readonly blocks: number;
+  /** Routed experts of a mixture; null where there is none. */
+  readonly experts: number | null;
+  readonly parameters: number;
+  /** That a token passes. */
+  readonly activeParameters: number;
+  /** Of all tensors' data. */
+  readonly tensorBytes: number;
+  /** Of all shards as files. */
+  readonly fileBytes: number;
+  /** Of keys and values in 16 bits, for every token of a text. */
+  readonly keyValueBytesPerToken: number;
+}
+
+/** `--json` of `prune cut`. */
+export interface CutReport {
+  readonly schema: "prune.cut/v1";
+  readonly model: string;
+  readonly family: string;
+  /** null where nothing was written. */
+  readonly out: string | null;
+  readonly before: ModelSizes;
+  readonly after: ModelSizes;
+  readonly droppedBlocks: readonly number[];
+  readonly config: readonly { readonly path: readonly string[]; readonly from: unknown; readonly to: unknown }[];
+  /** Names of tensors that are left out whole though their block or expert stays. */
+  readonly leftOut: readonly string[];
+  readonly resumedShards: number;
+  readonly seconds: number;
+  readonly plan: CutPlan;
+}
+
+export interface VerifyConfig {
+  readonly directory: string;
+  readonly family?: string;
+}
+
+/** `--json` of `prune verify`. */
+export interface VerifyReport extends ModelSizes {
+  readonly schema: "prune.verify/v1";
+  readonly model: string;
+  readonly family: string;
+  readonly tensors: number;
+  readonly shards: number;
+  /** Tensors that the description of the family does not name: other parts, buffers. */
+  readonly others: readonly string[];
+  /** Tensors that the index does not list. */
+  readonly unlisted: readonly string[];
+}
+
 export interface InspectionConfig {
   readonly directory: string;
   /** As in `RunConfig`. */
@@ -432,6 +524,8 @@ export type EngineEvent =
       readonly etaSeconds: number;
     }
   | { readonly type: "windows"; readonly done: number; readonly total: number }
+  /** Of shards that are written anew. */
+  | { readonly type: "bytes"; readonly done: number; readonly total: number }
   /** Of generated sequences; a total that sequences which end early do not reach. */
   | { readonly type: "tokens"; readonly done: number; readonly total: number }
   | { readonly type: "cell"; readonly done: number; readonly total: number; readonly label: string };

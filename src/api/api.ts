@@ -6,12 +6,14 @@
  */
 import { resolve } from "node:path";
 import { resolveComparison } from "../config/comparison.js";
+import { resolveCutConfig } from "../config/cut.js";
 import { resolveGenerationConfig } from "../config/generation.js";
 import { resolveEvaluationConfig, resolveRunConfig, type Resolved } from "../config/resolve.js";
 import { checkModelDirectory } from "../config/rules.js";
 import type {
   ComparisonReport,
   ConfigReport,
+  CutReport,
   EngineEvent,
   EvaluationReport,
   GenerationReport,
@@ -20,10 +22,12 @@ import type {
   PlanReport,
   RunReport,
   StopReason,
+  VerifyReport,
 } from "../contract.js";
 import { runInEngine } from "../driver/engine.js";
 import { createStopBuffer, requestStop, workOf, type WorkReference } from "../driver/engine-protocol.js";
 import { SILENT_LOGGER, type Logger } from "../logging.js";
+import type { CutRequest } from "../options/cut-options.js";
 import type { ComparisonRequest } from "../options/comparison-options.js";
 import type { EvaluationRequest } from "../options/evaluation-options.js";
 import type { GenerationRequest } from "../options/generation-options.js";
@@ -60,6 +64,8 @@ const INSPECT = workOf<typeof import("../inspection/inspect-model.js")>(url("../
 const INSPECT_CONFIG = workOf<typeof import("../inspection/inspect-config.js")>(url("../inspection/inspect-config.js"))(
   "inspectConfig",
 );
+const CUT = workOf<typeof import("../driver/cut/cut-model.js")>(url("../driver/cut/cut-model.js"))("cutModel");
+const VERIFY = workOf<typeof import("../driver/cut/verify.js")>(url("../driver/cut/verify.js"))("verifyModel");
 const DEVICES = workOf<typeof import("../driver/devices.js")>(url("../driver/devices.js"))("describeDevices");
 
 function url(path: string): URL {
@@ -114,6 +120,16 @@ export async function generateCalibration(options: GenerationRequest & Listening
   return work(GENERATE, await resolveGenerationConfig(request, surroundings()), listening);
 }
 
+/**
+ * Write a part of a checkpoint by a plan: fewer blocks, experts or channels. Without `out` nothing is written.
+ * @throws UsageError, ConfigError, CheckpointError before anything is written; InterruptedError, ResourceError while
+ *   working: `resume: true` goes on
+ */
+export async function cut(options: CutRequest & Listening): Promise<CutReport> {
+  const { request, listening } = apart(options);
+  return work(CUT, resolveCutConfig(request, surroundings()), listening);
+}
+
 export interface InspectionRequest {
   /** Checkpoint directory. */
   readonly model: string;
@@ -127,6 +143,14 @@ export interface InspectionRequest {
  */
 export async function inspect(options: InspectionRequest & Listening): Promise<InspectionReport> {
   return workOn(INSPECT, options);
+}
+
+/**
+ * Whether a checkpoint has what its config.json says, no tensor more or less, and of which size it is.
+ * @throws UsageError, CheckpointError naming what does not fit
+ */
+export async function verify(options: InspectionRequest & Listening): Promise<VerifyReport> {
+  return workOn(VERIFY, options);
 }
 
 async function workOn<Report>(

@@ -5,7 +5,7 @@
  */
 import type { EngineEvent } from "../contract.js";
 import type { Logger } from "../logging.js";
-import { formatDuration, formatLoss, formatPercent } from "../report/format.js";
+import { formatBytes, formatDuration, formatLoss, formatPercent } from "../report/format.js";
 
 export interface Progress {
   handle(event: EngineEvent): void;
@@ -118,6 +118,8 @@ function createTracker(now: () => number): Tracker {
           return trainingText(event);
         case "windows":
           return `window ${event.done}/${event.total}${etaText(event.done / event.total)}`;
+        case "bytes":
+          return `${formatBytes(event.done)} of ${formatBytes(event.total)}${etaText(event.done / event.total)}`;
         case "tokens":
           return `token ${event.done}/${event.total}${etaText(event.done / event.total)}`;
         case "cell":

@@ -1,6 +1,7 @@
 /** The commands, in the order of the help. */
 import type { CommandSpec } from "../command.js";
 import { compare } from "./compare.js";
+import { cut } from "./cut.js";
 import { devices } from "./devices.js";
 import { evaluate } from "./eval.js";
 import { families } from "./families.js";
@@ -8,12 +9,15 @@ import { generateCalibration } from "./generate-calibration.js";
 import { inspect } from "./inspect.js";
 import { methods } from "./methods.js";
 import { run } from "./run.js";
+import { verify } from "./verify.js";
 
 export const COMMANDS: readonly CommandSpec[] = [
   run,
   evaluate,
   compare,
   generateCalibration,
+  cut,
+  verify,
   inspect,
   methods,
   families,

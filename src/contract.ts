@@ -348,6 +348,66 @@ export interface CutReport {
   readonly plan: CutPlan;
 }
 
+/** What the blocks, experts or channels that go are chosen by. */
+export interface ScoringConfig extends Omit<CutConfig, "plan"> {
+  readonly calibration: TokenSource | undefined;
+  readonly nsamples: number;
+  readonly seqlen: number;
+  readonly seed: number;
+  readonly device: RunConfig["device"];
+  readonly memoryBytes: number;
+  readonly task:
+    | {
+        readonly of: "blocks";
+        readonly criterion: "kl" | "perplexity" | "influence" | "angular" | "tail";
+        readonly drop: number | undefined;
+        readonly ratio: number | undefined;
+      }
+    | {
+        readonly of: "experts";
+        readonly criterion: "reap" | "frequency" | "ean" | "soft-ean" | "weight-norm";
+        readonly keep: number | undefined;
+        readonly ratio: number | undefined;
+      }
+    | {
+        readonly of: "width";
+        readonly criterion: "obs" | "energy" | "wanda";
+        readonly ratio: number;
+        readonly multiple: number;
+        readonly isRefitted: boolean;
+      };
+}
+
+/** What is known of an expert: larger scores are more missed. */
+export interface ExpertReport {
+  readonly block: number;
+  readonly expert: number;
+  readonly tokens: number;
+  readonly score: number;
+  readonly largest: number;
+  readonly isProtected: boolean;
+  readonly isKept: boolean;
+}
+
+/** `--json` of `prune blocks`, `prune experts` and `prune width`. */
+export interface StructureReport extends Omit<CutReport, "schema"> {
+  readonly schema: "prune.structure/v1";
+  readonly of: "blocks" | "experts" | "width";
+  readonly criterion: string;
+  readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
+  /** Of blocks, by round: smaller is less missed. */
+  readonly rounds?: readonly (readonly { readonly block: number; readonly score: number }[])[];
+  readonly experts?: readonly ExpertReport[];
+  /** Of each dense MLP: the error of its outputs over their size, before and after the kept channels were refitted. */
+  readonly widths?: readonly {
+    readonly block: number;
+    readonly kept: number;
+    readonly of: number;
+    readonly cutError: number;
+    readonly error: number;
+  }[];
+}
+
 export interface VerifyConfig {
   readonly directory: string;
   readonly family?: string;

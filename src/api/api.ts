@@ -6,7 +6,7 @@
  */
 import { resolve } from "node:path";
 import { resolveComparison } from "../config/comparison.js";
-import { resolveCutConfig } from "../config/cut.js";
+import { resolveBlocksConfig, resolveCutConfig, resolveExpertsConfig, resolveWidthConfig } from "../config/cut.js";
 import { resolveGenerationConfig } from "../config/generation.js";
 import { resolveEvaluationConfig, resolveRunConfig, type Resolved } from "../config/resolve.js";
 import { checkModelDirectory } from "../config/rules.js";
@@ -22,12 +22,13 @@ import type {
   PlanReport,
   RunReport,
   StopReason,
+  StructureReport,
   VerifyReport,
 } from "../contract.js";
 import { runInEngine } from "../driver/engine.js";
 import { createStopBuffer, requestStop, workOf, type WorkReference } from "../driver/engine-protocol.js";
 import { SILENT_LOGGER, type Logger } from "../logging.js";
-import type { CutRequest } from "../options/cut-options.js";
+import type { BlockRequest, CutRequest, ExpertRequest, WidthRequest } from "../options/cut-options.js";
 import type { ComparisonRequest } from "../options/comparison-options.js";
 import type { EvaluationRequest } from "../options/evaluation-options.js";
 import type { GenerationRequest } from "../options/generation-options.js";
@@ -65,6 +66,9 @@ const INSPECT_CONFIG = workOf<typeof import("../inspection/inspect-config.js")>(
   "inspectConfig",
 );
 const CUT = workOf<typeof import("../driver/cut/cut-model.js")>(url("../driver/cut/cut-model.js"))("cutModel");
+const STRUCTURE = workOf<typeof import("../driver/cut/prune-structure.js")>(url("../driver/cut/prune-structure.js"))(
+  "pruneStructure",
+);
 const VERIFY = workOf<typeof import("../driver/cut/verify.js")>(url("../driver/cut/verify.js"))("verifyModel");
 const DEVICES = workOf<typeof import("../driver/devices.js")>(url("../driver/devices.js"))("describeDevices");
 
@@ -128,6 +132,27 @@ export async function generateCalibration(options: GenerationRequest & Listening
 export async function cut(options: CutRequest & Listening): Promise<CutReport> {
   const { request, listening } = apart(options);
   return work(CUT, resolveCutConfig(request, surroundings()), listening);
+}
+
+/**
+ * Find the blocks that a model is without most easily, and write it without them.
+ * @throws as `cut`, and CalibrationError. As for the two that follow
+ */
+export async function dropBlocks(options: BlockRequest & Listening): Promise<StructureReport> {
+  const { request, listening } = apart(options);
+  return work(STRUCTURE, await resolveBlocksConfig(request, surroundings()), listening);
+}
+
+/** Write a mixture of experts with those experts that do most. */
+export async function keepExperts(options: ExpertRequest & Listening): Promise<StructureReport> {
+  const { request, listening } = apart(options);
+  return work(STRUCTURE, await resolveExpertsConfig(request, surroundings()), listening);
+}
+
+/** Write a model whose MLPs have fewer channels, refitted to do what all did. */
+export async function narrow(options: WidthRequest & Listening): Promise<StructureReport> {
+  const { request, listening } = apart(options);
+  return work(STRUCTURE, await resolveWidthConfig(request, surroundings()), listening);
 }
 
 export interface InspectionRequest {

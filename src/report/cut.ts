@@ -1,5 +1,5 @@
 /** What `prune cut` and `prune verify` say to people. */
-import type { CutReport, ModelSizes, VerifyReport } from "../contract.js";
+import type { CutReport, ModelSizes, StructureReport, VerifyReport } from "../contract.js";
 import { formatBytes, formatCount, formatDuration, formatFacts, formatPercent, formatTable } from "./format.js";
 
 const ROWS: readonly (readonly [string, (sizes: ModelSizes) => number | null, (value: number) => string])[] = [
@@ -21,7 +21,7 @@ export function renderSizes(before: ModelSizes, after: ModelSizes): string {
   return formatTable(["", "before", "after", "change"], rows, ["before", "after", "change"]);
 }
 
-export function renderCut(report: CutReport): string {
+export function renderCut(report: Omit<CutReport, "schema">): string {
   const { model, family, out, config, droppedBlocks, leftOut, seconds } = report;
   const facts: [string, string][] = [
     ["model", `${model} (${family})`],
@@ -36,6 +36,64 @@ export function renderCut(report: CutReport): string {
     ]);
   facts.push(["time", formatDuration(seconds)]);
   return `${formatFacts(facts)}\n\n${renderSizes(report.before, report.after)}`;
+}
+
+export function renderStructure(report: StructureReport): string {
+  const { criterion, calibration, rounds = [], experts = [], widths = [] } = report;
+  const text =
+    calibration === null
+      ? ""
+      : `, ${calibration.sequences} sequences of ${calibration.seqlen} tokens, sha256 ${calibration.sha256.slice(0, 12)}`;
+  const parts = [`criterion  ${criterion}${text}`, renderCut(report)];
+  if (rounds.length > 0) parts.push(renderRounds(rounds, report.droppedBlocks));
+  if (experts.length > 0) parts.push(renderExperts(experts));
+  if (widths.length > 0) parts.push(renderWidths(widths));
+  return parts.join("\n\n");
+}
+
+function renderRounds(rounds: NonNullable<StructureReport["rounds"]>, dropped: readonly number[]): string {
+  const rows = rounds.flatMap((scores, round) =>
+    scores.map(({ block, score }) => [
+      String(round + 1),
+      String(block),
+      score.toPrecision(4),
+      dropped.includes(block) ? "goes" : "",
+    ]),
+  );
+  return formatTable(["round", "block", "score", ""], rows, ["round", "block", "score"]);
+}
+
+/** A row per mixture: what is kept, and the range of scores on both sides. */
+function renderExperts(experts: NonNullable<StructureReport["experts"]>): string {
+  const blocks = [...new Set(experts.map(({ block }) => block))];
+  const range = (scores: readonly number[]): string =>
+    scores.length === 0 ? "-" : `${Math.min(...scores).toPrecision(3)} to ${Math.max(...scores).toPrecision(3)}`;
+  const rows = blocks.map((block) => {
+    const own = experts.filter((one) => one.block === block);
+    const [kept, gone] = [own.filter(({ isKept }) => isKept), own.filter(({ isKept }) => !isKept)];
+    const scoresOf = (some: typeof own): number[] => some.map(({ score }) => score);
+    return [
+      String(block),
+      gone.map(({ expert }) => expert).join(" "),
+      range(scoresOf(gone)),
+      range(scoresOf(kept)),
+      String(own.filter(({ tokens }) => tokens === 0).length),
+      String(own.filter(({ isProtected }) => isProtected).length),
+    ];
+  });
+  const header = ["block", "experts that go", "their scores", "scores of others", "without tokens", "protected"];
+  return formatTable(header, rows, ["block", "without tokens", "protected"]);
+}
+
+function renderWidths(widths: NonNullable<StructureReport["widths"]>): string {
+  const rows = widths.map(({ block, kept, of, cutError, error }) => [
+    String(block),
+    `${kept} of ${of}`,
+    formatPercent(cutError, 1),
+    formatPercent(error, 1),
+  ]);
+  const header = ["block", "channels", "error, cut", "error"];
+  return formatTable(header, rows, header);
 }
 
 /** Lists are not for people. */

@@ -90,7 +90,10 @@ async function readCalibration(
   return loadCalibration(calibration, { modelDirectory, nsamples, seqlen, seed, vocabSize });
 }
 
-function requirePossible({ architecture: { blocks, family } }: Model, { of }: ScoringConfig["task"]): void {
+/** Whether so much can go, asked before any text is read. */
+function requirePossible(model: Model, task: ScoringConfig["task"]): void {
+  const { blocks, family } = model.architecture;
+  const { of } = task;
   const refuse = (code: string, problem: string, hint: string): ConfigError =>
     new ConfigError(code, `${family}: ${problem}.`, { hint, details: { family } });
   if (of === "experts" && blocks.every(({ experts }) => experts === undefined))
@@ -105,6 +108,65 @@ function requirePossible({ architecture: { blocks, family } }: Model, { of }: Sc
       "the model has no dense MLPs whose channels could go",
       "`prune experts` makes mixtures smaller.",
     );
+  if (of === "blocks") blocksThatGo(blocks.length, task);
+  if (of === "experts") expertsThatStay(model, task);
+  if (of !== "width") return;
+  for (const block of blocks) {
+    const channels = channelGroup(block)?.inFeatures;
+    if (channels !== undefined) channelsThatStay(channels, task);
+  }
+}
+
+type Task<Of extends ScoringConfig["task"]["of"]> = Scoring<Of>["task"];
+
+/** @throws ConfigError E_DROP */
+function blocksThatGo(blocks: number, { drop, ratio = 0 }: Task<"blocks">): number {
+  const count = drop ?? Math.round(ratio * blocks);
+  if (count >= 1 && count <= blocks - 2) return count;
+  throw new ConfigError("E_DROP", `${count} of ${blocks} blocks cannot go: the first and the last stay.`, {
+    hint: `Drop 1 to ${blocks - 2}.`,
+    details: { count, blocks },
+  });
+}
+
+/** Of every mixture. @throws ConfigError E_KEEP, E_PLAN_EXPERTS */
+function expertsThatStay({ architecture }: Model, task: Task<"experts">): number {
+  const mixtures = architecture.blocks.flatMap(({ name, experts }) =>
+    experts === undefined ? [] : [{ name, experts }],
+  );
+  const [first] = mixtures as [(typeof mixtures)[number]];
+  const { count, limit } = first.experts;
+  const groups = limit?.groups ?? 1;
+  const keep = task.keep ?? count - droppedAt(task.ratio ?? 0, count, groups);
+  if (keep >= count || keep % groups !== 0)
+    throw new ConfigError("E_KEEP", `${keep} of ${count} experts in ${groups} groups cannot be what stays.`, {
+      hint: `Keep fewer than ${count}, and a multiple of ${groups}.`,
+      details: { keep, count, groups },
+    });
+  const isEven = (expert: number): boolean => expert % (count / groups) < keep / groups;
+  for (const { name, experts } of mixtures) {
+    const problem = keptExpertsProblem(
+      name,
+      experts,
+      Array.from({ length: count }, (_, expert) => expert).filter(isEven),
+    );
+    if (problem !== undefined) throw problem;
+  }
+  return keep;
+}
+
+/** @throws ConfigError E_WIDTH */
+function channelsThatStay(channels: number, { ratio, multiple }: Task<"width">): number {
+  const keep = multiple * Math.round(((1 - ratio) * channels) / multiple);
+  if (keep > 0 && keep < channels) return keep;
+  throw new ConfigError(
+    "E_WIDTH",
+    `--ratio ${ratio}: ${keep} of ${channels} channels would stay, the nearest multiple of ${multiple}.`,
+    {
+      hint: "Give another --ratio, or a smaller --multiple: 64 suits most kernels.",
+      details: { channels, ratio, multiple },
+    },
+  );
 }
 
 function warnOfRatio({ context }: Pick<Scoring<"blocks">, "context">, what: string, ratio: number): void {
@@ -118,12 +180,7 @@ async function decideBlocks(scoring: Scoring<"blocks">): Promise<Decided> {
   const { place, sequences, task, context } = scoring;
   const { model } = place;
   const { blocks } = model.architecture;
-  const count = task.drop ?? Math.round((task.ratio ?? 0) * blocks.length);
-  if (count < 1 || count > blocks.length - 2)
-    throw new ConfigError("E_DROP", `${count} of ${blocks.length} blocks cannot go: the first and the last stay.`, {
-      hint: `Drop 1 to ${blocks.length - 2}.`,
-      details: { count, blocks: blocks.length },
-    });
+  const count = blocksThatGo(blocks.length, task);
   warnOfRatio(scoring, "blocks", count / blocks.length);
   const canDrop = (dropped: readonly number[]): boolean => isSayable(model, dropped);
   const { criterion } = task;
@@ -162,19 +219,7 @@ async function decideExperts(scoring: Scoring<"experts">): Promise<Decided> {
   const [first] = mixtures as [(typeof mixtures)[number]];
   const { count, limit } = first.experts;
   const groups = limit?.groups ?? 1;
-  const keep = task.keep ?? count - droppedAt(task.ratio ?? 0, count, groups);
-  if (keep >= count || keep % groups !== 0)
-    throw new ConfigError("E_KEEP", `--keep ${keep}: of ${count} experts in ${groups} groups.`, {
-      hint: `Keep fewer than ${count}, and a multiple of ${groups}.`,
-      details: { keep, count, groups },
-    });
-  const even = Array.from({ length: count }, (_, expert) => expert).filter(
-    (expert) => expert % (count / groups) < keep / groups,
-  );
-  for (const { name, experts } of mixtures) {
-    const problem = keptExpertsProblem(name, experts, even);
-    if (problem !== undefined) throw problem;
-  }
+  const keep = expertsThatStay(place.model, task);
   warnOfRatio(scoring, "experts", 1 - keep / count);
   const table = await collectExperts(place, sequences, context);
   const threshold = outlierThreshold(table);
@@ -206,20 +251,8 @@ async function decideExperts(scoring: Scoring<"experts">): Promise<Decided> {
 
 async function decideWidth(scoring: Scoring<"width">): Promise<Decided> {
   const { place, sequences, task, config, context } = scoring;
-  const { ratio, multiple, criterion, isRefitted } = task;
-  const keep = (channels: number): number => multiple * Math.round(((1 - ratio) * channels) / multiple);
-  for (const block of place.model.architecture.blocks) {
-    const channels = channelGroup(block)?.inFeatures;
-    if (channels === undefined || (keep(channels) > 0 && keep(channels) < channels)) continue;
-    throw new ConfigError(
-      "E_WIDTH",
-      `--ratio ${ratio}: ${keep(channels)} of ${channels} channels would stay, the nearest multiple of ${multiple}.`,
-      {
-        hint: "Give another --ratio, or a smaller --multiple: 64 suits most kernels.",
-        details: { channels, ratio, multiple },
-      },
-    );
-  }
+  const { ratio, criterion, isRefitted } = task;
+  const keep = (channels: number): number => channelsThatStay(channels, task);
   warnOfRatio(scoring, "channels", ratio);
   await using device = await openDevice(config.device, context.logger);
   context.logger.info("device", { device: device.kind, description: device.description });

@@ -64,6 +64,10 @@ test("ranges of kept entries: whole rows, columns, and slabs", () => {
     [22, 24],
   ]);
   assert.deepEqual(ranges([1], [1, 2]), [[10, 14]]);
+  assert.deepEqual(ranges([0], [0, 2]), [
+    [0, 2],
+    [4, 6],
+  ]);
 });
 
 test("keys that go by blocks: lists, numbers, prefixes, further blocks", async (t) => {
@@ -75,6 +79,10 @@ test("keys that go by blocks: lists, numbers, prefixes, further blocks", async (
   ]);
   const periodic = await look(t, gemma, { drop: { blocks: [1, 2] } });
   assert.deepEqual(periodic.config, [{ path: ["num_hidden_layers"], from: 4, to: 2 }]);
+
+  const qwen = await fixture(t, "qwen2"); // windows, were they used, from block 1 on
+  const prefix = await look(t, qwen, { drop: { blocks: [1] } });
+  assert.deepEqual(prefix.config, [{ path: ["num_hidden_layers"], from: 3, to: 2 }]);
 
   const glm = await fixture(t, "glm4_moe");
   const without = await look(t, glm, { drop: { blocks: [0], allowEnds: true } });

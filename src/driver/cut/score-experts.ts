@@ -4,14 +4,13 @@
  * arXiv:2510.13999, with the ids and weights that the model really passes on), and the largest |output|.
  */
 import { join } from "node:path";
-import { borrowed, type NdArray } from "../../array.js";
+import type { NdArray } from "../../array.js";
 import { throwIfStopped, type EngineContext } from "../../context.js";
 import { embedTokens } from "../../forward/embedding.js";
+import { ExpertOutputs } from "../../forward/expert-outputs.js";
 import { Stream, type HeardBatch } from "../../forward/stream.js";
 import { valuesOf } from "../../forward/values.js";
 import { readBlockWeights } from "../../forward/weights.js";
-import { GraphBuilder } from "../../graph/graph.js";
-import type { Program } from "../../graph/executor.js";
 import { lookUp } from "../../look-up.js";
 import { ROUTING, type BlockSpec, type RoutedExperts } from "../../model/architecture.js";
 import { takeMatrix } from "../../model/logical-matrix.js";
@@ -98,19 +97,19 @@ class Collector implements AsyncDisposable {
   readonly #block: BlockSpec;
   readonly #experts: RoutedExperts;
   readonly #weights: ReadonlyMap<string, Float32Array>;
-  readonly #program: Program;
+  readonly #outputs: ExpertOutputs;
   readonly #sums: Mutable[];
 
   private constructor(
     block: BlockSpec,
     experts: RoutedExperts,
     weights: ReadonlyMap<string, Float32Array>,
-    program: Program,
+    outputs: ExpertOutputs,
   ) {
     this.#block = block;
     this.#experts = experts;
     this.#weights = weights;
-    this.#program = program;
+    this.#outputs = outputs;
     this.#sums = experts.down.map(() => ({ tokens: 0, weights: 0, norms: 0, weightedNorms: 0, largest: 0 }));
   }
 
@@ -120,15 +119,8 @@ class Collector implements AsyncDisposable {
     experts: RoutedExperts,
     weights: ReadonlyMap<string, Float32Array>,
   ): Promise<Collector> {
-    const graph = new GraphBuilder("expert outputs");
     const { inFeatures, outFeatures } = (experts.down[0] as RoutedExperts["down"][number]).linear;
-    const x = graph.input("activated", ["rows", inFeatures]);
-    const matrix = graph.input("down", [outFeatures, inFeatures]);
-    const bias = graph.input("bias", [outFeatures]);
-    const output = graph.apply("gemm", [x, matrix, bias], { transposeB: true });
-    graph.output("squares", graph.apply("sumSquares", [output], { axes: [1] }));
-    graph.output("tops", graph.apply("reduceMax", [graph.apply("multiply", [output, output])], { axes: [1] }));
-    return new Collector(block, experts, weights, await executor.compile(graph.build()));
+    return new Collector(block, experts, weights, await ExpertOutputs.open(executor, inFeatures, outFeatures));
   }
 
   async add(taps: HeardBatch["taps"]): Promise<void> {
@@ -161,7 +153,7 @@ class Collector implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#program[Symbol.asyncDispose]();
+    await this.#outputs[Symbol.asyncDispose]();
   }
 
   async #outputsOf(
@@ -169,22 +161,11 @@ class Collector implements AsyncDisposable {
     activated: NdArray,
   ): Promise<{ readonly squares: Float32Array; readonly tops: Float32Array }> {
     const { linear, bias } = this.#experts.down[expert] as RoutedExperts["down"][number];
-    const { outFeatures, inFeatures } = linear;
+    const { outFeatures } = linear;
     const { shape } = lookUp(this.#block.tensors, linear.role);
     const matrix = takeMatrix(lookUp(this.#weights, linear.role), shape, linear);
     const biases = bias === undefined ? undefined : lookUp(this.#weights, bias);
-    const own = biases?.subarray(expert * outFeatures, (expert + 1) * outFeatures) ?? new Float32Array(outFeatures);
-    const results = await this.#program.run(
-      new Map([
-        ["activated", activated],
-        ["down", borrowed("down", matrix, [outFeatures, inFeatures])],
-        ["bias", borrowed("bias", own, [outFeatures])],
-      ]),
-    );
-    const read = (name: string): Float32Array => valuesOf(lookUp(results, name)).slice();
-    const outputs = { squares: read("squares"), tops: read("tops") };
-    results.forEach((array) => array[Symbol.dispose]());
-    return outputs;
+    return this.#outputs.of(activated, matrix, biases?.subarray(expert * outFeatures, (expert + 1) * outFeatures));
   }
 
   #weightNorm(expert: number): number {

@@ -83,6 +83,8 @@ test("keys that go by blocks: lists, numbers, prefixes, further blocks", async (
   const qwen = await fixture(t, "qwen2"); // windows, were they used, from block 1 on
   const prefix = await look(t, qwen, { drop: { blocks: [1] } });
   assert.deepEqual(prefix.config, [{ path: ["num_hidden_layers"], from: 3, to: 2 }]);
+  const later = await look(t, qwen, { drop: { blocks: [0], allowEnds: true } });
+  assert.deepEqual(later.config.at(-1), { path: ["max_window_layers"], from: 1, to: 0 });
 
   const glm = await fixture(t, "glm4_moe");
   const without = await look(t, glm, { drop: { blocks: [0], allowEnds: true } });

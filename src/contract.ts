@@ -309,6 +309,46 @@ export interface MaskConfig {
   readonly resume: boolean;
 }
 
+/** Verbs of an edit of a model's structure. Numbers are the model's own, ascending. `--plan` and plan.json of a cut. */
+export interface CutPlan {
+  readonly schema: "prune.cut-plan/v1";
+  readonly model: {
+    readonly family: string;
+    /** Of the model's layout, config and some of its values: a plan is of one model. */
+    readonly fingerprint: string;
+  };
+  /** What decided it, for readers. */
+  readonly made?: Readonly<Record<string, unknown>> | undefined;
+  /** Blocks that go; the first and the last only where `allowEnds` says so. */
+  readonly drop?: { readonly blocks: readonly number[]; readonly allowEnds?: boolean | undefined } | undefined;
+  readonly keep?:
+    | {
+        /** Routed experts that stay, by block: the same number in every mixture. */
+        readonly experts?: Readonly<Record<string, readonly number[]>> | undefined;
+        /** Channels that stay, by block: the same number in every dense MLP. */
+        readonly channels?: Readonly<Record<string, readonly number[]>> | undefined;
+      }
+    | undefined;
+  /** Where the new values of tensors are, by the model's name; files lie beside the plan. */
+  readonly replace?:
+    Readonly<Record<string, { readonly file: string; readonly tensor?: string | undefined }>> | undefined;
+  /** Keys of config.json to change besides those that follow from the rest. */
+  readonly config?:
+    readonly { readonly path: readonly string[]; readonly from?: unknown; readonly to?: unknown }[] | undefined;
+}
+
+export interface CutConfig {
+  readonly model: string;
+  /** As in `RunConfig`. */
+  readonly family?: string;
+  /** File of a plan. */
+  readonly plan: string;
+  /** Undefined: nothing is written. */
+  readonly out: string | undefined;
+  readonly force: boolean;
+  readonly resume: boolean;
+}
+
 export interface MaskedTensor {
   readonly name: string;
   readonly elements: number;
@@ -368,6 +408,118 @@ export interface ZeroChecks {
   readonly mask?: ZeroCheck;
   readonly pattern?: ZeroCheck;
   readonly against?: ZeroCheck;
+}
+
+/** What a model takes. */
+export interface ModelSizes {
+  readonly blocks: number;
+  /** Routed experts of a mixture; null where there is none. */
+  readonly experts: number | null;
+  readonly parameters: number;
+  /** That a token passes. */
+  readonly activeParameters: number;
+  /** Of all tensors' data. */
+  readonly tensorBytes: number;
+  /** Of all shards as files. */
+  readonly fileBytes: number;
+  /** Of keys and values in 16 bits, for every token of a text. */
+  readonly keyValueBytesPerToken: number;
+}
+
+/** `--json` of `prune cut`. */
+export interface CutReport {
+  readonly schema: "prune.cut/v1";
+  readonly model: string;
+  readonly family: string;
+  /** null where nothing was written. */
+  readonly out: string | null;
+  readonly before: ModelSizes;
+  readonly after: ModelSizes;
+  readonly droppedBlocks: readonly number[];
+  readonly config: readonly { readonly path: readonly string[]; readonly from: unknown; readonly to: unknown }[];
+  /** Names of tensors that are left out whole though their block or expert stays. */
+  readonly leftOut: readonly string[];
+  readonly resumedShards: number;
+  readonly seconds: number;
+  readonly plan: CutPlan;
+}
+
+/** What the blocks, experts or channels that go are chosen by. */
+export interface ScoringConfig extends Omit<CutConfig, "plan"> {
+  readonly calibration: TokenSource | undefined;
+  readonly nsamples: number;
+  readonly seqlen: number;
+  readonly seed: number;
+  readonly device: RunConfig["device"];
+  readonly memoryBytes: number;
+  readonly task:
+    | {
+        readonly of: "blocks";
+        readonly criterion: "kl" | "perplexity" | "influence" | "angular" | "tail";
+        readonly drop: number | undefined;
+        readonly ratio: number | undefined;
+      }
+    | {
+        readonly of: "experts";
+        readonly criterion: "reap" | "frequency" | "ean" | "soft-ean" | "weight-norm";
+        readonly keep: number | undefined;
+        readonly ratio: number | undefined;
+      }
+    | {
+        readonly of: "width";
+        readonly criterion: "obs" | "energy" | "wanda";
+        readonly ratio: number;
+        readonly multiple: number;
+        readonly isRefitted: boolean;
+      };
+}
+
+/** What is known of an expert: larger scores are more missed. */
+export interface ExpertReport {
+  readonly block: number;
+  readonly expert: number;
+  readonly tokens: number;
+  readonly score: number;
+  readonly largest: number;
+  readonly isProtected: boolean;
+  readonly isKept: boolean;
+}
+
+/** `--json` of `prune blocks`, `prune experts` and `prune width`. */
+export interface StructureReport extends Omit<CutReport, "schema"> {
+  readonly schema: "prune.structure/v1";
+  readonly of: "blocks" | "experts" | "width";
+  readonly criterion: string;
+  readonly calibration: { readonly sequences: number; readonly seqlen: number; readonly sha256: string } | null;
+  /** Of blocks, by round: smaller is less missed. */
+  readonly rounds?: readonly (readonly { readonly block: number; readonly score: number }[])[];
+  readonly experts?: readonly ExpertReport[];
+  /** Of each dense MLP: the error of its outputs over their size, before and after the kept channels were refitted. */
+  readonly widths?: readonly {
+    readonly block: number;
+    readonly kept: number;
+    readonly of: number;
+    readonly cutError: number;
+    readonly error: number;
+  }[];
+}
+
+export interface VerifyConfig {
+  readonly directory: string;
+  readonly family?: string;
+}
+
+/** `--json` of `prune verify`. */
+export interface VerifyReport extends ModelSizes {
+  readonly schema: "prune.verify/v1";
+  readonly model: string;
+  readonly family: string;
+  readonly tensors: number;
+  readonly shards: number;
+  /** Tensors that the description of the family does not name: other parts, buffers. */
+  readonly others: readonly string[];
+  /** Tensors that the index does not list. */
+  readonly unlisted: readonly string[];
 }
 
 export interface InspectionConfig {
@@ -538,6 +690,8 @@ type Happening =
   /** Of a model on the Hub, before the work; bytes of all files that were missing. */
   | { readonly type: "download"; readonly file: string; readonly doneBytes: number; readonly totalBytes: number }
   | { readonly type: "windows"; readonly done: number; readonly total: number }
+  /** Of shards that are written anew. */
+  | { readonly type: "bytes"; readonly done: number; readonly total: number }
   /** Of generated sequences; a total that sequences which end early do not reach. */
   | { readonly type: "tokens"; readonly done: number; readonly total: number }
   | { readonly type: "cell"; readonly done: number; readonly total: number; readonly label: string };

@@ -6,6 +6,7 @@ export * from "./api/api.js";
 export * from "./errors.js";
 export { createMemoryLogger, type LogFields, type Logger, type LogLevel, SILENT_LOGGER } from "./logging.js";
 export type * from "./contract.js";
+export type { BlockRequest, CutRequest, ExpertRequest, WidthRequest } from "./options/cut-options.js";
 export type { ComparisonRequest } from "./options/comparison-options.js";
 export type { EvaluationRequest, InspectionRequest } from "./options/evaluation-options.js";
 export type { GateRequest, LimitRequest } from "./options/gate-options.js";

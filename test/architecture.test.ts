@@ -15,6 +15,7 @@ const EVERYWHERE = [
   "files",
   "is-record",
   "json",
+  "json-patch",
   "layout-hint",
   "logging",
   "look-up",

@@ -6,6 +6,7 @@
  */
 import { builtInRecipes } from "../config/built-in-recipes.js";
 import { resolveComparison } from "../config/comparison.js";
+import { resolveBlocksConfig, resolveCutConfig, resolveExpertsConfig, resolveWidthConfig } from "../config/cut.js";
 import { resolveGenerationConfig } from "../config/generation.js";
 import { resolveInspectionConfig } from "../config/inspection.js";
 import { resolveMaskConfig, resolveZeroChecks } from "../config/mask.js";
@@ -13,6 +14,7 @@ import { resolveEvaluationConfig, resolveRunConfig, type Resolved, type Surround
 import type {
   ComparisonReport,
   ConfigReport,
+  CutReport,
   EvaluationConfig,
   EngineEvent,
   EvaluationReport,
@@ -22,6 +24,8 @@ import type {
   PlanReport,
   RunReport,
   StopReason,
+  StructureReport,
+  VerifyReport,
   ZeroChecks,
 } from "../contract.js";
 import { runInEngine } from "../driver/engine.js";
@@ -29,6 +33,7 @@ import { createStopBuffer, requestStop, workOf, type WorkReference } from "../dr
 import type { DownloadProgress } from "../hub/hub.js";
 import { HubModels } from "../hub/models.js";
 import { SILENT_LOGGER, type Logger } from "../logging.js";
+import type { BlockRequest, CutRequest, ExpertRequest, WidthRequest } from "../options/cut-options.js";
 import type { ComparisonRequest } from "../options/comparison-options.js";
 import type { EvaluationRequest, InspectionRequest } from "../options/evaluation-options.js";
 import { GATE_OPTIONS, LIMIT_OPTIONS, type GateRequest, type LimitRequest } from "../options/gate-options.js";
@@ -76,6 +81,11 @@ const INSPECT = workOf<typeof import("../inspection/inspect-model.js")>(url("../
 const INSPECT_CONFIG = workOf<typeof import("../inspection/inspect-config.js")>(url("../inspection/inspect-config.js"))(
   "inspectConfig",
 );
+const CUT = workOf<typeof import("../driver/cut/cut-model.js")>(url("../driver/cut/cut-model.js"))("cutModel");
+const STRUCTURE = workOf<typeof import("../driver/cut/prune-structure.js")>(url("../driver/cut/prune-structure.js"))(
+  "pruneStructure",
+);
+const VERIFY = workOf<typeof import("../driver/cut/verify.js")>(url("../driver/cut/verify.js"))("verifyModel");
 const DEVICES = workOf<typeof import("../driver/devices.js")>(url("../driver/devices.js"))("describeDevices");
 
 function url(path: string): URL {
@@ -169,12 +179,52 @@ export async function verifyZeros(options: VerificationRequest & Listening): Pro
 }
 
 /**
+ * Write a part of a checkpoint by a plan: fewer blocks, experts or channels. Without `out` nothing is written.
+ * @throws UsageError, ConfigError, CheckpointError before anything is written; InterruptedError, ResourceError while
+ *   working: `resume: true` goes on
+ */
+export async function cut(options: CutRequest & Listening): Promise<CutReport> {
+  const { request, listening } = apart(options);
+  return workOn(CUT, listening, (around) => resolveCutConfig(request, around));
+}
+
+/**
+ * Find the blocks that a model is without most easily, and write it without them.
+ * @throws as `cut`, and CalibrationError. As for the two that follow
+ */
+export async function dropBlocks(options: BlockRequest & Listening): Promise<StructureReport> {
+  const { request, listening } = apart(options);
+  return workOn(STRUCTURE, listening, (around) => resolveBlocksConfig(request, around));
+}
+
+/** Write a mixture of experts with those experts that do most. */
+export async function keepExperts(options: ExpertRequest & Listening): Promise<StructureReport> {
+  const { request, listening } = apart(options);
+  return workOn(STRUCTURE, listening, (around) => resolveExpertsConfig(request, around));
+}
+
+/** Write a model whose MLPs have fewer channels, refitted to do what all did. */
+export async function narrow(options: WidthRequest & Listening): Promise<StructureReport> {
+  const { request, listening } = apart(options);
+  return workOn(STRUCTURE, listening, (around) => resolveWidthConfig(request, around));
+}
+
+/**
  * Zeros and N:M patterns of every tensor of a checkpoint.
  * @throws UsageError, CheckpointError, NetworkError
  */
 export async function inspect(options: InspectionRequest & Listening): Promise<InspectionReport> {
   const { request, listening } = apart(options);
   return workOn(INSPECT, listening, (around) => resolveInspectionConfig(request, around));
+}
+
+/**
+ * Whether a checkpoint has what its config.json says, no tensor more or less, and of which size it is.
+ * @throws UsageError, CheckpointError naming what does not fit
+ */
+export async function verify(options: InspectionRequest & Listening): Promise<VerifyReport> {
+  const { request, listening } = apart(options);
+  return workOn(VERIFY, listening, (around) => resolveInspectionConfig(request, around));
 }
 
 /**

@@ -52,6 +52,8 @@ export interface Checkpoint extends AsyncDisposable {
   readonly packed: ReadonlyMap<string, TensorInfo>;
   /** Stored tensors that a checkpoint without such pairs has not, by name. */
   readonly packing: ReadonlySet<string>;
+  /** What a shard's header says besides its tensors. */
+  metadataOf(shard: string): Readonly<Record<string, string>>;
   /** Whether a tensor is stored, or made by a pair. */
   has(name: string): boolean;
   /** @throws CheckpointError `E_TENSOR_MISSING` with the nearest existing name as a hint */
@@ -138,6 +140,12 @@ export class OpenCheckpoint implements Checkpoint {
     let sum = 0;
     for (const file of this.files.values()) sum += file.bytesRead;
     return sum;
+  }
+
+  metadataOf(shard: string): Readonly<Record<string, string>> {
+    const file = this.files.get(shard);
+    if (file === undefined) throw new RangeError(`${shard} is not a shard of ${this.directory}.`);
+    return file.header.metadata;
   }
 
   has(name: string): boolean {

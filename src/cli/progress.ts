@@ -200,6 +200,8 @@ function createWords(): (event: EngineEvent) => string {
         return `downloading ${event.file} · ${formatBytes(event.doneBytes)} of ${formatBytes(event.totalBytes)}`;
       case "windows":
         return `window ${event.done}/${event.total}`;
+      case "bytes":
+        return `${formatBytes(event.done)} of ${formatBytes(event.total)}`;
       case "tokens":
         return `token ${event.done}/${event.total}`;
       case "cell":

@@ -358,7 +358,8 @@ function defaultOut(
   return join(directory, `${model}-${method}-${amount}`);
 }
 
-function resolveCalibration(text: string | undefined, model: string, workingDirectory: string): TokenSource {
+/** What is named, else the text that comes with the model, else what the model samples itself. */
+export function resolveCalibration(text: string | undefined, model: string, workingDirectory: string): TokenSource {
   if (text !== undefined) return parseTokenSource("--calibration", text, "calibration", workingDirectory);
   const own = join(model, "calibration.txt");
   return existsSync(own) ? { file: own } : { file: "", set: OWN_TEXT };

@@ -38,13 +38,7 @@ import { allocationKey, pruneModel } from "./prune-model.js";
 import { secondsOf, USUAL_RATES } from "./rates.js";
 import { evaluationWork } from "./run-cost.js";
 import { loadCalibrationTokens } from "./run-tokens.js";
-import {
-  blockTrainingsOf,
-  modelTrainingsOf,
-  plannedRun,
-  solverOf,
-  type SharedWork,
-} from "./session.js";
+import { blockTrainingsOf, modelTrainingsOf, plannedRun, solverOf, type SharedWork } from "./session.js";
 
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";

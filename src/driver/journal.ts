@@ -111,6 +111,8 @@ export interface StepEntries {
     /** Where the block was trained. */
     readonly training?: readonly BlockTrainingReport[];
   };
+  /** A shard that was written anew. */
+  readonly shard: { readonly bytes: number };
   /** The whole model, trained: its tensors lie in a file beside the journal. */
   readonly training: { readonly report: ModelTrainingReport };
   /** The state after this step of a training lies in a folder beside the journal. */
@@ -124,6 +126,7 @@ const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntr
   allocation: ["sparsities"],
   source: ["sha256"],
   block: ["sha256", "layers"],
+  shard: ["bytes"],
   training: ["report"],
   "training-step": ["step"],
   "training-plan": ["steps"],

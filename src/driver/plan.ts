@@ -13,13 +13,7 @@ import { sequencesPerRun } from "../forward/weights.js";
 import { type LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { scratchBytesOf } from "./disk-cost.js";
-import {
-  blockTrainingsOf,
-  modelTrainingsOf,
-  OWN_NAMES,
-  plannedRun,
-  solverOf,
-} from "./session.js";
+import { blockTrainingsOf, modelTrainingsOf, OWN_NAMES, plannedRun, solverOf } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
 import { OWN_TEXT } from "../options/values.js";
 import { formatPattern } from "../sparsity/pattern.js";

@@ -362,7 +362,9 @@ const SINGLE_TOKEN_SLOWNESS = 4;
 /** Text that the model samples itself, token by token. */
 function ownTextWork({ config, architecture }: PlannedRun): Partial<RunWork> {
   if (config.calibration?.set !== OWN_TEXT) return {};
-  const forward = addWork(...architecture.blocks.map((block) => forwardWork({ config, architecture }, block, Infinity)));
+  const forward = addWork(
+    ...architecture.blocks.map((block) => forwardWork({ config, architecture }, block, Infinity)),
+  );
   const logits = 2 * architecture.head.width * architecture.vocabularySize * tokensOf(config);
   return scaled(SINGLE_TOKEN_SLOWNESS, addWork(forward, { products: logits }));
 }

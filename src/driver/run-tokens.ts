@@ -15,9 +15,13 @@ import type { Model } from "../model/open-model.js";
 import { OWN_TEXT } from "../options/values.js";
 import type { ModelTraining } from "./run.js";
 
+/** What of a configuration decides the sequences. */
+export type CalibratedWork = Pick<RunConfig, "calibration" | "nsamples" | "seqlen" | "seed" | "memoryBytes" | "model"> &
+  Partial<Pick<RunConfig, "textField" | "method">>;
+
 /** @throws CalibrationError as `loadCalibration`, ConfigError where the model has no such positions */
 export async function loadCalibrationTokens(
-  config: RunConfig,
+  config: CalibratedWork,
   model: Model,
   context: EngineContext,
   encoded = new Map<string, Int32Array>(),
@@ -67,7 +71,7 @@ export async function loadTrainingText(
   return loadTrainingTokens(source, options);
 }
 
-function calibrationOf({ calibration, method }: RunConfig): TokenSource {
+function calibrationOf({ calibration, method = "this" }: CalibratedWork): TokenSource {
   if (calibration !== undefined) return calibration;
   throw new CalibrationError("E_CALIBRATION_MISSING", `${method} needs calibration data and none was given.`, {
     hint: "Pass --calibration FILE (text, documents, or token ids in .safetensors), or --calibration self.",

@@ -61,6 +61,29 @@ export interface InputGroup {
   readonly producers?: readonly ChannelProducer[];
 }
 
+/** The experts of a mixture that tokens are sent to, as far as some of them may be taken away. */
+export interface RoutedExperts {
+  readonly count: number;
+  /** How many a token is sent to. */
+  readonly chosen: number;
+  /** A choice from `kept` of so many groups of consecutive experts. */
+  readonly limit?: { readonly groups: number; readonly kept: number };
+  /** Whether a token's weight is a factor on what its experts read, not on what they return. */
+  readonly isInputScaled?: boolean;
+  /** Roles of tensors with an entry per expert along an axis: router, corrections of scores, stacks. */
+  readonly shared: ReadonlyMap<string, number>;
+  /** Roles of the tensors that an expert has for itself, expert by expert, in one order; none where they are stacked. */
+  readonly own: readonly (readonly string[])[];
+  /** The expert's down projection, and where there is one the role of its bias, [experts, hidden]. */
+  readonly down: readonly { readonly linear: LinearSpec; readonly bias?: string }[];
+}
+
+/**
+ * What may be tapped of a mixture besides its groups: the experts of every row, as numbers, and their weights, both
+ * [rows, chosen].
+ */
+export const ROUTING = { experts: "routing-experts", weights: "routing-weights" } as const;
+
 /** A tensor the block's graph is fed with. */
 export interface BlockTensor {
   /** Name in the checkpoint. */
@@ -128,6 +151,8 @@ export interface BlockSpec {
   readonly groups: readonly InputGroup[];
   /** Whether it keeps another state from token to token than keys and values. */
   readonly isRecurrent?: boolean;
+  /** Where it is a mixture. */
+  readonly experts?: RoutedExperts;
   /** The block's forward; returns the new hidden states [rows, state.hidden]. */
   build(context: BlockContext): Value;
 }

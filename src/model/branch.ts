@@ -4,7 +4,7 @@
  * How branches and norms make a block is decoder.ts's business.
  */
 import type { Value } from "../graph/graph.js";
-import type { BlockContext, InputGroup, LinearSpec } from "./architecture.js";
+import type { BlockContext, InputGroup, LinearSpec, RoutedExperts } from "./architecture.js";
 import type { Shapes } from "./pieces.js";
 
 export interface Branch {
@@ -18,6 +18,7 @@ export interface Branch {
   readonly groups: readonly InputGroup[];
   /** Whether a token is told more of those before it than their keys and values. */
   readonly isRecurrent?: boolean;
+  readonly experts?: RoutedExperts;
   /** @param input [rows, hidden]; returns the same shape */
   build(context: BlockContext, input: Value): Value;
 }

@@ -194,6 +194,14 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
       cause,
     });
   }
+  return parseModelConfig(text, file);
+}
+
+/**
+ * What the text of a config.json says.
+ * @param file its name in errors
+ */
+export function parseModelConfig(text: string, file: string): ModelConfig {
   let parsed: unknown;
   try {
     parsed = parseJson(text);

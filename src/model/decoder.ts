@@ -263,6 +263,7 @@ function describeBlock(plan: LayerPlan, { index, path, hiddenSize }: BlockPlace)
     tensors,
     groups: groupsOf(plan, path),
     ...(isRecurrent ? { isRecurrent } : {}),
+    ...(mlp.experts === undefined ? {} : { experts: mlp.experts }),
     build: (context) => buildBlock(plan, context),
   };
 }

@@ -23,6 +23,7 @@ import {
   type HeadCounts,
   type WindowOf,
 } from "./decoder-config.js";
+import { DECODER_EDIT, type FamilyEdit } from "./family-edit.js";
 import type { Family } from "./family.js";
 import { gatedMlp } from "./mlp.js";
 import { gateUpParts, type Activation, type Norm, type Projection } from "./pieces.js";
@@ -116,11 +117,13 @@ export function gatedFamily(
   name: string,
   exercises: readonly string[],
   vary: (values: ConfigObject) => GatedVariations,
+  edit: Partial<FamilyEdit> = {},
 ): Family {
   return {
     name,
     modelTypes: [name],
     exercises,
+    edit: { ...DECODER_EDIT, ...edit },
     describe: (config, hasTensor) => describeGatedDecoder(name, config, hasTensor, vary(config.values)),
   };
 }

@@ -61,6 +61,9 @@ export function readPlainMlp(
   });
 }
 
+/** The group of what a dense MLP's channels are read by. */
+export const MLP_OUTPUT = "mlp-output";
+
 /** @param producers of the input of `down`: all that `inner` does is done channel by channel */
 function mlpBranch(
   inputs: readonly Projection[],
@@ -74,12 +77,10 @@ function mlpBranch(
     key,
     tensors: [...[...inputs, down].flatMap(projectionShapes), ...parameters],
     reads: inputs.flatMap(projectionLinears),
-    groups: [
-      { name: "mlp-output", stage: 1, inFeatures: down.inFeatures, linears: projectionLinears(down), producers },
-    ],
+    groups: [{ name: MLP_OUTPUT, stage: 1, inFeatures: down.inFeatures, linears: projectionLinears(down), producers }],
     build(context, input) {
       const activated = inner(context, input);
-      context.tap("mlp-output", activated);
+      context.tap(MLP_OUTPUT, activated);
       return project(context, down, activated);
     },
   };

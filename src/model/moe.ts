@@ -8,7 +8,14 @@
 import type { ExpertTap, RouterAttributes, StackedLayout } from "../graph/composites.js";
 import { applyGate, type Gate } from "../graph/gates.js";
 import type { Value } from "../graph/graph.js";
-import type { BlockContext, ChannelProducer, InputGroup, LinearSpec } from "./architecture.js";
+import {
+  ROUTING,
+  type BlockContext,
+  type ChannelProducer,
+  type InputGroup,
+  type LinearSpec,
+  type RoutedExperts,
+} from "./architecture.js";
 import type { Branch } from "./branch.js";
 import { gateAndUp, gatedProducers, type GatedMlpSpec } from "./mlp.js";
 import {
@@ -236,6 +243,27 @@ function sharedGroups(hiddenSize: number, shared: GatedMlpSpec): InputGroup[] {
   ];
 }
 
+/** Which tensors have what of which expert. */
+function routedExperts({ router, experts, isInputScaled }: MixtureSpec, described: readonly Expert[]): RoutedExperts {
+  const { path, layout } = experts;
+  const shared = new Map([[`${router.path}.weight`, 0]]);
+  if (router.hasBias === true) shared.set(`${router.path}.bias`, 0);
+  if (router.correction !== undefined) shared.set(router.correction.role, router.correction.shape.length - 1);
+  const isStacked = layout.kind === "stacked";
+  const hasBias = isStacked && layout.hasBias === true;
+  const stacks = isStacked ? Object.values(stackedRoles(path, layout)) : [];
+  for (const role of stacks) for (const name of hasBias ? [role, `${role}_bias`] : [role]) shared.set(name, 0);
+  return {
+    count: router.experts,
+    chosen: router.mixerMargin === undefined ? router.chosen : 2,
+    ...(router.limit === undefined ? {} : { limit: { groups: router.limit.groups, kept: router.limit.kept } }),
+    ...(isInputScaled === true ? { isInputScaled } : {}),
+    shared,
+    own: isStacked ? [] : described.map(({ gate, up, down }) => [gate.role, up.role, down.role]),
+    down: described.map(({ down }) => ({ linear: down, ...(hasBias ? { bias: `${down.role}_bias` } : {}) })),
+  };
+}
+
 export function mixtureBranch(spec: MixtureSpec): Branch {
   const { hiddenSize, router } = spec;
   const experts = Array.from({ length: router.experts }, (_, index) => describeExpert(spec, index));
@@ -252,6 +280,7 @@ export function mixtureBranch(spec: MixtureSpec): Branch {
       ...(gate === undefined ? [] : [[`${gate}.weight`, [1, hiddenSize]] as const]),
     ],
     reads: [],
+    experts: routedExperts(spec, experts),
     groups: [
       ...experts.flatMap((expert, index) => expertGroups(spec, index, expert)),
       ...(shared === undefined ? [] : sharedGroups(hiddenSize, shared)),
@@ -285,6 +314,12 @@ function route({ graph, tensor }: BlockContext, router: RouterSpec, input: Value
   return graph.applyAll("router", [...operands, ...corrections], choice);
 }
 
+function tapRouting(context: BlockContext, [experts, weights]: readonly Value[]): void {
+  if (context.isTapped(ROUTING.experts))
+    context.tap(ROUTING.experts, context.graph.apply("cast", [experts as Value], { to: "f32" }));
+  if (context.isTapped(ROUTING.weights)) context.tap(ROUTING.weights, weights as Value);
+}
+
 function stackedOnly({ names: _, ...layout }: Exclude<ExpertLayout, { kind: "separate" }>): StackedLayout {
   return layout;
 }
@@ -301,6 +336,7 @@ function runExperts(
   const { layout } = spec.experts;
   const { isInputScaled = false } = spec;
   const routing = route(context, spec.router, input);
+  tapRouting(context, routing);
   const roles = new Set(experts.flatMap(({ gate, up, down }) => [gate.role, up.role, down.role])); // stacked ones share
   if (layout.kind === "stacked" && layout.hasBias === true) for (const role of [...roles]) roles.add(`${role}_bias`);
   const tapped = experts

@@ -24,12 +24,17 @@ export interface OpenModelOptions {
   readonly family?: string | undefined;
   /** Hears of parts of the checkpoint that are not the language model's. */
   readonly logger?: Logger;
+  /** Whether tensors may be of types that nothing here computes with: for who moves bytes and runs nothing. */
+  readonly isAnyDtype?: boolean;
 }
 
 const MOST_PROBLEMS_SHOWN = 12;
 
+/** What of a checkpoint a description looks at. */
+export type TensorCatalogue = Pick<Checkpoint, "tensors" | "packed" | "has">;
+
 /** A family's description of a checkpoint, in the names its tensors have there. Nothing is checked yet. */
-export function describeCheckpoint(family: Family, config: ModelConfig, checkpoint: Checkpoint): Architecture {
+export function describeCheckpoint(family: Family, config: ModelConfig, checkpoint: TensorCatalogue): Architecture {
   const shapeOf = (name: string): readonly number[] | undefined =>
     (checkpoint.packed.get(name) ?? checkpoint.tensors.get(name))?.shape;
   const complete = withDefaults(config, family);
@@ -60,7 +65,12 @@ export function wantedTensors(architecture: Architecture): ReadonlyMap<string, B
 }
 
 /** What of a model's tensors is missing, contradicts its config, or would be left out, one sentence each. */
-export function findTensorProblems(architecture: Architecture, checkpoint: Checkpoint, config: ModelConfig): string[] {
+export function findTensorProblems(
+  architecture: Architecture,
+  checkpoint: Checkpoint,
+  config: ModelConfig,
+  { isAnyDtype = false }: Pick<OpenModelOptions, "isAnyDtype"> = {},
+): string[] {
   const wanted = wantedTensors(architecture);
   const wrong = [...wanted.values()].flatMap(({ tensor, shape }) => {
     if (!checkpoint.has(tensor)) return [`${tensor} is missing; config.json says [${shape.join(", ")}]`];
@@ -68,7 +78,7 @@ export function findTensorProblems(architecture: Architecture, checkpoint: Check
     if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
       return [`${tensor} in ${info.file} is [${info.shape.join(", ")}]; config.json says [${shape.join(", ")}]`];
     }
-    if (!isFloatDtype(info.dtype) && !checkpoint.packed.has(tensor))
+    if (!isAnyDtype && !isFloatDtype(info.dtype) && !checkpoint.packed.has(tensor))
       return [`${tensor} in ${info.file} is ${info.dtype}; expected F32, F16 or BF16`];
     return [];
   });
@@ -246,7 +256,7 @@ export async function openModel(directory: string, options: OpenModelOptions = {
   try {
     const family = chooseFamily(options.family, config, checkpoint);
     const architecture = describeCheckpoint(family, config, checkpoint);
-    requireNoProblems(findTensorProblems(architecture, checkpoint, config), config, checkpoint);
+    requireNoProblems(findTensorProblems(architecture, checkpoint, config, options), config, checkpoint);
     const model: Model = {
       directory,
       config,

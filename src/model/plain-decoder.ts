@@ -7,6 +7,7 @@ import { attentionBranch, queryKeyValueParts, type FusedLayout, type QueryKeyVal
 import type { ConfigObject, ModelConfig } from "./config.js";
 import { describeDecoder, type EmbeddingPlan, type NormPlaces } from "./decoder.js";
 import { readTied, type HasTensor, type HeadCounts } from "./decoder-config.js";
+import type { FamilyEdit } from "./family-edit.js";
 import type { Family } from "./family.js";
 import { plainMlp } from "./mlp.js";
 import type { Activation, Norm, Projection } from "./pieces.js";
@@ -65,11 +66,13 @@ export function plainFamily(
   name: string,
   exercises: readonly string[],
   read: (values: ConfigObject) => PlainLayout,
+  edit: FamilyEdit = { layers: ["num_hidden_layers"], width: ["intermediate_size"] },
 ): Family {
   return {
     name,
     modelTypes: [name],
     exercises,
+    edit,
     describe: (config, hasTensor) => describePlainDecoder(name, config, hasTensor, read(config.values)),
   };
 }

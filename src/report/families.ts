@@ -10,6 +10,7 @@ import { gradientOf } from "../graph/gradient.js";
 import type { Architecture, BlockSpec } from "../model/architecture.js";
 import { withDefaults } from "../model/class-defaults.js";
 import { ConfigObject } from "../model/config.js";
+import { channelGroup } from "../model/cut-tensors.js";
 import { FAMILIES, modelTypesOf, releasedModelsOf } from "../model/families/registry.js";
 import type { Family } from "../model/family.js";
 import { formatTable } from "./format.js";
@@ -32,6 +33,8 @@ export interface FamilyReport {
   /** What beyond pruning layer by layer can be done with it: methods and steps that look at gradients; calibration text of its own. */
   readonly gradients: boolean;
   readonly generation: boolean;
+  /** What of it a part can be without, by `prune cut`: "blocks", "experts", "channels". */
+  readonly cuts: readonly string[];
   /** One entry per kind of block, as the family has them by default. */
   readonly blocks: readonly PrunableStages[];
 }
@@ -110,8 +113,16 @@ function reportOf(family: Family): FamilyReport {
     generation: isPossible(() => {
       for (const block of blocks) buildStepGraph(architecture, block);
     }),
+    cuts: cutsOf(family, blocks),
     blocks: [...kinds.values()],
   };
+}
+
+function cutsOf({ edit }: Family, blocks: readonly BlockSpec[]): string[] {
+  if (edit === undefined) return [];
+  const hasExperts = edit.experts !== undefined && blocks.some(({ experts }) => experts !== undefined);
+  const hasChannels = edit.width !== undefined && blocks.some((block) => channelGroup(block) !== undefined);
+  return ["blocks", ...(hasExperts ? ["experts"] : []), ...(hasChannels ? ["channels"] : [])];
 }
 
 function gradientGraph(architecture: Architecture, block: BlockSpec): void {
@@ -170,22 +181,25 @@ export function renderFamilies({ families }: FamiliesReport): string {
 
 /** The text of docs/families.md. */
 export function familiesDocument({ families }: FamiliesReport): string {
-  const sections = families.map(({ name, modelTypes, exercises, models, dense, gradients, generation, blocks }) => {
-    const features = [...(gradients ? ["gradients"] : []), ...(generation ? ["generation"] : [])];
-    const stages = blocks.map((block) => `  - \`${formatStages(block)}\``);
-    return [
-      `## ${name}`,
-      "",
-      `- \`model_type\`: ${modelTypes.map((type) => `\`${type}\``).join(", ")}`,
-      ...(exercises.length === 0 ? [] : [`- exercises: ${exercises.join("; ")}`]),
-      ...(models.length === 0 ? [] : [`- models: ${models.join("; ")}`]),
-      `- whole-run features: ${features.length === 0 ? "none" : features.join(", ")}`,
-      ...(dense.length === 0 ? [] : [`- never pruned: ${dense.map((role) => `\`${role}\``).join(", ")}`]),
-      `- prunable linears of a block${blocks.length > 1 ? ", by kind of block" : ""}:`,
-      ...stages,
-      "",
-    ].join("\n");
-  });
+  const sections = families.map(
+    ({ name, modelTypes, exercises, models, dense, gradients, generation, cuts, blocks }) => {
+      const features = [...(gradients ? ["gradients"] : []), ...(generation ? ["generation"] : [])];
+      const stages = blocks.map((block) => `  - \`${formatStages(block)}\``);
+      return [
+        `## ${name}`,
+        "",
+        `- \`model_type\`: ${modelTypes.map((type) => `\`${type}\``).join(", ")}`,
+        ...(exercises.length === 0 ? [] : [`- exercises: ${exercises.join("; ")}`]),
+        ...(models.length === 0 ? [] : [`- models: ${models.join("; ")}`]),
+        `- whole-run features: ${features.length === 0 ? "none" : features.join(", ")}`,
+        `- structured edits: ${cuts.length === 0 ? "none" : cuts.join(", ")}`,
+        ...(dense.length === 0 ? [] : [`- never pruned: ${dense.map((role) => `\`${role}\``).join(", ")}`]),
+        `- prunable linears of a block${blocks.length > 1 ? ", by kind of block" : ""}:`,
+        ...stages,
+        "",
+      ].join("\n");
+    },
+  );
   return `${INTRODUCTION}\n${sections.join("\n")}`;
 }
 
@@ -206,4 +220,6 @@ embeddings (those of single blocks, too) and heads are never pruned; nor are lay
 
 Models are some that were released with a layout, not all. Whole-run features are what needs more than a block's forward:
 methods and steps that look at gradients (\`gradients\`), and calibration text written by the model itself (\`generation\`).
+Structured edits are what \`prune cut\` can write a model without: blocks where what they compute does not go by their place,
+experts of mixtures, channels of dense MLPs ([structured.md](methods/structured.md)).
 `;

@@ -1,12 +1,14 @@
-/** `prune verify`: whether a checkpoint keeps zeros that it should have. */
+/** `prune verify`: whether a checkpoint has the tensors that its config.json says, and keeps zeros that it should have. */
 import { EVALUATION_OPTIONS } from "../../options/evaluation-options.js";
 import { VERIFICATION_OPTIONS } from "../../options/mask-options.js";
 import { flagsOf, type CommandSpec } from "../command.js";
 
 export const verify: CommandSpec = {
   name: "verify",
-  description: "check that a checkpoint keeps zeros, whoever made it since: after fine-tuning, quantising, conversion",
+  description:
+    "check a checkpoint, whoever made it: its tensors against config.json, none missing, too many or of another shape; or zeros that it should keep",
   examples: [
+    "prune verify ./Llama-14-blocks",
     "prune verify ./Llama-tuned --mask mask.safetensors",
     "prune verify ./Llama-2of4 --pattern 2:4",
     "prune verify ./Llama-tuned --against ./Llama-0.7",
@@ -15,8 +17,13 @@ export const verify: CommandSpec = {
   flags: flagsOf(VERIFICATION_OPTIONS),
   async act(request, session) {
     const api = await import("../../index.js");
-    const { renderZeroChecks } = await import("../../report/render.js");
     const { expectZerosKept } = api;
+    const { mask, pattern, against, ...checked } = request;
+    if (mask === undefined && pattern === undefined && against === undefined) {
+      const { renderVerification } = await import("../../report/cut.js");
+      return session.print(await api.verify({ ...checked, ...session.listening }), renderVerification);
+    }
+    const { renderZeroChecks } = await import("../../report/render.js");
     const report = await api.verifyZeros({ ...request, ...session.listening });
     await session.print(report, renderZeroChecks);
     expectZerosKept(report);

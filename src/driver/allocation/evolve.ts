@@ -6,26 +6,24 @@
  */
 import { mkdir, rm } from "../../files/output-files.js";
 import { join } from "node:path";
-import { borrowed } from "../../array.js";
 import { MersenneTwister } from "../../calibration/random.js";
 import { throwIfStopped, type EngineContext } from "../../context.js";
 import type { Device } from "../../device/device.js";
-import { measureDivergence, type EvaluatedModel } from "../../evaluation/divergence.js";
+import { measureDivergence } from "../../evaluation/divergence.js";
 import type { BlockSpec, InputGroup, LinearSpec } from "../../model/architecture.js";
 import { readBlockWeights } from "../../forward/weights.js";
 import { embedTokens } from "../../forward/embedding.js";
 import { type BlockRunner } from "../../forward/block-runner.js";
 import { Stream } from "../../forward/stream.js";
-import { valuesOf } from "../../forward/values.js";
 import { lookUp } from "../../look-up.js";
-import { applyFinalNorm, nextTokenStatistics } from "../../forward/head.js";
-import { HiddenStates } from "../../forward/hidden-states.js";
+import { applyFinalNorm } from "../../forward/head.js";
 import { putMatrix, takeMatrix } from "../../model/logical-matrix.js";
 import type { Model } from "../../model/open-model.js";
 import type { LayerSolver } from "../../solvers/solver.js";
 import { evolve } from "../../allocation/evolution.js";
 import type { Unit } from "../../allocation/distribute.js";
 import type { SearchOptions } from "../../allocation/rule.js";
+import { createStates, evaluateDense, repeatReference, type DenseReference } from "../dense-reference.js";
 import { selectedBlocks } from "./dense-pass.js";
 import { boundSolver } from "../solve-linear.js";
 import { SolvedLinears } from "./solved-linears.js";
@@ -76,7 +74,8 @@ export async function evolveSparsities(input: EvolutionInput): Promise<EvolvedSp
     name,
     elements: inFeatures * outFeatures,
   }));
-  await using reference = await evaluateDense(input, measured);
+  const onBatch = (): void => throwIfStopped(input.context, true);
+  await using reference = await evaluateDense({ ...input, onBatch }, measured);
   const random = new MersenneTwister(input.seed);
   const { sparsities, ...fitness } = await evolve({
     units,
@@ -105,49 +104,6 @@ async function solveLinears(
 }
 
 const WANDA = boundSolver("wanda");
-
-function createStates(
-  { architecture: { state } }: Model,
-  sequences: readonly Int32Array[],
-  memoryBytes: number,
-  scratchFile: string,
-): Promise<HiddenStates> {
-  const tokens = sequences[0]?.length ?? 0;
-  return HiddenStates.create({ sequences: sequences.length, tokens, width: state.width, memoryBytes, scratchFile });
-}
-
-/** The dense model on the held-out sequences: what enters the first block, and what leaves the last. */
-interface DenseReference extends EvaluatedModel, AsyncDisposable {
-  readonly states: HiddenStates;
-  readonly embedded: HiddenStates;
-}
-
-async function evaluateDense(input: EvolutionInput, sequences: readonly Int32Array[]): Promise<DenseReference> {
-  const { model, memoryBytes, directory } = input;
-  const embedded = await createStates(model, sequences, memoryBytes, join(directory, "embedded.bin"));
-  const states = await createStates(model, sequences, memoryBytes, join(directory, "reference.bin"));
-  await embedTokens(model, sequences, embedded);
-  await embedded.copyTo(states);
-  const stream = new Stream(input.runner, states);
-  const onBatch = (): void => throwIfStopped(input.context, true);
-  let weights = new Map<string, Float32Array>();
-  for (const block of model.architecture.blocks) {
-    weights = await readBlockWeights(model.checkpoint, block, weights);
-    await stream.pass(block, weights, { moves: true, onBatch });
-  }
-  await applyFinalNorm(model, states);
-  const { logPartitions } = await nextTokenStatistics(model, states, sequences);
-  return {
-    model,
-    states,
-    embedded,
-    logPartitions,
-    async [Symbol.asyncDispose]() {
-      await states[Symbol.asyncDispose]();
-      await embedded[Symbol.asyncDispose]();
-    },
-  };
-}
 
 interface Measurement {
   readonly solved: SolvedLinears;
@@ -186,33 +142,6 @@ async function measureCandidates(input: EvolutionInput, measurement: Measurement
     const own = klDivergences.subarray(index * chosen.length, (index + 1) * chosen.length);
     return own.reduce((sum, value) => sum + value, 0) / chosen.length;
   });
-}
-
-/** The chosen sequences of a reference, `times` over, without copying them. */
-function repeatReference(reference: DenseReference, chosen: readonly number[], times: number): EvaluatedModel {
-  const { model, states, logPartitions } = reference;
-  const { tokens, sequenceLength } = states;
-  const partitions = new Float64Array(times * chosen.length * tokens);
-  for (let i = 0; i < times * chosen.length; i++) {
-    const from = chosen[i % chosen.length] * tokens;
-    partitions.set(logPartitions.subarray(from, from + tokens), i * tokens);
-  }
-  return {
-    model,
-    logPartitions: partitions,
-    states: {
-      sequences: times * chosen.length,
-      tokens,
-      async read(first, count) {
-        const values = new Float32Array(count * sequenceLength);
-        for (let i = 0; i < count; i++) {
-          using sequence = await states.read(chosen[(first + i) % chosen.length], 1);
-          values.set(valuesOf(sequence), i * sequenceLength);
-        }
-        return borrowed("repeated states", values, [count * tokens, sequenceLength / tokens]);
-      },
-    },
-  };
 }
 
 /** A block's weights as a candidate has them. Going from one candidate to the next touches only linears that differ. */

@@ -4,6 +4,7 @@ import type { ModelConfig } from "../config.js";
 import type { HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
 import { readPlainMlp } from "../mlp.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor): Architecture {
@@ -26,5 +27,6 @@ export const APERTUS: Family = {
   name: "apertus",
   modelTypes: ["apertus"],
   exercises: ["xIELU without a gate", "q/k norm per head", "llama3 rotary scaling by default"],
+  edit: DECODER_EDIT,
   describe,
 };

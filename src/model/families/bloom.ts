@@ -48,4 +48,5 @@ export const BLOOM = plainFamily(
       isTiedByDefault: true,
     };
   },
+  { layers: ["n_layer", "num_hidden_layers"] },
 );

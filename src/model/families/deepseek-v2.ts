@@ -16,6 +16,7 @@ import {
   type ShapeOf,
 } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function readRouter(values: ConfigObject): RouterParts {
@@ -101,5 +102,10 @@ export const DEEPSEEK_V2: Family = {
     "shared experts",
     "dense layers first",
   ],
+  edit: {
+    ...DECODER_EDIT,
+    experts: ["n_routed_experts", "num_experts", "num_local_experts"],
+    mixtures: "first_k_dense_replace",
+  },
   describe,
 };

@@ -7,6 +7,7 @@ import type { ModelConfig } from "../config.js";
 import type { HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { readCorrectedMixtures, type ShapeOf } from "../moe-config.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 import { readLatentAttention } from "./deepseek-v2.js";
 
@@ -31,5 +32,10 @@ export const DEEPSEEK_V3: Family = {
     "dense layers first",
     "layers of further tokens carried along",
   ],
+  edit: {
+    ...DECODER_EDIT,
+    experts: ["n_routed_experts", "num_experts", "num_local_experts"],
+    mixtures: "first_k_dense_replace",
+  },
   describe,
 };

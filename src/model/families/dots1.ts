@@ -4,6 +4,7 @@ import type { ModelConfig } from "../config.js";
 import { readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
 import { readCorrectedMixtures, type ShapeOf } from "../moe-config.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -27,5 +28,10 @@ export const DOTS1: Family = {
     "q/k norm per head",
     "sliding window on some layers",
   ],
+  edit: {
+    ...DECODER_EDIT,
+    experts: ["n_routed_experts", "num_experts", "num_local_experts"],
+    mixtures: "first_k_dense_replace",
+  },
   describe,
 };

@@ -7,6 +7,7 @@ import type { ConfigObject, ModelConfig } from "../config.js";
 import { requireBoolean, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { readMixture, type RouterParts, type ShapeOf } from "../moe-config.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 import { readErnie } from "./ernie4-5.js";
 
@@ -60,5 +61,6 @@ export const ERNIE4_5_MOE: Family = {
     "dense layers among sparse ones",
     "interleaved rotary",
   ],
+  edit: { ...DECODER_EDIT, experts: ["moe_num_experts", "num_experts"], mixtures: "moe_layer_start_index" },
   describe,
 };

@@ -66,4 +66,5 @@ export const FALCON = plainFamily(
       isTiedByDefault: true,
     };
   },
+  { layers: ["num_hidden_layers", "n_layer"], width: ["ffn_hidden_size"] },
 );

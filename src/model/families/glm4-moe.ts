@@ -9,6 +9,7 @@ import { readHeads, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
 import { readCorrectedMixtures, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -38,5 +39,10 @@ export const GLM4_MOE: Family = {
     "q/k norm per head",
     "layers of further tokens carried along",
   ],
+  edit: {
+    ...DECODER_EDIT,
+    experts: ["n_routed_experts", "num_experts", "num_local_experts"],
+    mixtures: "first_k_dense_replace",
+  },
   describe,
 };

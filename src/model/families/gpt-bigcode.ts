@@ -38,4 +38,5 @@ export const GPT_BIGCODE = plainFamily(
       embedding: { positions: { path: "transformer.wpe", count: maxPositions, offset: 0 } },
     };
   },
+  { layers: ["n_layer", "num_hidden_layers"], width: ["n_inner"] },
 );

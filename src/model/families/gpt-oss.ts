@@ -7,6 +7,7 @@ import type { ModelConfig } from "../config.js";
 import { readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { mixtureBranch } from "../moe.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor): Architecture {
@@ -48,5 +49,6 @@ export const GPT_OSS: Family = {
     "experts with biases and a clamped gate, gate and up outputs in turn",
     "router with a bias",
   ],
+  edit: mixtureEdit(["num_local_experts", "num_experts"]),
   describe,
 };

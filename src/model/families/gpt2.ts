@@ -39,4 +39,5 @@ export const GPT2 = plainFamily(
       isTiedByDefault: true,
     };
   },
+  { layers: ["n_layer", "num_hidden_layers"], width: ["n_inner"] },
 );

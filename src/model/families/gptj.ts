@@ -42,6 +42,7 @@ export const GPTJ = plainFamily(
   "gptj",
   ["parallel branches with one norm", "partial interleaved rotary", "head with a bias"],
   (values) => read(values, ["attn.q_proj", "attn.k_proj", "attn.v_proj"]),
+  { layers: ["n_layer", "num_hidden_layers"], width: ["n_inner"] },
 );
 
 export const CODEGEN = plainFamily(
@@ -52,4 +53,5 @@ export const CODEGEN = plainFamily(
     if (layout.heads.heads % SHARDS !== 0) throw values.refuse("n_head", `a multiple of ${SHARDS}`);
     return { ...layout, fusedLayout: "sharded" };
   },
+  { layers: ["n_layer", "num_hidden_layers"], width: ["n_inner"] },
 );

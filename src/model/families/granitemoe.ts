@@ -7,6 +7,7 @@ import type { ConfigObject, ModelConfig } from "../config.js";
 import { readActivation, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { mixtureBranch, type SharedExpertSpec } from "../moe.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 import { readMultipliers } from "./granite.js";
 
@@ -37,7 +38,7 @@ function granite(name: string, exercises: readonly string[], sharedOf: typeof re
     });
     return describeGatedDecoder(name, config, hasTensor, { ...readMultipliers(values), mlpOf: () => mixture });
   };
-  return { name, modelTypes: [name], exercises, describe };
+  return { name, modelTypes: [name], exercises, edit: mixtureEdit(["num_local_experts"]), describe };
 }
 
 export const GRANITEMOE = granite(

@@ -7,6 +7,7 @@ import type { ConfigObject, ModelConfig } from "../config.js";
 import type { HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, gatedFamily, readRmsNorm, type GatedVariations } from "../gated-decoder.js";
 import { readMixture, type ShapeOf } from "../moe-config.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function common(values: ConfigObject): GatedVariations {
@@ -63,5 +64,6 @@ export const HUNYUAN_V1_MOE: Family = {
   name: "hunyuan_v1_moe",
   modelTypes: ["hunyuan_v1_moe"],
   exercises: ["q/k norm per head after rotation", "mixture of experts", "shared expert without a gate"],
+  edit: mixtureEdit(["num_experts"]),
   describe: describeMoe,
 };

@@ -95,5 +95,6 @@ export const LFM2: Family = {
   name: "lfm2",
   modelTypes: ["lfm2"],
   exercises: ["short gated convolutions", "norm of every query and key head", "tied by default"],
+  edit: { layers: ["num_hidden_layers"], lists: { layer_types: ["full_attention", "conv"] } },
   describe,
 };

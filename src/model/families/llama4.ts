@@ -100,5 +100,12 @@ export const LLAMA4_TEXT: Family = {
     "one expert by sigmoid, which scales its input, and a shared one",
     "dense layers among sparse ones",
   ],
+  edit: {
+    layers: ["num_hidden_layers"],
+    width: ["intermediate_size_mlp"],
+    experts: ["num_local_experts", "num_experts"],
+    lists: { layer_types: ["full_attention", "chunked_attention"], no_rope_layers: [1, 0] },
+    mixtures: "moe_layers",
+  },
   describe,
 };

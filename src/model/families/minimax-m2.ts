@@ -5,6 +5,7 @@ import { readHeads, requireBoolean, type HasTensor } from "../decoder-config.js"
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
 import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
 import { readRotaryTable } from "../rotary.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -35,5 +36,6 @@ export const MINIMAX_M2: Family = {
     "RMS norm over all query heads and over all key heads",
     "partial rotary",
   ],
+  edit: mixtureEdit(["num_local_experts", "num_experts"]),
   describe,
 };

@@ -9,6 +9,7 @@ import { readActivation, readHeads, readLayerKinds, type HasTensor } from "../de
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { lightningAttentionBranch } from "../lightning-attention.js";
 import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 /** 2^(-8 i / heads), slower from layer to layer. */
@@ -71,5 +72,8 @@ export const MINIMAX: Family = {
     "residual sums with factors",
     "mixture of experts, one by one or stacked",
   ],
+  edit: mixtureEdit(["num_local_experts", "num_experts"], {
+    lists: { layer_types: ["full_attention", "linear_attention"] },
+  }),
   describe,
 };

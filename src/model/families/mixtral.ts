@@ -4,6 +4,7 @@ import type { ModelConfig } from "../config.js";
 import { readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, readRmsNorm } from "../gated-decoder.js";
 import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -20,5 +21,6 @@ export const MIXTRAL: Family = {
   name: "mixtral",
   modelTypes: ["mixtral"],
   exercises: ["mixture of experts, chosen weights renormalised", "experts stored one by one or stacked"],
+  edit: mixtureEdit(["num_local_experts", "num_experts"]),
   describe,
 };

@@ -52,4 +52,5 @@ export const MPT = plainFamily(
       slopes: alibiSlopes(heads, attention.number("alibi_bias_max", 8)),
     };
   },
+  { layers: ["n_layers", "num_hidden_layers"] },
 );

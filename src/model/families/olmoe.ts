@@ -4,6 +4,7 @@ import type { ConfigObject, ModelConfig } from "../config.js";
 import type { HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, type GatedVariations, perHeadNorm, POST_NORM, readRmsNorm } from "../gated-decoder.js";
 import { readMixture, type ShapeOf } from "../moe-config.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 /** Experts of `intermediate_size`. */
@@ -37,6 +38,7 @@ export const OLMOE: Family = {
     "RMS norm over all query heads and over all key heads",
     "queries, keys and values clipped",
   ],
+  edit: mixtureEdit(["num_experts", "num_local_experts"]),
   describe: describeOlmoe,
 };
 
@@ -55,5 +57,6 @@ export const FLEX_OLMO: Family = {
   name: "flex_olmo",
   modelTypes: ["flex_olmo"],
   exercises: ["mixture of experts", "norms on what the branches return", "RMS norm over all query and all key heads"],
+  edit: mixtureEdit(["num_experts", "num_local_experts"]),
   describe: describeFlexOlmo,
 };

@@ -62,4 +62,5 @@ export const OPT = plainFamily(
       isTiedByDefault: true,
     };
   },
+  { layers: ["num_hidden_layers"], width: ["ffn_dim"] },
 );

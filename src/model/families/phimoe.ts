@@ -4,6 +4,7 @@ import type { ModelConfig } from "../config.js";
 import { readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { readNumberedMixture, type ShapeOf } from "../moe-config.js";
+import { mixtureEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -28,5 +29,6 @@ export const PHIMOE: Family = {
     "attention and head biases",
     "longrope rotary scaling with factors of its own",
   ],
+  edit: mixtureEdit(["num_local_experts", "num_experts"]),
   describe,
 };

@@ -7,6 +7,7 @@ import type { ModelConfig } from "../config.js";
 import { readSwitchedWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder } from "../gated-decoder.js";
 import { readMixture, readQwenRouter, readSparseLayers, type ShapeOf } from "../moe-config.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -35,5 +36,6 @@ export const QWEN2_MOE: Family = {
     "dense layers among sparse ones",
     "q/k/v bias",
   ],
+  edit: { ...DECODER_EDIT, experts: ["num_experts", "num_local_experts"], mixtures: "mlp_only_layers" },
   describe,
 };

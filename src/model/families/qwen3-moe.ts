@@ -4,6 +4,7 @@ import type { ModelConfig } from "../config.js";
 import { readWindows, type HasTensor } from "../decoder-config.js";
 import { describeGatedDecoder, perHeadNorm, readRmsNorm } from "../gated-decoder.js";
 import { readMixture, readQwenRouter, readSparseLayers, type ShapeOf } from "../moe-config.js";
+import { DECODER_EDIT } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function describe(config: ModelConfig, hasTensor: HasTensor, shapeOf: ShapeOf): Architecture {
@@ -32,5 +33,6 @@ export const QWEN3_MOE: Family = {
     "dense layers among sparse ones",
     "q/k norm per head",
   ],
+  edit: { ...DECODER_EDIT, experts: ["num_experts", "num_local_experts"], mixtures: "mlp_only_layers" },
   describe,
 };

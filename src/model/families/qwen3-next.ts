@@ -11,6 +11,7 @@ import { describeGatedDecoder, perHeadNorm, readRmsNorm, type GatedVariations } 
 import { readMixture, readSparseLayers, type ShapeOf } from "../moe-config.js";
 import type { Norm } from "../pieces.js";
 import { readRotaryTable } from "../rotary.js";
+import { DECODER_EDIT, type FamilyEdit } from "../family-edit.js";
 import type { Family } from "../family.js";
 
 function readDeltaNet(values: ConfigObject, layout: DeltaNetSpec["layout"]): DeltaNetSpec {
@@ -57,6 +58,11 @@ function readExperts(values: ConfigObject, shapeOf: ShapeOf, layer: number, isRe
   });
 }
 
+const HYBRID_EDIT: FamilyEdit = {
+  ...DECODER_EDIT,
+  lists: { layer_types: ["full_attention", "linear_attention"] },
+};
+
 const EXERCISES = [
   "gated delta net with a short convolution",
   "gated outputs of attention",
@@ -78,6 +84,7 @@ export const QWEN3_NEXT: Family = {
   name: "qwen3_next",
   modelTypes: ["qwen3_next"],
   exercises: [...EXERCISES, "projections fused per head", "mixture of experts with a shared one behind a gate"],
+  edit: { ...HYBRID_EDIT, experts: ["num_experts", "num_local_experts"], mixtures: "mlp_only_layers" },
   describe: describeNext,
 };
 
@@ -85,6 +92,7 @@ export const QWEN3_5_TEXT: Family = {
   name: "qwen3_5_text",
   modelTypes: ["qwen3_5_text"],
   exercises: EXERCISES,
+  edit: HYBRID_EDIT,
   describe: (config, hasTensor) =>
     describeGatedDecoder("qwen3_5_text", config, hasTensor, readHybrid(config.values, "separate")),
 };
@@ -93,6 +101,7 @@ export const QWEN3_5_MOE_TEXT: Family = {
   name: "qwen3_5_moe_text",
   modelTypes: ["qwen3_5_moe_text"],
   exercises: [...EXERCISES, "mixture of experts with a shared one behind a gate"],
+  edit: { ...HYBRID_EDIT, experts: ["num_experts", "num_local_experts"] },
   describe: (config, hasTensor, shapeOf) =>
     describeGatedDecoder("qwen3_5_moe_text", config, hasTensor, {
       ...readHybrid(config.values, "separate"),

@@ -198,7 +198,8 @@ describe("clone", () => {
     const setup = await setUp(t);
     await using output = await create(setup);
     const others = [create(setup, { force: true }), create(setup, { resume: true })];
-    for (const other of others) await assert.rejects(other, isError(UsageError, "E_OUTPUT_LOCKED", /is being written/));
+    const isLocked = isError(UsageError, "E_OUTPUT_LOCKED", /is being written/);
+    await Promise.all(others.map((other) => assert.rejects(other, isLocked)));
     await output.finish({ remove: [] });
     await using _next = await create(setup, { force: true });
   });

@@ -24,7 +24,8 @@ test("what is generated calibrates a run", async (t) => {
   const pruned = await runPrune([...flags, "--out", out, "--json"]);
   assert.equal(pruned.code, 0, pruned.stderr);
   const { calibration } = RUN_DOCUMENT.parse(JSON.parse(pruned.stdout));
-  assert.deepEqual(calibration, { sequences: 4, seqlen: 32, sha256: report.sha256 });
+  const description = `${file}#ids: first 4 rows, 32 of 32 tokens each`;
+  assert.deepEqual(calibration, { description, sequences: 4, seqlen: 32, sha256: report.sha256 });
 
   const again = await runPrune(["generate-calibration", model, ...SIZE, "--out", file]);
   assert.equal(again.code, 2);

@@ -76,7 +76,7 @@ test("space beside the output is what spilled states and trainings take, and a d
     counted.reduce((sum, [, size]) => sum + size, 0),
   );
   await assert.rejects(
-    planRun({ ...config, nsamples: 1e9 }, createTestContext()),
+    planRun({ ...config, out: `${out}-other`, nsamples: 1e9 }, createTestContext()),
     (error: unknown) => error instanceof ResourceError && error.code === "E_DISK_FULL",
   );
   const training = planned({ method: "elsa", methodOptions: { steps: 2, batchSize: 2 }, memoryBytes: 1e9 });

@@ -29,7 +29,6 @@ export const COMMANDS: readonly CommandSpec[] = [
   verify,
   inspect,
   applyMask,
-  verify,
   methods,
   recipes,
   families,

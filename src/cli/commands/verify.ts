@@ -5,8 +5,7 @@ import { flagsOf, type CommandSpec } from "../command.js";
 
 export const verify: CommandSpec = {
   name: "verify",
-  description:
-    "check a checkpoint, whoever made it: its tensors against config.json, none missing, too many or of another shape; or zeros that it should keep",
+  description: "check a checkpoint's tensors against config.json, or zeros it should keep",
   examples: [
     "prune verify ./Llama-14-blocks",
     "prune verify ./Llama-tuned --mask mask.safetensors",

@@ -231,6 +231,7 @@ export class KernelPool implements AsyncDisposable {
     Atomics.store(this.#control, CONTROL.kernel, STOP);
     Atomics.add(this.#control, CONTROL.epoch, 1);
     Atomics.notify(this.#control, CONTROL.epoch);
+    for (const worker of this.#workers ?? []) worker.removeAllListeners("message"); // one that is still starting must be waited for
     await Promise.all((this.#workers ?? []).map((worker) => worker.terminate()));
   }
 }

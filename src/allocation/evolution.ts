@@ -45,6 +45,11 @@ const MOST_LEVELS = 3;
 /** Draws of a swap before giving up: only models with one linear, or with no room left, ever need so many. */
 const MOST_DRAWS = 1000;
 
+/** How many of all sequences measure candidates. */
+export function heldOutOf({ heldOut }: Pick<SearchOptions, "heldOut">, sequences: number): number {
+  return Math.max(1, Math.min(heldOut, Math.floor(sequences / 2)));
+}
+
 /** How often `measure` is called. */
 export function measurements({ generations }: Pick<EvolutionOptions, "generations">): number {
   return 1 + generations * (ROUNDS.length + 1);
@@ -64,6 +69,19 @@ export function measuredSequences(
     candidates = survivors;
   }
   return sequences + generations * (perGeneration + candidates * sequences);
+}
+
+/** Sequences of candidates that are measured in one call, at most. */
+export function measuredAtOnce({ offspring }: Pick<EvolutionOptions, "offspring">, sequences: number): number {
+  let candidates = offspring;
+  let most = sequences;
+  for (const round of ROUNDS) {
+    const survivors = survivorsOf(round, offspring);
+    if (candidates <= survivors) continue;
+    most = Math.max(most, candidates * sampleSize(round, sequences));
+    candidates = survivors;
+  }
+  return Math.max(most, candidates * sequences);
 }
 
 type Round = (typeof ROUNDS)[number];

@@ -1,6 +1,6 @@
 /** EvoPress (Sieberling et al. 2024, arXiv:2410.14649): the allocation that a search finds. The search is evolution.ts. */
 import { z } from "zod";
-import { measuredSequences, measurements } from "./evolution.js";
+import { heldOutOf, measuredAtOnce, measuredSequences, measurements } from "./evolution.js";
 import { bounds } from "./options.js";
 import type { AllocationRule } from "./rule.js";
 
@@ -30,10 +30,15 @@ export const evolutionary = {
   /** Statistics, the dense model on the held-out sequences, and every round of measuring. */
   passes: (options) => 2 + measurements(options),
   dependsOnMethod: ({ proxy }) => proxy === "method",
-  cost: (options, { linears, sequences }) => ({
-    measuredSequences: measuredSequences(options, Math.max(1, Math.min(options.heldOut, Math.floor(sequences / 2)))),
-    solvedLinears: linears.length + MOVED_LINEARS * options.offspring * options.generations,
-    solvedBy: options.proxy,
-  }),
+  cost: (options, { linears, sequences }) => {
+    const heldOut = heldOutOf(options, sequences);
+    return {
+      measuredSequences: measuredSequences(options, heldOut),
+      solvedLinears: linears.length + MOVED_LINEARS * options.offspring * options.generations,
+      solvedBy: options.proxy,
+      // Statistics; then the dense model's embeddings and results, and the candidates.
+      states: [[Math.max(1, sequences - heldOut)], [heldOut, heldOut, measuredAtOnce(options, heldOut)]],
+    };
+  },
   allocate: (source, options, target) => source.search(options, target),
 } satisfies AllocationRule<EvolutionaryOptions>;

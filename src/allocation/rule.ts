@@ -81,6 +81,8 @@ export interface AllocationCost {
   /** Linears that are solved for candidates, each by `solvedBy` and counted as average ones. */
   readonly solvedLinears?: number;
   readonly solvedBy?: "method" | "wanda";
+  /** Sequences of the sets of hidden states that are there at once, beside the run's own, at each of its moments. */
+  readonly states?: readonly (readonly number[])[];
   /** Memory beyond a block's weights while it works. */
   readonly bytes?: number;
 }

@@ -23,6 +23,7 @@ import {
 } from "./source-file.js";
 import { kindOf, type SourceKind } from "./source-kind.js";
 import { readPlainText } from "./text.js";
+import { mostUnpacked, TOO_MUCH_UNPACKED, unpackedBytes } from "./unpacked-size.js";
 
 export interface Document {
   readonly text: string;
@@ -175,37 +176,27 @@ function recordNames(file: string, kind: SourceKind): RecordName {
 }
 
 /**
- * Whether what a file holds can be unpacked. Of gzip by the length that it ends with; it has none of several parts or of 4 GiB
- * and more, and is then only known to take more than it does packed, as with zstd.
+ * Whether there is room to unpack what a file holds. Of zstd it is only known that it takes more than it does packed.
  * @throws ResourceError E_DISK_FULL, E_TEMPORARY_DIRECTORY
  */
 export async function checkRoomToUnpack(file: string): Promise<void> {
   const sizeBytes = sizeOfFile(file);
   const compression = compressionOf(file, await readSome(file, 64));
   if (compression === undefined) return;
-  const end = Buffer.alloc(4); // of what has fewer bytes, zeros after them
-  if (compression === "gzip") end.set(await readSome(file, 4, Math.max(0, sizeBytes - 4)));
-  const neededBytes = Math.max(sizeBytes, end.readUInt32LE());
+  const neededBytes = compression === "gzip" ? await unpackedBytes(file, sizeBytes) : sizeBytes;
   await temporary.requireTemporaryRoom(neededBytes, `the unpacked text of ${file}`);
 }
 
-/**
- * How many times its stored size a file may have unpacked: texts have 3 to 10, what is made to fill a disk 1000. Small ones
- * may repeat themselves more often.
- */
-const LARGEST_RATIO = 200;
-const SMALL_UNPACKED_BYTES = 64 * 1024 * 1024;
-
 async function unpack(compression: Compression, file: string, target: string, size: number): Promise<void> {
   const unpacker = createUnpacker(compression, file);
-  const limitBytes = Math.max(SMALL_UNPACKED_BYTES, LARGEST_RATIO * size);
+  const limitBytes = mostUnpacked(size);
   const unpacked = await temporary.open(target, "w");
   let length = 0;
   try {
     await pipeline(readPieces(file), unpacker, async (pieces: AsyncIterable<Buffer>) => {
       for await (const piece of pieces) {
         length += piece.length;
-        if (length > limitBytes) throw new Error(`it is over ${LARGEST_RATIO} times as long unpacked as it is stored`);
+        if (length > limitBytes) throw new Error(TOO_MUCH_UNPACKED);
         await unpacked.writeFile(piece);
       }
     });

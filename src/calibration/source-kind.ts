@@ -1,4 +1,5 @@
 /** What kind of data a file of text or token ids holds. Content decides; the name where content leaves it open. */
+import type { TokenSource } from "../contract.js";
 import { FOREIGN_HEAD_BYTES, recogniseForeign } from "../checkpoint/foreign-file.js";
 import { CalibrationError } from "../errors.js";
 import { isRecord } from "../is-record.js";
@@ -54,6 +55,19 @@ export async function kindOf(file: string): Promise<SourceKind> {
   throw new CalibrationError("E_TEXT_EXTENSION", `${file}: unknown kind of file.`, {
     hint: "Use text, JSON lines or an array of records (gzipped or not), Parquet, or .safetensors (integer token ids [sequences, tokens]).",
     details: { file },
+  });
+}
+
+/**
+ * What a source's file holds.
+ * @throws CalibrationError as `kindOf`, and E_TOKEN_SOURCE where a tensor is named of a file that has none
+ */
+export async function kindOfSource({ file, tensor }: TokenSource): Promise<SourceKind> {
+  const kind = await kindOf(file);
+  if (tensor === undefined || kind === "ids") return kind;
+  throw new CalibrationError("E_TOKEN_SOURCE", `${file}#${tensor}: the file holds ${kind}, not tensors of token ids.`, {
+    hint: `Leave #${tensor} out.`,
+    details: { file, tensor, kind },
   });
 }
 

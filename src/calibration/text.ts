@@ -5,7 +5,8 @@
 import { createHash } from "node:crypto";
 import { CalibrationError } from "../errors.js";
 import { readFileSync } from "../files/text-files.js";
-import { compressionOf, sizeOfFile, unpackWhole } from "./source-file.js";
+import { compressionOf, sizeOfFile, unpackingProblem, unpackWhole, type Compression } from "./source-file.js";
+import { mostUnpacked, TOO_MUCH_UNPACKED } from "./unpacked-size.js";
 
 /** Largest plain text: beyond it a file of documents or of token ids is the right form. */
 const LARGEST_TEXT_BYTES = 256 * 1024 * 1024;
@@ -31,10 +32,21 @@ export function readPlainText(file: string): PlainText {
   }
   const stored = readFileSync(file);
   const compression = compressionOf(file, stored);
-  const bytes = compression === undefined ? stored : unpackWhole(compression, stored, file, LARGEST_TEXT_BYTES);
+  const bytes = compression === undefined ? stored : unpackText(compression, stored, file);
   const text = decodeStrictly(bytes);
   if (text === undefined) throw badEncoding(`${file}:${firstBadLine(bytes)}`, bytes);
   return { text: text.replace(/\r\n?/g, "\n"), sha256: createHash("sha256").update(stored).digest("hex") };
+}
+
+function unpackText(compression: Compression, stored: Uint8Array, file: string): Uint8Array {
+  const limitBytes = mostUnpacked(stored.length);
+  try {
+    return unpackWhole(compression, stored, file, Math.min(LARGEST_TEXT_BYTES, limitBytes));
+  } catch (error) {
+    const isTooLong = error instanceof CalibrationError && error.cause instanceof RangeError;
+    if (!isTooLong || limitBytes >= LARGEST_TEXT_BYTES) throw error;
+    throw unpackingProblem(compression, file, new Error(TOO_MUCH_UNPACKED));
+  }
 }
 
 /** Without its byte order mark; undefined where it is not UTF-8. */

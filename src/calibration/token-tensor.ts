@@ -7,6 +7,7 @@ import { parseHeader, parseHeaderLength, type SafetensorsHeader, type TensorEntr
 import type { TokenSource } from "../contract.js";
 import { CalibrationError } from "../errors.js";
 import { sizeOfFile } from "./source-file.js";
+import { kindOfSource } from "./source-kind.js";
 
 export interface TokenTensor {
   readonly name: string;
@@ -41,11 +42,12 @@ export async function readTokenTensor(source: TokenSource): Promise<TokenTensor>
 }
 
 /**
- * How many tokens a stored row has, from the file's header alone.
- * @throws as `readTokenTensor`
+ * How many tokens a stored row has, from the file's header alone; undefined for text and documents.
+ * @throws as `readTokenTensor` and `kindOfSource`
  */
-export async function tokenRowLength(source: TokenSource): Promise<number> {
+export async function tokenRowLength(source: TokenSource): Promise<number | undefined> {
   const { file } = source;
+  if ((await kindOfSource(source)) !== "ids") return undefined;
   const sizeBytes = sizeOfFile(file);
   const handle = await open(file);
   try {

@@ -72,12 +72,22 @@ export class TokenizerLibrary implements Disposable {
       }),
     );
     try {
-      await library.#ask({ kind: "load", definition }, "loaded");
+      await library.take(definition);
       return library;
     } catch (error) {
       library[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /** Another definition from now on. */
+  async take(definition: string): Promise<void> {
+    await this.#ask({ kind: "load", definition }, "loaded");
+  }
+
+  /** Whether its process answers no more. */
+  get hasEnded(): boolean {
+    return this.#failure !== undefined;
   }
 
   /** @throws TokenizerFailure, as the other requests */

@@ -36,17 +36,24 @@ const LONGEST_UNSPLIT = 4_000_000;
 /** Classes of transformers that put <s> in front by `add_bos_token` (default true), whatever tokenizer.json says. */
 const BOS_BY_CONFIG = /^(Llama|CodeLlama|Gemma)Tokenizer(Fast)?$/;
 
+/** What is used of the library. */
+export type Library = Pick<TokenizerLibrary, "encode" | "decode" | "idOf"> & Disposable;
+
 /**
+ * @param load loads the library with a definition
  * @throws CheckpointError E_TOKENIZER_MISSING, E_TOKENIZER when tokenizer.json is absent or the library cannot take it;
  *   ResourceError E_TOKENIZER_LIBRARY where there is no build of the library for this system
  */
-export async function loadTokenizer(modelDirectory: string): Promise<TextTokenizer> {
+export async function loadTokenizer(
+  modelDirectory: string,
+  load: (definition: string) => Promise<Library> = (definition) => TokenizerLibrary.load(definition),
+): Promise<TextTokenizer> {
   const file = join(modelDirectory, "tokenizer.json");
   const definition = readJson(file);
   const configFile = join(modelDirectory, "tokenizer_config.json");
   const config = existsSync(configFile) ? readJson(configFile).values : {};
   requireReproducible(definition.values, file);
-  const library = await named(file, () => TokenizerLibrary.load(withoutCutting(definition)));
+  const library = await named(file, () => load(withoutCutting(definition)));
   try {
     const around = await named(file, () => specialTokensAround(library, config));
     const opening = around.before.length > 0 ? around.before : await beginningOfText(library, config);
@@ -66,14 +73,14 @@ interface SpecialTokens {
 
 class LibraryTokenizer implements TextTokenizer {
   readonly opening: Int32Array;
-  readonly #library: TokenizerLibrary;
+  readonly #library: Library;
   readonly #file: string;
   readonly #definition: Json;
   readonly #special: SpecialTokens;
   readonly #canSplit: boolean;
   #idsOfText: ReadonlySet<number> | undefined;
 
-  constructor(library: TokenizerLibrary, file: string, definition: Json, special: SpecialTokens) {
+  constructor(library: Library, file: string, definition: Json, special: SpecialTokens) {
     this.#library = library;
     this.#file = file;
     this.#definition = definition;
@@ -212,10 +219,7 @@ function findIdsOfText({ model, added_tokens }: Json): ReadonlySet<number> {
 const PROBES = ["a", "A", "0", ".", " ", "的"];
 
 /** The ids that the tokenizer puts before and after any text. */
-async function specialTokensAround(
-  library: TokenizerLibrary,
-  config: Json,
-): Promise<Pick<SpecialTokens, "before" | "after">> {
+async function specialTokensAround(library: Library, config: Json): Promise<Pick<SpecialTokens, "before" | "after">> {
   let bare: Int32Array = new Int32Array(0);
   let full: Int32Array = bare;
   for (const probe of PROBES) {
@@ -229,7 +233,8 @@ async function specialTokensAround(
   let before = [...full.subarray(0, beforeCount)];
   const after = full.slice(beforeCount + bare.length);
 
-  if (BOS_BY_CONFIG.test(String(config["tokenizer_class"]))) {
+  const { tokenizer_class: tokenizerClass } = config;
+  if (typeof tokenizerClass === "string" && BOS_BY_CONFIG.test(tokenizerClass)) {
     const bos = await library.idOf(tokenContent(config["bos_token"]) ?? "<s>");
     const wanted = config["add_bos_token"] !== false;
     if (!wanted) before = before.filter((id) => id !== bos);
@@ -239,7 +244,7 @@ async function specialTokensAround(
 }
 
 /** The beginning-of-text token, of tokenizers that have one but do not put it there. */
-async function beginningOfText(library: TokenizerLibrary, config: Json): Promise<Int32Array> {
+async function beginningOfText(library: Library, config: Json): Promise<Int32Array> {
   const token = tokenContent(config["bos_token"]);
   const id = token === undefined ? undefined : await library.idOf(token);
   return Int32Array.from(id === undefined ? [] : [id]);
@@ -248,8 +253,7 @@ async function beginningOfText(library: TokenizerLibrary, config: Json): Promise
 /** Special tokens are written as a string or as an object with `content`. */
 function tokenContent(value: unknown): string | undefined {
   if (typeof value === "string") return value;
-  if (typeof value === "object" && value !== null && "content" in value) return String(value.content);
-  return undefined;
+  return isRecord(value) && typeof value["content"] === "string" ? value["content"] : undefined;
 }
 
 /**

@@ -3,11 +3,12 @@
  *
  * By exclusion: an inclusion list is what loses processors, chat templates and custom code. Left out are weights in
  * other files than the shards (they hold the dense model, and some loaders prefer them) and traces of tools.
- * Symbolic links are followed, because snapshots of the Hugging Face cache consist of them.
+ * Symbolic links are followed, because snapshots of the Hugging Face cache consist of them, but out of the folder only to
+ * where a checkpoint's files are: a link to anything else would put a private file into what may be published.
  */
 import { constants } from "../files/door.js";
 import { access, readdir, realpath, stat } from "../files/checkpoint-files.js";
-import { join } from "node:path";
+import { basename, dirname, join, sep } from "node:path";
 import { CheckpointError } from "../errors.js";
 
 export interface PlannedFile {
@@ -101,6 +102,11 @@ export async function planClone(directory: string, shards: readonly string[], ow
     const chain = [...ancestors, await realpath(here)];
     for (const name of (await readdir(here)).sort()) {
       const path = join(folder, name);
+      const isTaken = async (real: string): Promise<boolean> => {
+        if (await mayLeadTo(real, chain)) return true;
+        notes.push(`${join(directory, path)} is not copied: it is a link to ${real}, where no checkpoint is`);
+        return false;
+      };
       const targetPath = join(target, (isTop ? renamed.get(name) : undefined) ?? name);
       const isShard = isTop && wanted.has(name);
       if (/^adapter_config\.json$/i.test(name))
@@ -111,10 +117,13 @@ export async function planClone(directory: string, shards: readonly string[], ow
       const found = await stat(join(directory, path));
       if (found.isFile()) {
         const realPath = await realpath(join(directory, path));
+        if (!isShard && !(await isTaken(realPath))) continue;
         await access(realPath, constants.R_OK);
         files.push({ path: targetPath, realPath, sizeBytes: found.size });
       } else if (found.isDirectory() && !isExcluded(name, EXCLUDED_DIRECTORIES)) {
-        if (chain.includes(await realpath(join(directory, path)))) continue; // a link to a folder around it
+        const realFolder = await realpath(join(directory, path));
+        if (chain.includes(realFolder)) continue; // a link to a folder around it
+        if (!(await isTaken(realFolder))) continue;
         directories.push(targetPath);
         await visit(path, targetPath, chain);
       }
@@ -122,6 +131,17 @@ export async function planClone(directory: string, shards: readonly string[], ow
   };
   await visit("", "", []);
   return { directories, files, notes };
+}
+
+/** The folder of the files that snapshots of the Hub's cache link to. */
+const BLOBS = "blobs";
+
+/** Whether what a path really leads to is inside one of the folders, or a part of another checkpoint. */
+async function mayLeadTo(real: string, folders: readonly string[]): Promise<boolean> {
+  if (folders.some((folder) => real.startsWith(folder + sep))) return true;
+  const folder = dirname(real);
+  if (basename(folder) === BLOBS) return true;
+  return (await readdir(folder)).some((name) => name.endsWith(".safetensors"));
 }
 
 /** recipe.yaml → source-recipe.yaml, or with a number behind that where it is taken. */

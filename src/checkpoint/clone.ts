@@ -12,6 +12,7 @@ import type { ClonePlan, PlannedFile } from "./clone-plan.js";
 import type { ShardStamp } from "./shard-file.js";
 import { syncDirectory, syncPath } from "../files/durable.js";
 import { fileErrorCode } from "../files/file-errors.js";
+import { isRecord } from "../is-record.js";
 
 /** Says that the clone is complete and on the disk; without it a resume clones again. */
 export const CLONE_MARKER = "clone-complete";
@@ -66,6 +67,8 @@ export interface CloneMarker {
   readonly headersSha256: string;
   /** Of the source's shards before they were copied. */
   readonly shards: readonly ShardStamp[];
+  /** Tensors of theirs that are not finite, where all were looked at. */
+  readonly nonFinite?: readonly string[];
 }
 
 /**
@@ -103,10 +106,14 @@ export async function readMarker(target: string): Promise<CloneMarker | undefine
     const value: unknown = JSON.parse(await readFile(path, "utf8"));
     if (typeof value !== "object" || value === null || !("headersSha256" in value)) return undefined;
     const { headersSha256 } = value;
-    const shards = "shards" in value && Array.isArray(value.shards) ? (value.shards as ShardStamp[]) : [];
-    return typeof headersSha256 === "string" ? { headersSha256, shards } : undefined;
+    const found = "nonFinite" in value ? value.nonFinite : undefined;
+    const nonFinite = Array.isArray(found) && found.every((name) => typeof name === "string") ? found : undefined;
+    const shards = "shards" in value && Array.isArray(value.shards) ? value.shards.filter(isRecord) : [];
+    return typeof headersSha256 === "string"
+      ? { headersSha256, shards: shards as unknown as readonly ShardStamp[], ...(nonFinite && { nonFinite }) }
+      : undefined;
   } catch (cause) {
-    if (cause instanceof SyntaxError || fileErrorCode(cause) === "ENOENT") return undefined;
+    if (cause instanceof SyntaxError || ["ENOENT", "ENOTDIR"].includes(fileErrorCode(cause) ?? "")) return undefined;
     throw cause;
   }
 }

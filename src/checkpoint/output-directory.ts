@@ -7,7 +7,7 @@ import { syncDirectory } from "../files/durable.js";
 import { lstat, open, rename, rm } from "../files/output-files.js";
 import { basename, join } from "node:path";
 import { ConfigError, InternalError, ResourceError, UsageError } from "../errors.js";
-import { SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
+import { changedShards, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
 import { bytesOf, clone, CLONE_MARKER, CLONING, readMarker, sealClone, type OnCopied } from "./clone.js";
 import { planClone, type ClonePlan, type OwnNames } from "./clone-plan.js";
 import { rewrittenFiles } from "./dense-copy.js";
@@ -37,6 +37,8 @@ export interface OutputOptions {
   readonly newShardBytes?: number;
   /** What will lie beside the clone while the run works, besides what is there already. */
   readonly scratchBytes?: number;
+  /** Tensors that are not finite, where all were looked at since the source was opened. */
+  readonly nonFinite?: ReadonlySet<string>;
   /** Top-level names that the output has for itself. */
   readonly own?: OwnNames;
   /** Hears what of the source is left out or renamed, where users may miss it. */
@@ -107,9 +109,11 @@ export class OutputDirectory {
     if (place.partialExists) await rm(place.partial, { recursive: true, force: true });
     await checkFreeSpace(place.parent, bytesOf(plan) + (newShardBytes ?? 0), scratchBytes);
     const shards = await source.stamps();
+    const isUntouched = (await source.rewritten()).length === 0; // else what was looked at is not what is cloned
+    const nonFinite = isUntouched && options.nonFinite !== undefined ? { nonFinite: [...options.nonFinite] } : {};
     await clone(plan, place.partial, options.onCopied);
     return new OutputDirectory({ place, force, lock, clonedFrom: shards }, (signal) =>
-      sealClone(plan, place.partial, { headersSha256, shards }, signal),
+      sealClone(plan, place.partial, { headersSha256, shards, ...nonFinite }, signal),
     );
   }
 
@@ -224,6 +228,17 @@ async function takeBack({ out, partial }: OutputNames, working: readonly string[
 /** The marker goes last: as long as it is there, this is to be done. */
 async function removeWorkingFiles(out: string, working: readonly string[]): Promise<void> {
   for (const name of [...working, REPLACED, CLONE_MARKER]) await rm(join(out, name), { recursive: true, force: true });
+}
+
+/**
+ * Which tensors an interrupted run found not finite, where the source's files are still those that it looked at; undefined where
+ * they are to be looked at again.
+ */
+export async function nonFiniteBefore(out: string, source: Checkpoint): Promise<ReadonlySet<string> | undefined> {
+  const { partial } = await nameOutput(out);
+  const marker = await readMarker(partial);
+  if (marker?.nonFinite === undefined || marker.headersSha256 !== source.headersSha256) return undefined;
+  return changedShards(marker.shards, await source.stamps()).length === 0 ? new Set(marker.nonFinite) : undefined;
 }
 
 /** What is copied of a source. */

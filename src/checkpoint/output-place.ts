@@ -173,10 +173,15 @@ export async function checkDisjoint(place: OutputPlace, directory: string, input
  * Whether the output and what lies beside it while it is made will fit.
  * @throws ResourceError `E_DISK_FULL`
  */
-export async function checkFreeSpace(parent: string, cloneBytes: number, scratchBytes: number): Promise<void> {
+export async function checkFreeSpace(
+  parent: string,
+  cloneBytes: number,
+  scratchBytes: number,
+  flag = "--out",
+): Promise<void> {
   const what = scratchBytes > 0 ? `the output with ${scratchBytes} bytes of working files` : "the output";
   const neededBytes = cloneBytes + scratchBytes + SPARE_BYTES;
   const more = scratchBytes > 0 ? ", give more --memory" : "";
-  const hint = `Free some space${more} or choose another --out; nothing was written.`;
+  const hint = `Free some space${more} or choose another ${flag}; nothing was written.`;
   await requireRoom({ statfs }, { directory: parent, neededBytes, what, hint });
 }

@@ -65,7 +65,7 @@ export class ShardFile {
    */
   static async open(directory: string, name: string, flags: "r" | "r+"): Promise<ShardFile> {
     const path = join(directory, name);
-    if ((await source.stat(path)).isFIFO()) throw notRegular(path); // opening it would wait for a writer
+    if (!(await source.stat(path)).isFile()) throw notRegular(path); // opening a pipe waits, and a device may act
     const handle = await (flags === "r" ? source : output).open(path, flags);
     try {
       const opened = stampOf(name, await handle.stat({ bigint: true }));

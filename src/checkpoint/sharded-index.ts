@@ -44,7 +44,9 @@ export function parseShardIndex(json: Uint8Array, file: string = INDEX_FILE): Sh
     checkShardName(shard, tensor, file);
     shardOf.set(tensor, shard);
   }
-  return { shardOf, shards: [...new Set(shardOf.values())].sort() };
+  const shards = [...new Set(shardOf.values())].sort();
+  checkTwins(shards, file);
+  return { shardOf, shards };
 }
 
 function invalid(file: string, problem: string): CheckpointError {
@@ -65,6 +67,22 @@ function checkShardName(shard: string, tensor: string, file: string): void {
       details: { file, tensor, shard },
     },
   );
+}
+
+/** Names that only some file systems tell apart would be one file on the others, where the output may be. */
+function checkTwins(shards: readonly string[], file: string): void {
+  const seen = new Map<string, string>();
+  for (const shard of shards) {
+    const folded = shard.normalize("NFC").toLowerCase();
+    const twin = seen.get(folded);
+    if (twin !== undefined)
+      throw new CheckpointError(
+        "E_SHARD_NAME",
+        `${file}: shards ${quoteName(twin)} and ${quoteName(shard)} differ only in case or in the form of their characters.`,
+        { hint: "Rename one of them, in the index too.", details: { file, shards: [twin, shard] } },
+      );
+    seen.set(folded, shard);
+  }
 }
 
 /** Problems listed in one message. */

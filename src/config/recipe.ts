@@ -5,7 +5,7 @@
 import { basename } from "node:path";
 import { fileErrorCode } from "../files/file-errors.js";
 import { readFile, statSync } from "../files/request-files.js";
-import { isMap, LineCounter, parseDocument, visit, type Document, type Node } from "yaml";
+import { CST, isMap, isScalar, Lexer, LineCounter, parseDocument, visit, type Document, type Node } from "yaml";
 import { z } from "zod";
 import { ConfigError, UsageError } from "../errors.js";
 import { isRecord } from "../is-record.js";
@@ -14,8 +14,12 @@ import { optionsOfRecipeKey, recipeSchema, requestOfRecipe } from "../options/re
 import type { RunRequest } from "../options/run-options.js";
 import { builtInRecipes } from "./built-in-recipes.js";
 
-/** A written-down run has a few hundred. */
-const LARGEST_BYTES = 2 ** 20;
+/** A written-down run has a few hundred; with a sparsity for each of a thousand linears it has 100,000. */
+const LARGEST_BYTES = 2 ** 17;
+/** Lists and mappings in each other. */
+const DEEPEST = 64;
+/** Unknown keys that are named one by one. */
+const MOST_UNKNOWN = 50;
 
 /** A recipe as far as it can be taken. */
 export interface ExaminedRecipe {
@@ -79,6 +83,7 @@ export function examineRecipe(text: string, file: string): ExaminedRecipe {
   const document = parse(text, lines, refuse);
   const [first] = document.errors;
   if (first !== undefined) throw refuse(first.pos[0], first.message);
+  refuseInherited(document, refuse);
   const content = valuesOf(document, refuse);
   const parsed = recipeSchema.safeParse(content);
   if (parsed.success) return { request: requestOfRecipe(parsed.data), problems: [], unread: new Set() };
@@ -99,12 +104,33 @@ export function examineRecipe(text: string, file: string): ExaminedRecipe {
 type Refuse = (position: number, problem: string, cause?: unknown) => ConfigError;
 
 function parse(text: string, lineCounter: LineCounter, refuse: Refuse): Document.Parsed {
+  if (isTooDeep(text)) throw refuse(0, TOO_DEEP);
   try {
-    return parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: true });
+    return parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: true, logLevel: "error" });
   } catch (cause) {
     if (cause instanceof RangeError) throw refuse(0, TOO_DEEP, cause);
     throw cause;
   }
+}
+
+/** The library runs out of stack where they lie too deep in each other, and then out of the process's memory. */
+function isTooDeep(text: string): boolean {
+  let [brackets, inLine] = [0, 0];
+  let isContent = false;
+  for (const lexeme of new Lexer().lex(text)) {
+    if (isContent) {
+      isContent = false; // of a scalar, whatever it looks like
+      continue;
+    }
+    const token = CST.tokenType(lexeme);
+    isContent = token === "scalar";
+    if (token === "newline") inLine = 0;
+    else if (token === "flow-seq-start" || token === "flow-map-start") brackets++;
+    else if (token === "flow-seq-end" || token === "flow-map-end") brackets--;
+    else if (token === "seq-item-ind" || token === "explicit-key-ind" || token === "map-value-ind") inLine++;
+    if (brackets > DEEPEST || (inLine > DEEPEST && brackets === 0)) return true;
+  }
+  return false;
 }
 
 /** What a document says, as plain values: aliases that lead into themselves, or to far more than was written, are refused. */
@@ -127,6 +153,16 @@ function valuesOf(document: Document.Parsed, refuse: Refuse): unknown {
     const problem = cause instanceof TypeError ? "lead into themselves" : `cannot be followed: ${reason}`;
     throw refuse(alias, `aliases (*name) ${problem}`, cause);
   }
+}
+
+/** A key that would be the ancestor of what it stands in rather than a part of it: the schema passes it over. */
+function refuseInherited(document: Document.Parsed, refuse: Refuse): void {
+  visit(document, {
+    Pair(_place, { key }) {
+      if (!isScalar(key) || String(key.value) !== "__proto__") return;
+      throw refuse(key.range?.[0] ?? 0, "__proto__: unknown key");
+    },
+  });
 }
 
 const TOO_DEEP = "lists and mappings lie too deep in each other";
@@ -166,12 +202,15 @@ function describeIssue(issue: PlainIssue, document: Document, lines: LineCounter
     return [`${at(document.getIn(path, true))} ${path.join(".") || "recipe"}: ${message}`];
   }
   const parent = path.length === 0 ? document.contents : document.getIn(path, true);
-  return issue.keys.map((key) => {
+  const known = knownKeys(path, document);
+  const more = issue.keys.length - MOST_UNKNOWN;
+  const named = issue.keys.slice(0, MOST_UNKNOWN).map((key) => {
     const pair = isMap(parent) ? parent.items.find((item) => String(item.key) === key) : undefined;
-    const nearest = nearestName(key, knownKeys(path, document));
+    const nearest = nearestName(key, known);
     const suggestion = nearest === undefined ? "" : ` Did you mean "${nearest}"?`;
     return `${at(pair?.key)} ${[...path, key].join(".")}: unknown key.${suggestion}`;
   });
+  return more > 0 ? [...named, `${at(parent)} ${more} more unknown keys.`] : named;
 }
 
 /** The keys that an object at this path may have, as far as the schema says so plainly. */

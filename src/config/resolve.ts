@@ -46,8 +46,8 @@ export interface Surroundings {
   /** The model taken when none is named. */
   readonly demoModel: string;
   readonly freeMemoryBytes: number;
-  /** Tokens per row of stored ids; rejects with a PruneError where there are none. Injected: config reads no tensors. */
-  readonly tokenRowLength: (source: TokenSource) => Promise<number>;
+  /** Tokens per row of stored ids, undefined where a file holds text; rejects with a PruneError. Injected: config reads no tensors. */
+  readonly tokenRowLength: (source: TokenSource) => Promise<number | undefined>;
   /**
    * The absolute directory that a model's name stands for, with what describes the model in it; rejects with a PruneError.
    * Injected: config knows no network.
@@ -379,13 +379,12 @@ export function parseTokenSource(flag: string, text: string, use: TokenUse, work
   const hash = text.lastIndexOf("#");
   if (hash === -1) return { file: whole };
   const tensor = text.slice(hash + 1);
-  const file = text.slice(0, hash);
-  if (!/\.safetensors$/i.test(file) || tensor === "") {
-    throw new UsageError("E_TOKEN_SOURCE", `${flag}: "${text}" is neither a file nor FILE.safetensors#TENSOR.`, {
-      details: { value: text },
-    });
-  }
-  return { file: resolve(workingDirectory, file), tensor };
+  const file = resolve(workingDirectory, text.slice(0, hash));
+  // What the file holds its bytes say; one that is not there is missing under the name that stored ids have.
+  if (tensor !== "" && (existsSync(file) || /\.safetensors$/i.test(file))) return { file, tensor };
+  throw new UsageError("E_TOKEN_SOURCE", `${flag}: "${text}" is neither a file nor FILE.safetensors#TENSOR.`, {
+    details: { value: text },
+  });
 }
 
 /** The asked length; else the shortest of 2048, the model's own context and the rows of stored ids. */
@@ -407,9 +406,10 @@ export async function resolveSeqlen(
   const limits: [number, string][] = [[DEFAULT_SEQLEN, ""]];
   if (source?.set === OWN_TEXT) limits.push([OWN_SEQLEN, "what the model samples (--seqlen for more)"]);
   if (context !== undefined) limits.push([context, "the model's context (max_position_embeddings)"]);
-  if (source !== undefined && /\.safetensors$/i.test(source.file)) {
+  if (source !== undefined) {
     try {
-      limits.push([await tokenRowLength(source), `the rows of ${source.file}`]);
+      const rows = await tokenRowLength(source);
+      if (rows !== undefined) limits.push([rows, `the rows of ${source.file}`]);
     } catch (error) {
       if (error instanceof PruneError) return error;
       throw error;

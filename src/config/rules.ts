@@ -46,11 +46,11 @@ export function resolveSparsity(pattern: Pattern, asked: number | undefined): nu
 }
 
 /** Options of methods that have a flag of their own. */
-const FLAG_OF_OPTION: Readonly<Record<string, string>> = {
-  damping: flagOf("damping"),
-  dampingLadder: flagOf("damping"),
-  ...Object.fromEntries(METHOD_FLAGS.map((key) => [key, flagOf(key)])),
-};
+const FLAG_OF_OPTION: ReadonlyMap<string | number, string> = new Map([
+  ["damping", flagOf("damping")],
+  ["dampingLadder", flagOf("damping")],
+  ...METHOD_FLAGS.map((key) => [key, flagOf(key)] as const),
+]);
 
 /**
  * Validate method options by the method's own schema; an option that it does not know is a problem, and so is one that
@@ -66,7 +66,7 @@ export function resolveMethodOptions(
       hint: "Leave it out, or choose another --method.",
     });
   const flagsOf = (keys: readonly (string | number)[]): string =>
-    keys.map((key) => FLAG_OF_OPTION[key] ?? String(key)).join(", ");
+    keys.map((key) => FLAG_OF_OPTION.get(key) ?? String(key)).join(", ");
   let parsed: Readonly<Record<string, unknown>>;
   try {
     parsed = method.schema.parse(given) as Readonly<Record<string, unknown>>;
@@ -85,7 +85,7 @@ export function resolveMethodOptions(
       details: { method: method.name, given, problems },
     });
   }
-  const dropped = Object.keys(given).filter((key) => !(key in parsed));
+  const dropped = Object.keys(given).filter((key) => !Object.hasOwn(parsed, key));
   if (dropped.length > 0) return unknownOption(flagsOf(dropped));
   return problemOf(() => expectFit(method, parsed, pattern)) ?? parsed;
 }

@@ -7,6 +7,9 @@ import { syncDirectory } from "../files/durable.js";
 import { appendFile, mkdir, open, readFile, rename, rm, rmdir, writeFile } from "../files/output-files.js";
 import { dirname, join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
+import { bytesOf } from "../checkpoint/clone.js";
+import { planCloneOf } from "../checkpoint/output-directory.js";
+import { checkFreeSpace } from "../checkpoint/output-place.js";
 import { contextOfPart, throwIfStopped, type EngineContext } from "../context.js";
 import type {
   ComparedAllocation,
@@ -20,16 +23,26 @@ import type {
 } from "../contract.js";
 import { CheckpointError, combineProblems, ConfigError, PruneError } from "../errors.js";
 import { estimateMean } from "../evaluation/divergence.js";
-import { compareEvaluated, evaluateWindows, type EvaluatedWindows } from "../evaluation/perplexity.js";
+import {
+  compareEvaluated,
+  evaluateWindows,
+  memoryForStates,
+  spilledByWindows,
+  type EvaluatedWindows,
+  type StatesPlace,
+} from "../evaluation/perplexity.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { placeOf, sharedBytesOf } from "../options/fingerprint.js";
 import { fileErrorCode } from "../files/file-errors.js";
+import { isRecord } from "../is-record.js";
 import { OutputLock } from "../files/lock.js";
 import { formatPattern } from "../sparsity/pattern.js";
 import { UNIFORM } from "../allocation/registry.js";
 import { VERSION } from "../version.js";
 import { courseOf, spansOf } from "./course.js";
+import { gramBytes, scratchBytesOf } from "./disk-cost.js";
 import { hashOf, wholeLines } from "./journal.js";
+import { isRouted } from "./run.js";
 import { StoredStatistics } from "./stored-statistics.js";
 import { checkWeights } from "./finite-weights.js";
 import { PARTS } from "./parts.js";
@@ -38,7 +51,7 @@ import { allocationKey, pruneModel } from "./prune-model.js";
 import { secondsOf, USUAL_RATES } from "./rates.js";
 import { evaluationWork } from "./run-cost.js";
 import { loadCalibrationTokens } from "./run-tokens.js";
-import { blockTrainingsOf, modelTrainingsOf, plannedRun, solverOf, type SharedWork } from "./session.js";
+import { blockTrainingsOf, modelTrainingsOf, OWN_NAMES, plannedRun, solverOf, type SharedWork } from "./session.js";
 
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";
@@ -77,6 +90,44 @@ function settingsOf({
   return { ...target, ...method.settings, allocation };
 }
 
+/** The run of a cell. */
+function runOf(config: ComparisonConfig, cell: Cell): RunConfig {
+  const { method, methodOptions, then } = cell.method;
+  const out = join(config.workDirectory, PRUNED_NAME);
+  return {
+    ...{ ...config.run, method, methodOptions, then },
+    ...{ ...settingsOf(cell), out, force: true, resume: false },
+  };
+}
+
+/**
+ * What is there at the fullest moment: a clone, the dense model's states, kept statistics, and what a cell's run has beside its
+ * clone or, after that, its evaluation.
+ * @throws ResourceError E_DISK_FULL
+ */
+async function requireRoomFor(
+  config: ComparisonConfig,
+  model: Model,
+  { nsamples, dense, pruned }: Readonly<Record<"nsamples" | "dense" | "pruned", number>>,
+): Promise<void> {
+  const { architecture } = model;
+  const planned = cellsOf(config).map((cell) => {
+    const run = runOf(config, cell);
+    const { selection } = decidePrunables(run, model);
+    const trainings = { blockTrainings: blockTrainingsOf(run), trainings: modelTrainingsOf(run) };
+    const parts = { architecture, solver: solverOf(run), selected: new Set(selection.selected) };
+    return { config: { ...run, nsamples }, ...parts, ...trainings };
+  });
+  const isKept = config.run.propagation === "dense" && !architecture.blocks.some(isRouted);
+  const withGrams = isKept
+    ? planned.filter((each) => each.solver.needs.includes("gram") || each.config.measureLoss)
+    : [];
+  const grams = Math.max(0, ...withGrams.map(({ selected }) => gramBytes(architecture, selected)));
+  const atWork = Math.max(pruned, ...planned.map(scratchBytesOf));
+  const cloneBytes = bytesOf(await planCloneOf(model.checkpoint, OWN_NAMES));
+  await checkFreeSpace(config.workDirectory, cloneBytes, dense + grams + atWork, "--work");
+}
+
 const NO_ALLOCATION: ComparedAllocation = { label: UNIFORM.rule, allocation: UNIFORM };
 
 function cellsOf({ methods, targets, allocations }: ComparisonConfig): Cell[] {
@@ -111,7 +162,16 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   const results = join(config.workDirectory, RESULTS_NAME);
   const fingerprint = fingerprintOf(config, model.checkpoint.headersSha256, corpus.sha256, calibration.sha256);
   const earlier = config.resume ? await readResults(results, fingerprint) : undefined;
-  const scratch = join(config.workDirectory, "dense.bin");
+  const [denseBytes = 0, prunedBytes = 0] = memoryForStates(2);
+  const places = {
+    dense: { memoryBytes: denseBytes, scratchFile: join(config.workDirectory, "dense.bin") },
+    pruned: { memoryBytes: prunedBytes, scratchFile: join(config.workDirectory, "pruned.bin") },
+  };
+  await requireRoomFor(config, model, {
+    nsamples: calibration.sequences.length,
+    dense: spilledByWindows(model, corpus.sequences, denseBytes),
+    pruned: spilledByWindows(model, corpus.sequences, prunedBytes),
+  });
   // Layouts are in the fingerprint; the bytes are known once they were read.
   const cells = cellsOf(config);
   const labels = cells.map(labelOf);
@@ -121,7 +181,7 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
   );
   const [ofDense, ...spans] = spansOf([times[0]?.evaluating ?? 1, ...times.map(sumOf)]) as [Span, ...Span[]];
   const evaluation = await model.checkpoint.hashed(() =>
-    evaluateWindows(model, corpus.sequences, scratch, contextOfPart(context, ofDense)),
+    evaluateWindows(model, corpus.sequences, places.dense, contextOfPart(context, ofDense)),
   );
   await using dense = evaluation.result;
   const weights = evaluation.sha256;
@@ -137,7 +197,12 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
     let row = finished.get(label);
     if (row === undefined) {
       const part = contextOfPart(context, { ...span, cell: { number: index + 1, total: cells.length, label } });
-      row = await runCell(config, cell, { dense, sequences: corpus.sequences, shared, time: times[index] }, part);
+      row = await runCell(
+        config,
+        cell,
+        { dense, sequences: corpus.sequences, place: places.pruned, shared, time: times[index] },
+        part,
+      );
       await appendFile(results, `${JSON.stringify({ label, row })}\n`, { flush: true });
     }
     rows.push(row);
@@ -193,8 +258,11 @@ interface Results {
   readonly rows: ReadonlyMap<string, ComparisonRow>;
 }
 
-/** Undefined where nothing was begun. */
-async function readResults(file: string, fingerprint: string): Promise<Results | undefined> {
+/**
+ * Undefined where nothing was begun.
+ * @throws ConfigError E_FINGERPRINT, CheckpointError E_JOURNAL
+ */
+export async function readResults(file: string, fingerprint: string): Promise<Results | undefined> {
   let text: string;
   try {
     text = await readFile(file, "utf8");
@@ -205,31 +273,44 @@ async function readResults(file: string, fingerprint: string): Promise<Results |
   const lines = wholeLines(text);
   if (lines.length === 0) return undefined; // stopped before its first line was whole
   const [head, ...rows] = lines.map((line, index) => parseLine(line, `${file}:${index + 1}`));
-  if (head?.fingerprint !== fingerprint) {
+  if (head?.["fingerprint"] !== fingerprint) {
     throw new ConfigError("E_FINGERPRINT", `${file}: the interrupted comparison had other settings.`, {
       hint: "Resume with the same command, or leave --resume out to start again.",
       details: { file },
     });
   }
-  return { weights: head.weights, rows: new Map(rows.map(({ label, row }) => [label, row])) };
+  const finished = rows.map(({ label, row }, index): readonly [string, ComparisonRow] => {
+    if (typeof label === "string" && isRow(row)) return [label, row];
+    throw noResult(`${file}:${index + 2}`);
+  });
+  const weights = head["weights"];
+  return { weights: typeof weights === "string" ? weights : undefined, rows: new Map(finished) };
 }
 
-interface Line {
-  readonly fingerprint?: string;
-  readonly weights?: string;
-  readonly label: string;
-  readonly row: ComparisonRow;
+/** As far as a comparison goes by it. */
+function isRow(row: unknown): row is ComparisonRow {
+  if (!isRecord(row)) return false;
+  const { layers, sparsity, perplexityRatio, klDivergence, top1Agreement } = row;
+  const parts = [sparsity, perplexityRatio, klDivergence, top1Agreement];
+  return parts.every(isRecord) && Array.isArray(layers) && layers.every(isRecord);
 }
 
-function parseLine(line: string, place: string): Line {
+function parseLine(line: string, place: string): Readonly<Record<string, unknown>> {
+  let value: unknown;
   try {
-    return JSON.parse(line) as Line;
+    value = JSON.parse(line);
   } catch (cause) {
-    throw new CheckpointError("E_JOURNAL", `${place}: is no line of a comparison's results.`, {
-      hint: "The file was changed by something else: leave --resume out to start again.",
-      cause,
-    });
+    throw noResult(place, cause);
   }
+  if (isRecord(value)) return value;
+  throw noResult(place);
+}
+
+function noResult(place: string, cause?: unknown): CheckpointError {
+  return new CheckpointError("E_JOURNAL", `${place}: is no line of a comparison's results.`, {
+    hint: "The file was changed by something else: leave --resume out to start again.",
+    cause,
+  });
 }
 
 function otherWeights(file: string, model: string): ConfigError {
@@ -239,10 +320,12 @@ function otherWeights(file: string, model: string): ConfigError {
   });
 }
 
-/** What the dense model gives to every cell. */
-interface DenseWork {
+/** What every cell works with. */
+interface SharedByCells {
   readonly dense: EvaluatedWindows;
   readonly sequences: readonly Int32Array[];
+  /** For the hidden states of the pruned model. */
+  readonly place: StatesPlace;
   readonly shared: SharedWork;
   /** What the cell is expected to take. */
   readonly time: CellTime | undefined;
@@ -279,16 +362,10 @@ function timesOf(config: ComparisonConfig, cells: readonly Cell[], model: Model,
   });
 }
 
-function runOf(config: ComparisonConfig, cell: Cell): RunConfig {
-  const { method, methodOptions, then } = cell.method;
-  const out = join(config.workDirectory, PRUNED_NAME);
-  return { ...config.run, method, methodOptions, then, ...settingsOf(cell), out, force: true, resume: false };
-}
-
 async function runCell(
   config: ComparisonConfig,
   cell: Cell,
-  { dense, sequences, shared, time = { pruning: 1, evaluating: 1 } }: DenseWork,
+  { dense, sequences, place, shared, time = { pruning: 1, evaluating: 1 } }: SharedByCells,
   context: EngineContext,
 ): Promise<ComparisonRow> {
   const run = runOf(config, cell);
@@ -305,12 +382,7 @@ async function runCell(
   try {
     const report = await pruneModel(run, contextOfPart(watching, ofPruning), shared);
     await using pruned = await openModel(out, { family: config.run.family, logger: context.logger });
-    await using evaluated = await evaluateWindows(
-      pruned,
-      sequences,
-      join(config.workDirectory, "pruned.bin"),
-      contextOfPart(watching, ofEvaluating),
-    );
+    await using evaluated = await evaluateWindows(pruned, sequences, place, contextOfPart(watching, ofEvaluating));
     const { klDivergence, top1Agreement, perplexityRatio } = await compareEvaluated(dense, evaluated);
     return {
       method: cell.method.label,

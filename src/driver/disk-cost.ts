@@ -1,8 +1,8 @@
 /** Bytes that a run writes beside its output while it works, at their fullest moment. Counts only, as in run-cost.ts. */
 import type { RunConfig } from "../contract.js";
 import { spilledBytes } from "../forward/hidden-states.js";
-import type { Architecture } from "../model/architecture.js";
-import { needsActivations } from "../allocation/registry.js";
+import type { Architecture, LinearSpec } from "../model/architecture.js";
+import { allocationCost, needsActivations } from "../allocation/registry.js";
 import {
   gradientStateBytes,
   isForwarded,
@@ -31,7 +31,36 @@ export function scratchBytesOf(planned: DiskParts): number {
     const { bytes, fileBytes } = storeBytes(planned, training);
     return fileBytes + COPIES_OF_STATE * bytes + 4 * trainedElements(architecture, training);
   });
-  return spilled + gradients + Math.max(0, ...trained);
+  return spilled + gradients + Math.max(searchBytes(planned), ...trained);
+}
+
+/** What a search for an allocation keeps in files, which are gone before anything is pruned. */
+function searchBytes({ config, architecture, solver, selected }: DiskParts): number {
+  const linears = [...selected];
+  const {
+    states = [],
+    solvedLinears = 0,
+    solvedBy,
+  } = allocationCost(config.allocation, {
+    ...{ linears, sequences: config.nsamples },
+  });
+  const { seqlen: tokens, memoryBytes } = config;
+  const { width } = architecture.state;
+  const moments = states.map((sets) =>
+    sets.reduce((sum, sequences) => sum + spilledBytes({ sequences, tokens, width, memoryBytes }), 0),
+  );
+  const isKept = solvedBy === "method" && solver.needs.includes("gram");
+  const elements = linears.reduce((sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures, 0);
+  const solved = (4 * solvedLinears * elements) / Math.max(1, linears.length);
+  return Math.max(0, ...moments) + (isKept ? gramBytes(architecture, selected) + Math.ceil(solved) : 0);
+}
+
+/** Gram matrices of the inputs of all linears that are pruned, in files. */
+export function gramBytes({ blocks }: Architecture, selected: ReadonlySet<LinearSpec>): number {
+  const groups = blocks.flatMap((block) => block.groups);
+  return groups
+    .filter(({ linears }) => linears.some((linear) => selected.has(linear)))
+    .reduce((sum, { inFeatures }) => sum + 4 * inFeatures ** 2, 0);
 }
 
 function statesOf(

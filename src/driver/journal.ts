@@ -121,16 +121,46 @@ export interface StepEntries {
   readonly "training-plan": { readonly steps: number };
 }
 
-const REQUIRED: { readonly [Kind in keyof StepEntries]: readonly (keyof StepEntries[Kind] & string)[] } = {
-  gradients: ["loss"],
-  allocation: ["sparsities"],
-  source: ["sha256"],
-  block: ["sha256", "layers"],
-  shard: ["bytes"],
-  training: ["report"],
-  "training-step": ["step"],
-  "training-plan": ["steps"],
+type Content = Readonly<Record<string, unknown>>;
+
+const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0;
+const isText = (value: unknown): boolean => typeof value === "string";
+const isNumber = (value: unknown): boolean => typeof value === "number";
+const isListOf = (value: unknown, isItem: (item: Content) => boolean): boolean =>
+  Array.isArray(value) && value.every((item) => isRecord(item) && isItem(item));
+
+/** Whether what a line says of a step is what is noted of such steps, as far as a run goes by it. */
+const CONTENTS: { readonly [Kind in keyof StepEntries]: (content: Content) => boolean } = {
+  gradients: ({ loss }) => isNumber(loss),
+  allocation: ({ sparsities }) =>
+    isRecord(sparsities) && Object.values(sparsities).every((share) => isNumber(share) && inUnit(share as number)),
+  source: ({ sha256 }) => isText(sha256),
+  block: ({ sha256, layers, training }) =>
+    isText(sha256) && isListOf(layers, isLayer) && (training === undefined || isListOf(training, () => true)),
+  shard: ({ bytes }) => isCount(bytes),
+  training: ({ report }) => isRecord(report) && isListOf(report["curve"], () => true),
+  "training-step": ({ step }) => isCount(step),
+  "training-plan": ({ steps }) => isCount(steps),
 };
+
+function isStep(type: unknown): type is keyof StepEntries {
+  return typeof type === "string" && Object.hasOwn(CONTENTS, type);
+}
+
+/** Parts may be missing: they differ from those of now then. */
+function isFingerprint(value: unknown): value is Partial<Fingerprint> {
+  const areTexts = (part: unknown): boolean =>
+    part === undefined || (isRecord(part) && Object.values(part).every(isText));
+  return isRecord(value) && areTexts(value["bytes"]) && areTexts(value["place"]);
+}
+
+function inUnit(share: number): boolean {
+  return share >= 0 && share <= 1;
+}
+
+function isLayer({ name, zeros, elements, seconds }: Content): boolean {
+  return isText(name) && isCount(zeros) && isCount(elements) && isNumber(seconds);
+}
 
 function keyOf(kind: string, name: string): string {
   return `${kind} ${name}`;
@@ -163,15 +193,15 @@ function parseJournal(text: string, fingerprint: Fingerprint, path: string): Con
   for (const [index, line] of lines.entries()) {
     const entry = parseLine(line);
     if (index === 0) {
-      if (entry?.["type"] !== "run" || !isRecord(entry["fingerprint"])) throw refusal(path, 1, "the run's fingerprint");
-      expectSame(entry["fingerprint"] as unknown as Fingerprint, fingerprint, path);
+      const then = entry?.["fingerprint"];
+      if (entry?.["type"] !== "run" || !isFingerprint(then)) throw refusal(path, 1, "the run's fingerprint");
+      expectSame(then, fingerprint, path);
       continue;
     }
     const { type, name, ...content } = entry ?? {};
-    const required = Object.hasOwn(REQUIRED, String(type)) ? REQUIRED[type as keyof StepEntries] : undefined;
-    if (typeof name !== "string" || required === undefined || !required.every((key) => key in content))
+    if (typeof name !== "string" || !isStep(type) || !CONTENTS[type](content))
       throw refusal(path, index + 1, "a step of a run");
-    steps.set(keyOf(String(type), name), content);
+    steps.set(keyOf(type, name), content);
   }
   return { steps, length: Buffer.byteLength(lines.map((line) => `${line}\n`).join("")) };
 }
@@ -193,7 +223,7 @@ function refusal(path: string, line: number, expected: string): CheckpointError 
 }
 
 /** What decides the bytes is compared first: with other options it does not matter where the run was. */
-function expectSame(then: Fingerprint, now: Fingerprint, path: string): void {
+function expectSame(then: Partial<Fingerprint>, now: Fingerprint, path: string): void {
   for (const part of ["bytes", "place"] as const) {
     const [before, after] = [then[part] ?? {}, now[part]];
     const differing = Object.keys({ ...before, ...after }).filter((key) => before[key] !== after[key]);

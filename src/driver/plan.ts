@@ -39,6 +39,8 @@ const FIXED_SECONDS = 0.7;
 /** Floating-point operations of the product that is tried. */
 const PROBE_OPERATIONS = 2e9;
 const PROBE_ENTRIES = 2 ** 22;
+/** Of the product's weight, which has fewer outputs where it would be larger: a plan is to take little memory. */
+const PROBE_WEIGHTS = 2 ** 24;
 const TRIES = 16;
 
 /**
@@ -129,13 +131,18 @@ function residentBytes(planned: PlannedRun): number {
 
 /** From a few tenths of a second of trying: a product of the size that the largest linear's forward has, and a loop. */
 async function measureRates(selected: readonly LinearSpec[], { seqlen, nsamples }: RunConfig): Promise<Rates> {
-  const { inFeatures: k, outFeatures: n } = selected.reduce((largest, linear) =>
+  const { inFeatures: k, outFeatures } = selected.reduce((largest, linear) =>
     elementsOf(linear) > elementsOf(largest) ? linear : largest,
   );
+  const n = Math.max(1, Math.min(outFeatures, Math.floor(PROBE_WEIGHTS / k)));
   const tokens = Math.min(sequencesPerRun(seqlen), nsamples) * seqlen;
   const m = Math.max(16, Math.min(tokens, Math.floor(PROBE_OPERATIONS / (2 * n * k))));
   await using engine = await createMatmulEngine();
-  const noise = (count: number): Float32Array => new Float32Array(count).map((_, i) => Math.sin(i));
+  const noise = (count: number): Float32Array => {
+    const values = new Float32Array(count);
+    for (let i = 0; i < count; i++) values[i] = Math.sin(i);
+    return values;
+  };
   const [a, b, out] = [noise(m * k), noise(k * n), new Float32Array(m * n)];
   const target = { values: out, sign: 1, add: false } as const;
   const multiply = (): Promise<Float32Array> => engine.multiply(a, b, m, n, k, false, false, target);

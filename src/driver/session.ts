@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { TokenSequences, TrainingTokens } from "../calibration/corpus.js";
 import { TrainingWindows } from "../calibration/training-windows.js";
 import { createOutput } from "../checkpoint/output.js";
+import { nonFiniteBefore } from "../checkpoint/output-directory.js";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { FurtherStep, RunConfig } from "../contract.js";
 import type { Device } from "../device/device.js";
@@ -143,7 +144,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     if (shared.nonFinite !== undefined) course.leaveOut((name) => name === PARTS.weights);
     const kept =
       shared.nonFinite ??
-      (await checkWeights(model, config, context, (done, total) => {
+      (await findNonFinite(model, config, context, (done, total) => {
         tell({ context, course }, PARTS.weights, done / total);
       }));
     const { selection, overrides } = kept.size === 0 ? prunable : decidePrunables(config, model, kept);
@@ -180,7 +181,7 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const { out, force, resume } = config;
     const output = resources.own(
       await createOutput({
-        ...{ source: model.checkpoint, out, force, resume, own: OWN_NAMES },
+        ...{ source: model.checkpoint, out, force, resume, own: OWN_NAMES, nonFinite: kept },
         scratchBytes: scratchBytesOf({
           ...{ architecture: model.architecture, solver, blockTrainings, trainings },
           config: { ...config, nsamples: calibration?.sequences.length ?? 0 },
@@ -241,6 +242,18 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     await resources[Symbol.asyncDispose]().catch(() => undefined); // what went wrong first is told
     throw error;
   }
+}
+
+/** A resume does not read the whole model again to find what the interrupted run has found. */
+async function findNonFinite(
+  model: Model,
+  config: RunConfig,
+  context: EngineContext,
+  onTensor: (done: number, total: number) => void,
+): Promise<ReadonlySet<string>> {
+  const known = config.resume ? await nonFiniteBefore(config.out, model.checkpoint) : undefined;
+  const isAllowed = known?.size === 0 || config.allowNonFinite;
+  return known !== undefined && isAllowed ? known : checkWeights(model, config, context, onTensor);
 }
 
 /** What a run is to do, from which its cost and its course are counted. */

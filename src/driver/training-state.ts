@@ -6,6 +6,8 @@ import { syncDirectories } from "../files/durable.js";
 import { mkdir, open, readFile, rm, writeFile } from "../files/output-files.js";
 import { dirname, join } from "node:path";
 import type { TrainingCourse } from "../contract.js";
+import { CheckpointError } from "../errors.js";
+import { isRecord } from "../is-record.js";
 import type { ParameterStore } from "../training/parameter-store.js";
 import type { Journal } from "./journal.js";
 
@@ -48,7 +50,7 @@ export class TrainingState {
     const directory = this.#directoryOf(step);
     await store.restore(directory);
     this.#kept = step;
-    return { step, course: JSON.parse(await readFile(join(directory, COURSE_NAME), "utf8")) as TrainingCourse };
+    return { step, course: await readCourse(join(directory, COURSE_NAME)) };
   }
 
   /** Whether so much time has gone by that the next step is worth a copy. */
@@ -78,4 +80,28 @@ export class TrainingState {
   #directoryOf(step: number): string {
     return join(this.#options.directory, `step-${step}`);
   }
+}
+
+/** @throws CheckpointError E_JOURNAL for a file that is not one of ours */
+export async function readCourse(file: string): Promise<TrainingCourse> {
+  const text = await readFile(file, "utf8");
+  let course: unknown;
+  try {
+    course = JSON.parse(text);
+  } catch {
+    // refused below
+  }
+  if (isCourse(course)) return course;
+  throw new CheckpointError("E_JOURNAL", `${file}: is not the course of a training.`, {
+    hint: "The file was changed by something else; start again with --force.",
+    details: { file },
+  });
+}
+
+function isCourse(value: unknown): value is TrainingCourse {
+  if (!isRecord(value)) return false;
+  const { losses, gradientNorms, curve } = value;
+  const isNumbers = (list: unknown): boolean =>
+    Array.isArray(list) && list.every((item) => typeof item === "number" || item === null); // null: it was not finite
+  return isNumbers(losses) && isNumbers(gradientNorms) && Array.isArray(curve) && curve.every(isRecord);
 }

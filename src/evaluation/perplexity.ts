@@ -2,7 +2,7 @@
  * Perplexity by the field's protocol: the text tokenised once, cut into non-overlapping windows of `seqlen`, the mean
  * negative log likelihood of every token but a window's first, exponentiated. Streams block by block like the rest.
  */
-import { inTemporaryDirectory, makeTemporaryDirectory, rm } from "../files/temporary-files.js";
+import { inTemporaryDirectory, makeTemporaryDirectory, requireTemporaryRoom, rm } from "../files/temporary-files.js";
 import { freemem } from "node:os";
 import { join } from "node:path";
 import { loadEvaluation } from "../calibration/corpus.js";
@@ -14,7 +14,7 @@ import { readBlockWeights } from "../forward/weights.js";
 import { embedTokens } from "../forward/embedding.js";
 import { BlockRunner } from "../forward/block-runner.js";
 import { applyFinalNorm, nextTokenStatistics } from "../forward/head.js";
-import { HiddenStates } from "../forward/hidden-states.js";
+import { HiddenStates, spilledBytes, type HiddenStatesOptions } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
 import { checkLimits } from "./limits.js";
 import { openModel, type Model } from "../model/open-model.js";
@@ -50,21 +50,38 @@ export interface EvaluatedWindows extends EvaluatedModel, AsyncDisposable {
   readonly windowLosses: Float64Array;
 }
 
+/** Where hidden states are: as much as fits in memory, the rest in the file. */
+export type StatesPlace = Pick<HiddenStatesOptions, "memoryBytes" | "scratchFile">;
+
+/** Budgets of so many sets of hidden states, each half of what those before it leave free. */
+export function memoryForStates(sets: number): number[] {
+  const free = freemem();
+  return Array.from({ length: sets }, (_, set) => free * MEMORY_SHARE ** (set + 1));
+}
+
+/** What of the hidden states of windows will go to a file. */
+export function spilledByWindows(
+  { architecture: { state } }: Model,
+  sequences: readonly Int32Array[],
+  memoryBytes: number,
+): number {
+  return spilledBytes({
+    sequences: sequences.length,
+    tokens: sequences[0]?.length ?? 0,
+    width: state.width,
+    memoryBytes,
+  });
+}
+
 export async function evaluateWindows(
   model: Model,
   sequences: readonly Int32Array[],
-  scratchFile: string,
+  place: StatesPlace,
   context: EngineContext,
 ): Promise<EvaluatedWindows> {
   const tokens = sequences[0]?.length ?? 0;
-  const memoryBytes = freemem() * MEMORY_SHARE;
-  const states = await HiddenStates.create({
-    sequences: sequences.length,
-    tokens,
-    width: model.architecture.state.width,
-    memoryBytes,
-    scratchFile,
-  });
+  const { width } = model.architecture.state;
+  const states = await HiddenStates.create({ sequences: sequences.length, tokens, width, ...place });
   try {
     await forwardModel(model, sequences, states, context);
     await applyFinalNorm(model, states);
@@ -96,6 +113,10 @@ function nonFinite(model: string): CheckpointError {
 export async function evaluatePerplexity(config: EvaluationConfig, context: EngineContext): Promise<EvaluationReport> {
   const started = performance.now();
   await using model = await openModel(config.model, { family: config.family, logger: context.logger });
+  await using referenceModel =
+    config.reference === undefined
+      ? undefined
+      : await openModel(config.reference, { family: undefined, logger: context.logger });
   requirePositions(model.architecture, config.seqlen);
   const corpus = await loadEvaluation(config.text, {
     modelDirectory: config.model,
@@ -105,16 +126,24 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
     ...(config.maxWindows === undefined ? {} : { maxWindows: config.maxWindows }),
   });
   const { sequences } = corpus;
+  const models = [model, ...(referenceModel === undefined ? [] : [referenceModel])];
+  const budgets = memoryForStates(models.length);
+  const spilled = models.map((each, i) => spilledByWindows(each, sequences, budgets[i] ?? 0));
+  await requireRoomFor(spilled.reduce((a, b) => a + b, 0));
   const scratch = await makeTemporaryDirectory("eval", SCRATCH_PURPOSE);
+  const placeOf = (set: number, name: string): StatesPlace => ({
+    memoryBytes: budgets[set] ?? 0,
+    scratchFile: join(scratch, name),
+  });
   try {
     const half = config.reference === undefined ? 1 : 0.5;
     const first = contextOfPart(context, { from: 0, to: half });
-    await using evaluated = await evaluateWindows(model, sequences, join(scratch, "hidden-states.bin"), first);
+    await using evaluated = await evaluateWindows(model, sequences, placeOf(0, "hidden-states.bin"), first);
     const second = contextOfPart(context, { from: half, to: 1 });
     const reference =
-      config.reference === undefined
+      referenceModel === undefined
         ? undefined
-        : await compareWithReference(config.reference, evaluated, sequences, join(scratch, "reference.bin"), second);
+        : await compareWithReference(referenceModel, evaluated, sequences, placeOf(1, "reference.bin"), second);
     context.emit({ type: "windows", done: sequences.length, total: sequences.length, fraction: 1 });
     const nll = estimateMean(evaluated.windowLosses).value;
     const perplexity = Math.exp(nll);
@@ -140,15 +169,18 @@ export async function evaluatePerplexity(config: EvaluationConfig, context: Engi
   }
 }
 
+async function requireRoomFor(spilledBytes: number): Promise<void> {
+  if (spilledBytes > 0) await requireTemporaryRoom(spilledBytes, SCRATCH_PURPOSE);
+}
+
 async function compareWithReference(
-  directory: string,
+  model: Model,
   evaluated: EvaluatedWindows,
   sequences: readonly Int32Array[],
-  scratchFile: string,
+  place: StatesPlace,
   context: EngineContext,
 ): Promise<ReferenceComparison> {
-  await using model = await openModel(directory, { family: undefined, logger: context.logger });
-  await using reference = await evaluateWindows(model, sequences, scratchFile, context);
+  await using reference = await evaluateWindows(model, sequences, place, context);
   return await compareEvaluated(reference, evaluated); // before the reference's files are closed
 }
 

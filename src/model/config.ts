@@ -11,6 +11,12 @@ import { parseJson } from "../json.js";
 
 type Json = Readonly<Record<string, unknown>>;
 
+/** No size of a model is larger. */
+const LARGEST_COUNT = 2 ** 31 - 1;
+/** Of layers, experts, heads and the widths of heads, which are described one by one: no model has a tenth of so many. */
+export const MOST_PARTS = 10_000;
+const PARTS = /layer|expert|head|rotary/;
+
 /** One JSON object of config.json (the file itself, or a nested one such as rope_scaling). */
 export class ConfigObject {
   readonly #values: Json;
@@ -64,12 +70,14 @@ export class ConfigObject {
     return this.#read(key) !== undefined && this.#read(key) !== null;
   }
 
-  /** A positive whole number. */
+  /** A positive whole number, as large as a model may have one. */
   count(key: string, fallback?: number): number {
     if (!this.has(key) && fallback !== undefined) return fallback;
     const value = this.#read(key);
     if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1)
       throw this.#problem(key, "a positive whole number");
+    const most = PARTS.test(key) ? MOST_PARTS : LARGEST_COUNT;
+    if (value > most) throw this.#problem(key, `a positive whole number of at most ${most}`);
     return value;
   }
 
@@ -180,6 +188,10 @@ const LANGUAGE_MODELS_OF: Readonly<Record<string, string>> = {
   qwen3_vl: "qwen3_vl_text",
 };
 
+function languageModelOf(modelType: string): string | undefined {
+  return Object.hasOwn(LANGUAGE_MODELS_OF, modelType) ? LANGUAGE_MODELS_OF[modelType] : undefined;
+}
+
 /** Read DIRECTORY/config.json. */
 export async function readModelConfig(directory: string): Promise<ModelConfig> {
   const file = join(directory, "config.json");
@@ -226,7 +238,7 @@ export function parseModelConfig(text: string, file: string): ModelConfig {
     .flatMap((object) => [object.raw("quantization_config"), object.raw("compression_config")])
     .find(isRecord);
   return {
-    ...{ values, text, modelType: values.string("model_type", inner && LANGUAGE_MODELS_OF[modelType]) },
+    ...{ values, text, modelType: values.string("model_type", inner && languageModelOf(modelType)) },
     ...(isMultimodal ? { wrapper: modelType } : {}),
     ...(quantisation === undefined ? {} : { quantisation }),
   };

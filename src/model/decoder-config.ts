@@ -1,6 +1,6 @@
 /** What many families' config.json files share: head counts, activations, windows, tied heads. */
 import { CheckpointError } from "../errors.js";
-import type { ConfigObject } from "./config.js";
+import { MOST_PARTS, type ConfigObject } from "./config.js";
 import type { Activation } from "./pieces.js";
 
 /** Whether the checkpoint holds a tensor of this name. */
@@ -32,12 +32,13 @@ export function readHeads(values: ConfigObject, hiddenSize: number, headDimDefau
   return { heads, keyValueHeads, headDim };
 }
 
-/** hidden / heads, which must come out even. */
+/** hidden / heads, which must come out even, and as wide as a head may be. */
 export function widthOfHead(hiddenSize: number, heads: number): number {
-  if (hiddenSize % heads === 0) return hiddenSize / heads;
+  const width = hiddenSize / heads;
+  if (Number.isInteger(width) && width <= MOST_PARTS) return width;
   throw new CheckpointError(
     "E_CONFIG",
-    `config.json: a hidden size of ${hiddenSize} cannot be split over ${heads} attention heads; expected a divisor.`,
+    `config.json: a hidden size of ${hiddenSize} cannot be split over ${heads} attention heads; expected a divisor, and heads of at most ${MOST_PARTS}.`,
     { details: { hiddenSize, heads } },
   );
 }

@@ -3,6 +3,7 @@
  * side by side, what happens to embeddings before and to hidden states after the blocks. Turning the plan into an
  * architecture is the same for every family; what is read from which config key is not decided here.
  */
+import { CheckpointError } from "../errors.js";
 import type { Value } from "../graph/graph.js";
 import {
   stateOf,
@@ -146,6 +147,10 @@ export interface DecoderPlan {
   readonly idleTensors?: readonly string[];
 }
 
+/** Linears and tensors of all blocks together: three times those of the largest public models. */
+const MOST_DESCRIBED = 300_000;
+
+/** @throws CheckpointError E_CONFIG where the config asks for more than any model has */
 export function describeDecoder(plan: DecoderPlan): Architecture {
   const { hiddenSize, embedding, streams } = plan;
   const prologue = describePrologue(embedding, hiddenSize, streams);
@@ -163,11 +168,27 @@ export function describeDecoder(plan: DecoderPlan): Architecture {
     isHeadTied: plan.head.isTied,
     rotaryTables: plan.rotaryTables ?? new Map(),
     masks: plan.masks ?? new Map(),
-    blocks: Array.from({ length: plan.layers }, (_, index) =>
-      describeBlock(plan.layer(index), { index, path: `${plan.layersPath}.${index}`, hiddenSize }),
-    ),
+    blocks: describeBlocks(plan),
     head: describeHead(plan),
   };
+}
+
+function describeBlocks(plan: DecoderPlan): BlockSpec[] {
+  const { layers, layersPath, hiddenSize } = plan;
+  const blocks: BlockSpec[] = [];
+  let described = 0;
+  for (let index = 0; index < layers; index++) {
+    const block = describeBlock(plan.layer(index), { index, path: `${layersPath}.${index}`, hiddenSize });
+    described += block.groups.reduce((sum, { linears }) => sum + linears.length, block.tensors.size);
+    if (described > MOST_DESCRIBED)
+      throw new CheckpointError(
+        "E_CONFIG",
+        `config.json: ${layers} layers have over ${MOST_DESCRIBED} linears and tensors; no model has so many.`,
+        { details: { layers, limit: MOST_DESCRIBED } },
+      );
+    blocks.push(block);
+  }
+  return blocks;
 }
 
 /** Tensors outside blocks go by their whole names. */

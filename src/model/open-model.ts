@@ -121,10 +121,13 @@ function chooseFamily(name: string | undefined, config: ModelConfig, checkpoint:
   if (name !== undefined) return findFamily(name);
   const known = familyOf(config.modelType);
   if (known !== undefined) return known;
-  const alike = FAMILIES.flatMap((family) => {
-    const unknownKeys = keysUnknownTo(family, config, checkpoint);
-    return unknownKeys === undefined ? [] : [{ name: family.name, unknownKeys }];
-  }).toSorted((a, b) => a.unknownKeys.length - b.unknownKeys.length);
+  const tried = saysMoreLayers(config, checkpoint) ? [] : FAMILIES;
+  const alike = tried
+    .flatMap((family) => {
+      const unknownKeys = keysUnknownTo(family, config, checkpoint);
+      return unknownKeys === undefined ? [] : [{ name: family.name, unknownKeys }];
+    })
+    .toSorted((a, b) => a.unknownKeys.length - b.unknownKeys.length);
   throw new CheckpointError(
     "E_ARCHITECTURE",
     `${checkpoint.directory}: config.json: model_type "${config.modelType}" is not supported; known: ${FAMILIES.flatMap(modelTypesOf).join(", ")}.`,
@@ -133,6 +136,14 @@ function chooseFamily(name: string | undefined, config: ModelConfig, checkpoint:
       details: { key: "model_type", found: config.modelType, alike: alike.map(({ name }) => name), families: alike },
     },
   );
+}
+
+const LAYER_KEYS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
+
+/** Whether there are more layers than tensors: no family fits then, and describing so many for each of them takes long. */
+function saysMoreLayers({ values }: ModelConfig, { tensors }: Checkpoint): boolean {
+  const said = values.copy();
+  return LAYER_KEYS.some((key) => Number.isFinite(said.raw(key)) && (said.raw(key) as number) > tensors.size);
 }
 
 /** What may be done with an unknown model_type; families that know most of its keys come first. */

@@ -6,8 +6,8 @@ import { test, type TestContext } from "node:test";
 import type { ComparedAllocation, ComparisonConfig, ComparisonRow, LayerReport } from "../../src/contract.js";
 import { compareMethods } from "../../src/driver/compare.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
-import { ConfigError, InterruptedError, PruneError } from "../../src/errors.js";
-import { evaluatePerplexity } from "../../src/evaluation/perplexity.js";
+import { ConfigError, InterruptedError, PruneError, ResourceError } from "../../src/errors.js";
+import { evaluatePerplexity, memoryForStates } from "../../src/evaluation/perplexity.js";
 import { allocationSchema, UNIFORM } from "../../src/allocation/registry.js";
 import { parsePattern, UNSTRUCTURED } from "../../src/sparsity/pattern.js";
 import { fixturePath } from "../helpers/architectures.js";
@@ -15,6 +15,7 @@ import { encodeSafetensors, temporaryDirectory } from "../helpers/checkpoints.js
 import { createTestContext } from "../helpers/engine.js";
 import { repositoryPath } from "../helpers/paths.js";
 import { demoRun } from "../helpers/runs.js";
+import { mountSmallDisk, NO_DISK } from "../helpers/small-disk.js";
 
 const TEXT = { file: repositoryPath("test/fixtures/models/demo-self.safetensors"), tensor: "evaluation" };
 
@@ -165,4 +166,23 @@ test("a pattern that does not fit and an ignore that matches nothing are found b
   const run = { ...config.run, ignore: ["*.dwn_proj"] };
   await assert.rejects(compareMethods({ ...config, run }, context), ConfigError);
   assert.deepEqual(context.events, []);
+});
+
+test("a sweep that has no room is refused before the dense model is evaluated", async (t) => {
+  const disk = mountSmallDisk(t, 1 << 20); // the demo model has ten times as much
+  if (disk === undefined) return t.skip(NO_DISK);
+  const context = createTestContext();
+  await assert.rejects(compareMethods(sweep(join(disk, "work")), context), (error: unknown) => {
+    assert.ok(error instanceof ResourceError && error.code === "E_DISK_FULL", String(error));
+    assert.match(error.hint ?? "", /another --work/);
+    return true;
+  });
+  const evaluated = context.events.filter(({ type }) => type === "windows");
+  assert.deepEqual(evaluated, []);
+});
+
+test("memory for hidden states is shared out by halves", () => {
+  const [first = 0, second = 0] = memoryForStates(2);
+  assert.equal(second, first / 2);
+  assert.ok(first > 0);
 });

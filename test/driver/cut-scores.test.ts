@@ -246,14 +246,24 @@ test("greedy criteria measure the very models that they would make", async (t) =
   const { plan } = scored;
   const sequences = await sequencesOf(model);
   await using dense = await openModel(model);
-  await using reference = await evaluateWindows(dense, sequences, "/nowhere", context);
+  await using reference = await evaluateWindows(
+    dense,
+    sequences,
+    { memoryBytes: 2 ** 24, scratchFile: "/nowhere" },
+    context,
+  );
   const measure = async (blocks: readonly number[]): Promise<{ kl: number; loss: number }> => {
     const out = join(temporaryDirectory(t), "out");
     const file = `${out}.json`;
     writeFileSync(file, JSON.stringify({ ...plan, drop: { blocks } }));
     await cutModel({ model, plan: file, out, force: false, resume: false }, context);
     await using cut = await openModel(out);
-    await using evaluated = await evaluateWindows(cut, sequences, "/nowhere", context);
+    await using evaluated = await evaluateWindows(
+      cut,
+      sequences,
+      { memoryBytes: 2 ** 24, scratchFile: "/nowhere" },
+      context,
+    );
     const loss = evaluated.windowLosses.reduce((sum, value) => sum + value, 0) / sequences.length;
     return { kl: (await compareEvaluated(reference, evaluated)).klDivergence.value, loss };
   };
@@ -307,13 +317,28 @@ test("width: blocks narrowed one after the other are the model that is written, 
   await using written = await openModel(out);
   await using dense = await openModel(model);
   const sequences = await sequencesOf(model);
-  await using reference = await evaluateWindows(dense, sequences, "/nowhere", createTestContext());
-  await using narrowed = await evaluateWindows(written, sequences, "/nowhere", createTestContext());
+  await using reference = await evaluateWindows(
+    dense,
+    sequences,
+    { memoryBytes: 2 ** 24, scratchFile: "/nowhere" },
+    createTestContext(),
+  );
+  await using narrowed = await evaluateWindows(
+    written,
+    sequences,
+    { memoryBytes: 2 ** 24, scratchFile: "/nowhere" },
+    createTestContext(),
+  );
   const fitted = (await compareEvaluated(reference, narrowed)).klDivergence.value;
   const bare = join(temporaryDirectory(t), "bare");
   await pruneStructure(configOf(model, bare, { ...task, isRefitted: false }), createTestContext());
   await using without = await openModel(bare);
-  await using unfitted = await evaluateWindows(without, sequences, "/nowhere", createTestContext());
+  await using unfitted = await evaluateWindows(
+    without,
+    sequences,
+    { memoryBytes: 2 ** 24, scratchFile: "/nowhere" },
+    createTestContext(),
+  );
   assert.ok(fitted < (await compareEvaluated(reference, unfitted)).klDivergence.value);
 });
 

@@ -1,12 +1,15 @@
 /** Weights that are no numbers: refused before any work, whatever the method and wherever they are, or left as they are. */
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
-import { open } from "node:fs/promises";
+import { open, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import type { EngineEvent } from "../../src/contract.js";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.js";
+import { createOutput } from "../../src/checkpoint/output.js";
+import { nonFiniteBefore } from "../../src/checkpoint/output-directory.js";
 import { pruneModel } from "../../src/driver/prune-model.js";
-import { CheckpointError, exitCodeOf } from "../../src/errors.js";
+import { CheckpointError, exitCodeOf, InterruptedError } from "../../src/errors.js";
 import { copyFixture, fixtures } from "../helpers/architectures.js";
 import { temporaryDirectory } from "../helpers/checkpoints.js";
 import { createMemoryLogger } from "../../src/logging.js";
@@ -74,4 +77,53 @@ test("with --allow-non-finite the tensor stays as it is, the others are pruned, 
   const values = [...tensorOf(after, "model.layers.1.mlp.up_proj.weight").values];
   assert.equal(values.filter((value) => value === 0).length, values.length / 2);
   assert.ok(readdirSync(out).includes("recipe.yaml"));
+});
+
+test("a resume takes over what the interrupted run found, and looks again where the files are others", async (t) => {
+  const model = await damaged(t, { [DOWN]: 40 });
+  const out = join(temporaryDirectory(t), "out");
+  const run = demoRun(out, { model, ...MAGNITUDE, allowNonFinite: true });
+  let blocks = 0;
+  const stopping = {
+    ...createTestContext({ stop: { requested: () => (blocks === 1 ? "SIGINT" : undefined) } }),
+    emit: ({ type }: EngineEvent) => void (blocks += Number(type === "block")),
+  };
+  await assert.rejects(pruneModel(run, stopping), InterruptedError);
+  await using source = await openCheckpoint(model);
+  assert.deepEqual([...((await nonFiniteBefore(out, source)) ?? [])], [DOWN]);
+  const logger = createMemoryLogger();
+  const report = await pruneModel({ ...run, resume: true }, createTestContext({ logger }));
+  assert.ok(!logger.lines.some(({ message }) => message.includes("is not finite")), "nothing was looked at");
+  assert.equal(report.layers.length, 20);
+});
+
+test("what was found of other files, or of files that were written to meanwhile, is not taken over", async (t) => {
+  const model = await damaged(t, {});
+  const out = join(temporaryDirectory(t), "out");
+  const interrupted = async (nonFinite?: ReadonlySet<string>, between?: () => Promise<void>): Promise<void> => {
+    await using source = await openCheckpoint(model);
+    await between?.();
+    await using output = await createOutput({
+      source,
+      out,
+      force: true,
+      resume: false,
+      ...(nonFinite && { nonFinite }),
+    });
+    await output.flush();
+  };
+  const before = async (): Promise<ReadonlySet<string> | undefined> => {
+    await using source = await openCheckpoint(model);
+    return await nonFiniteBefore(out, source);
+  };
+  const touch = (): Promise<void> => utimes(join(model, "model-00001-of-00002.safetensors"), 1, 2);
+  assert.equal(await before(), undefined);
+  await interrupted();
+  assert.equal(await before(), undefined);
+  await interrupted(new Set());
+  assert.equal((await before())?.size, 0);
+  await touch();
+  assert.equal(await before(), undefined);
+  await interrupted(new Set(), () => utimes(join(model, "model-00002-of-00002.safetensors"), 3, 4));
+  assert.equal(await before(), undefined);
 });

@@ -254,3 +254,22 @@ test("a plan's seconds and memory follow what is counted", async (t) => {
   const slow = await plan({ method: "alps", nsamples: 1 });
   assert.ok(slow.estimatedSeconds > few.estimatedSeconds, `${few.estimatedSeconds}, ${slow.estimatedSeconds}`);
 });
+
+test("a search for an allocation keeps states, Gram matrices and solved linears in files", () => {
+  const scratch = (proxy: string, overrides: Partial<RunConfig>): number => {
+    const search = { rule: "evolutionary", proxy, generations: 2, offspring: 4, heldOut: 4 };
+    const allocated = { ...overrides, allocation: allocationSchema.parse(search) };
+    return scratchBytesOf(planned(allocated)) - scratchBytesOf(planned(overrides));
+  };
+  const [nsamples, seqlen] = [16, 64];
+  const state = 4 * seqlen * HIDDEN;
+  const wide = { nsamples, seqlen, memoryBytes: 1e9 };
+  assert.equal(scratch("wanda", { ...wide, method: "sparsegpt" }), 0);
+  const linears = 7 * BLOCKS;
+  const solved = (linears + 2.5 * 4 * 2) * ((4 * BLOCKS * (BEFORE_LAST + LAST)) / linears);
+  const grams = BLOCKS * 4 * (3 * HIDDEN ** 2 + INNER ** 2);
+  assert.equal(scratch("method", { ...wide, method: "sparsegpt" }), grams + Math.ceil(solved));
+  // Nothing fits in memory: the larger of the statistics' 12 sequences and of 4 + 4 + what is measured at once.
+  const narrow = scratch("wanda", { nsamples, seqlen, memoryBytes: state / 2, method: "wanda" });
+  assert.equal(narrow, 12 * state);
+});

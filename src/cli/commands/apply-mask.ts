@@ -4,7 +4,7 @@ import { flagsOf, type CommandSpec } from "../command.js";
 
 export const applyMask: CommandSpec = {
   name: "apply-mask",
-  description: "put the zeros of a saved mask into a checkpoint, which was fine-tuned perhaps",
+  description: "put the zeros of a saved mask into a checkpoint, fine-tuned perhaps",
   examples: ["prune apply-mask ./Llama-tuned --mask mask.safetensors --out ./Llama-sparse"],
   operand: { name: "model", help: MASK_OPTIONS.model.help },
   flags: flagsOf(MASK_OPTIONS),

@@ -20,7 +20,7 @@ import { applyFinalNorm } from "../../forward/head.js";
 import { putMatrix, takeMatrix } from "../../model/logical-matrix.js";
 import type { Model } from "../../model/open-model.js";
 import type { LayerSolver } from "../../solvers/solver.js";
-import { evolve } from "../../allocation/evolution.js";
+import { evolve, heldOutOf } from "../../allocation/evolution.js";
 import type { Unit } from "../../allocation/distribute.js";
 import type { SearchOptions } from "../../allocation/rule.js";
 import { createStates, evaluateDense, repeatReference, type DenseReference } from "../dense-reference.js";
@@ -65,7 +65,7 @@ export interface EvolvedSparsities {
 
 export async function evolveSparsities(input: EvolutionInput): Promise<EvolvedSparsities> {
   const { options, target, linears, sequences } = input;
-  const heldOut = Math.max(1, Math.min(options.heldOut, Math.floor(sequences.length / 2)));
+  const heldOut = heldOutOf(options, sequences.length);
   const measured = sequences.slice(sequences.length - heldOut);
   await mkdir(input.directory, { recursive: true });
   await using _files = { [Symbol.asyncDispose]: () => rm(input.directory, { recursive: true, force: true }) };

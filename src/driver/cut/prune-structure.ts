@@ -56,7 +56,8 @@ export async function pruneStructure(config: ScoringConfig, context: EngineConte
     const onBatch = (): void => throwIfStopped(context, false);
     const place = { model, runner, memoryBytes: config.memoryBytes, directory: scratch, onBatch };
     const sequences = calibration?.sequences ?? [];
-    const shared = { config, place, sequences, context: contextOfPart(context, { from: 0, to: SCORING_SHARE }) };
+    const scored = config.out === undefined ? 1 : SCORING_SHARE;
+    const shared = { config, place, sequences, context: contextOfPart(context, { from: 0, to: scored }) };
     const decided =
       task.of === "blocks"
         ? await decideBlocks({ ...shared, task })
@@ -66,7 +67,7 @@ export async function pruneStructure(config: ScoringConfig, context: EngineConte
     const { of, ...made } = task;
     const plan: CutPlan = { ...(await emptyPlan(model)), made: { of, ...made }, ...decided.verbs };
     const prepared = await prepareCut(model, plan, decided.replacements ?? new Map());
-    const report = await writeCut(prepared, config, contextOfPart(context, { from: SCORING_SHARE, to: 1 }), started);
+    const report = await writeCut(prepared, config, contextOfPart(context, { from: scored, to: 1 }), started);
     return {
       ...report,
       schema: "prune.structure/v1",

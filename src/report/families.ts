@@ -48,6 +48,7 @@ export interface FamiliesReport {
 /** Keys of every family side by side: a family reads its own and takes its defaults for the rest. */
 const SMALL_CONFIG: Readonly<Record<string, unknown>> = {
   vocab_size: 32,
+  vocab_size_per_layer_input: 32,
   hidden_size: 16,
   n_embd: 16,
   num_hidden_layers: 2,

@@ -230,14 +230,13 @@ function configOf(model: string, out: string | undefined, task: ScoringConfig["t
 
 test("greedy criteria measure the very models that they would make", async (t) => {
   const model = await demo(t, 5);
-  const context = createTestContext();
   const scored = await pruneStructure(
     configOf(model, undefined, { of: "blocks", criterion: "kl", drop: 2, ratio: undefined }),
-    context,
+    createTestContext(),
   );
   const losses = await pruneStructure(
     configOf(model, undefined, { of: "blocks", criterion: "perplexity", drop: 1, ratio: undefined }),
-    context,
+    createTestContext(),
   );
   assert.deepEqual(
     scored.rounds?.map((round) => round.map(({ block }) => block).length),
@@ -250,19 +249,19 @@ test("greedy criteria measure the very models that they would make", async (t) =
     dense,
     sequences,
     { memoryBytes: 2 ** 24, scratchFile: "/nowhere" },
-    context,
+    createTestContext(),
   );
   const measure = async (blocks: readonly number[]): Promise<{ kl: number; loss: number }> => {
     const out = join(temporaryDirectory(t), "out");
     const file = `${out}.json`;
     writeFileSync(file, JSON.stringify({ ...plan, drop: { blocks } }));
-    await cutModel({ model, plan: file, out, force: false, resume: false }, context);
+    await cutModel({ model, plan: file, out, force: false, resume: false }, createTestContext());
     await using cut = await openModel(out);
     await using evaluated = await evaluateWindows(
       cut,
       sequences,
       { memoryBytes: 2 ** 24, scratchFile: "/nowhere" },
-      context,
+      createTestContext(),
     );
     const loss = evaluated.windowLosses.reduce((sum, value) => sum + value, 0) / sequences.length;
     return { kl: (await compareEvaluated(reference, evaluated)).klDivergence.value, loss };

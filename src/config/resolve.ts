@@ -406,7 +406,7 @@ export async function resolveSeqlen(
   const limits: [number, string][] = [[DEFAULT_SEQLEN, ""]];
   if (source?.set === OWN_TEXT) limits.push([OWN_SEQLEN, "what the model samples (--seqlen for more)"]);
   if (context !== undefined) limits.push([context, "the model's context (max_position_embeddings)"]);
-  if (source !== undefined) {
+  if (source !== undefined && mayHoldIds(source)) {
     try {
       const rows = await tokenRowLength(source);
       if (rows !== undefined) limits.push([rows, `the rows of ${source.file}`]);
@@ -422,6 +422,11 @@ export async function resolveSeqlen(
       message: `sequences of ${seqlen} tokens, not ${DEFAULT_SEQLEN}: the length of ${reason}`,
     });
   return seqlen;
+}
+
+/** Whether it is one file, which its content tells from a text; what is not there the run itself tells of. */
+function mayHoldIds({ file, set }: TokenSource): boolean {
+  return set === undefined && existsSync(file) && statSync(file).isFile();
 }
 
 interface ContextKeys {

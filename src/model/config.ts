@@ -13,7 +13,7 @@ type Json = Readonly<Record<string, unknown>>;
 
 /** No size of a model is larger. */
 const LARGEST_COUNT = 2 ** 31 - 1;
-/** Of layers, experts, heads and the widths of heads, which are described one by one: no model has a tenth of so many. */
+/** Of layers, experts, heads and the widths of heads, which are described one by one: no model has a tenth of so many; sizes may be larger. */
 export const MOST_PARTS = 10_000;
 const PARTS = /layer|expert|head|rotary/;
 
@@ -76,7 +76,7 @@ export class ConfigObject {
     const value = this.#read(key);
     if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1)
       throw this.#problem(key, "a positive whole number");
-    const most = PARTS.test(key) ? MOST_PARTS : LARGEST_COUNT;
+    const most = PARTS.test(key) && !key.includes("size") ? MOST_PARTS : LARGEST_COUNT;
     if (value > most) throw this.#problem(key, `a positive whole number of at most ${most}`);
     return value;
   }

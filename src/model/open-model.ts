@@ -121,13 +121,10 @@ function chooseFamily(name: string | undefined, config: ModelConfig, checkpoint:
   if (name !== undefined) return findFamily(name);
   const known = familyOf(config.modelType);
   if (known !== undefined) return known;
-  const tried = saysMoreLayers(config, checkpoint) ? [] : FAMILIES;
-  const alike = tried
-    .flatMap((family) => {
-      const unknownKeys = keysUnknownTo(family, config, checkpoint);
-      return unknownKeys === undefined ? [] : [{ name: family.name, unknownKeys }];
-    })
-    .toSorted((a, b) => a.unknownKeys.length - b.unknownKeys.length);
+  const alike = FAMILIES.flatMap((family) => {
+    const unknownKeys = keysUnknownTo(family, config, checkpoint);
+    return unknownKeys === undefined ? [] : [{ name: family.name, unknownKeys }];
+  }).toSorted((a, b) => a.unknownKeys.length - b.unknownKeys.length);
   throw new CheckpointError(
     "E_ARCHITECTURE",
     `${checkpoint.directory}: config.json: model_type "${config.modelType}" is not supported; known: ${FAMILIES.flatMap(modelTypesOf).join(", ")}.`,
@@ -140,9 +137,9 @@ function chooseFamily(name: string | undefined, config: ModelConfig, checkpoint:
 
 const LAYER_KEYS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
 
-/** Whether there are more layers than tensors: no family fits then, and describing so many for each of them takes long. */
-function saysMoreLayers({ values }: ModelConfig, { tensors }: Checkpoint): boolean {
-  const said = values.copy();
+/** Whether there are more layers than tensors: the family does not fit then, and describing so many takes long. */
+function saysMoreLayers(family: Family, config: ModelConfig, { tensors }: Checkpoint): boolean {
+  const { values: said } = withDefaults({ ...config, values: config.values.copy() }, family);
   return LAYER_KEYS.some((key) => Number.isFinite(said.raw(key)) && (said.raw(key) as number) > tensors.size);
 }
 
@@ -160,6 +157,7 @@ function hintOf([first]: readonly { readonly name: string; readonly unknownKeys:
  * cannot be described from the config or does not account for every parameter with its shape.
  */
 function keysUnknownTo(family: Family, config: ModelConfig, checkpoint: Checkpoint): string[] | undefined {
+  if (saysMoreLayers(family, config, checkpoint)) return undefined;
   const asked = { ...config, values: config.values.copy() };
   try {
     const architecture = describeCheckpoint(family, asked, checkpoint);

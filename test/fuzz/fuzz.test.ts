@@ -24,6 +24,7 @@ const FOUND: Readonly<Record<string, readonly string[]>> = {
   config: [
     '{"model_type":"llama","num_hidden_layers":9007199254740991,"hidden_size":48,"num_attention_heads":6,"vocab_size":9,"intermediate_size":8}',
     '{"model_type":"constructor","text_config":{}}',
+    '{"model_type":"x"}', // every family is tried, with the sizes that its class has by default
     '{"model_type":"x","num_hidden_layers":9999,"num_attention_heads":4,"hidden_size":48,"vocab_size":160,"num_experts":128}',
   ],
   journal: [

@@ -6,7 +6,9 @@
  * whoever needs a tensor twice keeps it.
  */
 import { createHash } from "node:crypto";
-import { readdir, readFile, stat } from "../files/checkpoint-files.js";
+import { existsSync, readdir, readFile, stat } from "../files/checkpoint-files.js";
+import { isRecord } from "../is-record.js";
+import { parseJson } from "../json.js";
 import { join, resolve } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { isFloatDtype, widen, type FloatDtype } from "./dtype.js";
@@ -23,6 +25,21 @@ import { checkShardIndex, INDEX_FILE, INDEX_SIZE_CAP, parseShardIndex, type Shar
 import { quoteName } from "./strict-json.js";
 
 export const SINGLE_FILE = "model.safetensors";
+
+/** Whether all tensors lie in one file under the usual name: then no index is looked at. */
+export function isSingleFile({ shards }: Pick<Checkpoint, "shards">): boolean {
+  return shards.length === 1 && shards[0] === SINGLE_FILE;
+}
+
+/** What a checkpoint's index says besides where tensors lie; nothing where there is none. */
+export async function indexMetadata(
+  checkpoint: Pick<Checkpoint, "directory" | "shards">,
+): Promise<Readonly<Record<string, unknown>>> {
+  const file = join(checkpoint.directory, INDEX_FILE);
+  if (isSingleFile(checkpoint) || !existsSync(file)) return {};
+  const index = parseJson(await readFile(file, "utf8"));
+  return isRecord(index) && isRecord(index["metadata"]) ? index["metadata"] : {};
+}
 
 export interface TensorInfo {
   readonly name: string;

@@ -7,7 +7,7 @@ import { syncDirectory } from "../files/durable.js";
 import { lstat, open, rename, rm } from "../files/output-files.js";
 import { basename, join } from "node:path";
 import { ConfigError, InternalError, ResourceError, UsageError } from "../errors.js";
-import { changedShards, SINGLE_FILE, type Checkpoint } from "./checkpoint.js";
+import { changedShards, isSingleFile, type Checkpoint } from "./checkpoint.js";
 import { bytesOf, clone, CLONE_MARKER, CLONING, readMarker, sealClone, type OnCopied } from "./clone.js";
 import { planClone, type ClonePlan, type OwnNames } from "./clone-plan.js";
 import { rewrittenFiles } from "./dense-copy.js";
@@ -247,8 +247,7 @@ export async function planCloneOf(
   { working, written }: OwnNames = NOTHING,
   hasShards = true,
 ): Promise<ClonePlan> {
-  const isSingle = source.shards.length === 1 && source.shards[0] === SINGLE_FILE;
-  const weights = !hasShards ? [] : isSingle ? source.shards : [...source.shards, INDEX_FILE];
+  const weights = !hasShards ? [] : isSingleFile(source) ? source.shards : [...source.shards, INDEX_FILE];
   const own = { working: [...working, REPLACED, CLONE_MARKER, CLONING], written };
   const plan = await planClone(await realpath(source.directory), weights, own);
   const rewritten = await rewrittenFiles(source);

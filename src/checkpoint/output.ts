@@ -14,8 +14,6 @@ import { narrow, type NarrowReport } from "./dtype.js";
 import { OutputDirectory, type OutputOptions } from "./output-directory.js";
 import type { ShardFile, ShardStamp } from "./shard-file.js";
 
-export { planCloneOf, type OutputOptions } from "./output-directory.js";
-
 export interface OutputCheckpoint extends AsyncDisposable {
   /** OUT.partial, where the journal and scratch files may be put too. */
   readonly partialDirectory: string;

@@ -138,8 +138,7 @@ export function createLineProgress(logger: Logger, now: () => number = Date.now)
     handle(event) {
       estimate.take(event);
       const text = words(event);
-      if (isWorthALine(event)) say(text, fieldsOf(event));
-      else if (now() - saidAt >= SILENCE_MS) say(text, fieldsOf(event));
+      if (isWorthALine(event) || now() - saidAt >= SILENCE_MS) say(text, fieldsOf(event));
     },
     tick: nothing,
     around: (write) => write(),

@@ -51,7 +51,7 @@ import { allocationKey, pruneModel } from "./prune-model.js";
 import { secondsOf, USUAL_RATES } from "./rates.js";
 import { evaluationWork } from "./run-cost.js";
 import { loadCalibrationTokens } from "./run-tokens.js";
-import { blockTrainingsOf, modelTrainingsOf, OWN_NAMES, plannedRun, solverOf, type SharedWork } from "./session.js";
+import { OWN_NAMES, plannedRun, type SharedWork } from "./session.js";
 
 const RESULTS_NAME = "compare.jsonl";
 const PRUNED_NAME = "pruned";
@@ -67,19 +67,27 @@ interface Cell {
   readonly allocation: ComparedAllocation;
 }
 
-/** Refuse the sweep before any work where some cell's pattern, patterns of linears or allocation does not fit the model. */
-function requireUsableCells(config: ComparisonConfig, model: Model): void {
+/**
+ * What every cell is to do. Refuses the sweep before any work where some cell's pattern, patterns of linears or allocation does
+ * not fit the model.
+ */
+function planCells(config: ComparisonConfig, cells: readonly Cell[], model: Model): PlannedCell[] {
   const problems = new Map<string, PruneError>();
-  for (const cell of cellsOf(config)) {
+  const planned = cells.flatMap((cell) => {
     try {
-      decidePrunables({ ...config.run, ...settingsOf(cell) }, model);
+      const run = runOf(config, cell);
+      return [plannedRun(run, model, decidePrunables(run, model).selection)];
     } catch (error) {
       if (!(error instanceof PruneError)) throw error;
       problems.set(error.message, error); // the same for every method
+      return [];
     }
-  }
+  });
   if (problems.size > 0) throw combineProblems([...problems.values()]);
+  return planned;
 }
+
+type PlannedCell = ReturnType<typeof plannedRun>;
 
 /** What of a run a cell decides, besides the method. */
 function settingsOf({
@@ -106,26 +114,21 @@ function runOf(config: ComparisonConfig, cell: Cell): RunConfig {
  * @throws ResourceError E_DISK_FULL
  */
 async function requireRoomFor(
-  config: ComparisonConfig,
+  { workDirectory, run: { propagation } }: ComparisonConfig,
   model: Model,
+  cells: readonly PlannedCell[],
   { nsamples, dense, pruned }: Readonly<Record<"nsamples" | "dense" | "pruned", number>>,
 ): Promise<void> {
   const { architecture } = model;
-  const planned = cellsOf(config).map((cell) => {
-    const run = runOf(config, cell);
-    const { selection } = decidePrunables(run, model);
-    const trainings = { blockTrainings: blockTrainingsOf(run), trainings: modelTrainingsOf(run) };
-    const parts = { architecture, solver: solverOf(run), selected: new Set(selection.selected) };
-    return { config: { ...run, nsamples }, ...parts, ...trainings };
-  });
-  const isKept = config.run.propagation === "dense" && !architecture.blocks.some(isRouted);
+  const planned = cells.map((cell) => ({ ...cell, config: { ...cell.config, nsamples } }));
+  const isKept = propagation === "dense" && !architecture.blocks.some(isRouted);
   const withGrams = isKept
     ? planned.filter((each) => each.solver.needs.includes("gram") || each.config.measureLoss)
     : [];
   const grams = Math.max(0, ...withGrams.map(({ selected }) => gramBytes(architecture, selected)));
   const atWork = Math.max(pruned, ...planned.map(scratchBytesOf));
   const cloneBytes = bytesOf(await planCloneOf(model.checkpoint, OWN_NAMES));
-  await checkFreeSpace(config.workDirectory, cloneBytes, dense + grams + atWork, "--work");
+  await checkFreeSpace(workDirectory, cloneBytes, dense + grams + atWork, "--work");
 }
 
 const NO_ALLOCATION: ComparedAllocation = { label: UNIFORM.rule, allocation: UNIFORM };
@@ -154,7 +157,8 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
     vocabSize: model.architecture.vocabularySize,
     ...(config.maxWindows === undefined ? {} : { maxWindows: config.maxWindows }),
   });
-  requireUsableCells(config, model);
+  const cells = cellsOf(config);
+  const planned = planCells(config, cells, model);
   const nonFinite = await checkWeights(model, config.run, context);
   const calibration = await loadCalibrationTokens(config.run, model, contextOfPart(context, { from: 0, to: 0 }));
   await using statistics = new StoredStatistics(join(config.workDirectory, STATISTICS_NAME));
@@ -167,19 +171,18 @@ export async function compareMethods(config: ComparisonConfig, context: EngineCo
     dense: { memoryBytes: denseBytes, scratchFile: join(config.workDirectory, "dense.bin") },
     pruned: { memoryBytes: prunedBytes, scratchFile: join(config.workDirectory, "pruned.bin") },
   };
-  await requireRoomFor(config, model, {
+  await requireRoomFor(config, model, planned, {
     nsamples: calibration.sequences.length,
     dense: spilledByWindows(model, corpus.sequences, denseBytes),
     pruned: spilledByWindows(model, corpus.sequences, prunedBytes),
   });
-  // Layouts are in the fingerprint; the bytes are known once they were read.
-  const cells = cellsOf(config);
   const labels = cells.map(labelOf);
   const windows = corpus.sequences.length;
-  const times = timesOf(config, cells, model, windows).map((time, index) =>
+  const times = timesOf(planned, { windows, tokens: config.seqlen }).map((time, index) =>
     earlier?.rows.has(labels[index] as string) === true ? NO_TIME : time,
   );
   const [ofDense, ...spans] = spansOf([times[0]?.evaluating ?? 1, ...times.map(sumOf)]) as [Span, ...Span[]];
+  // Layouts are in the fingerprint; the bytes are known once they were read.
   const evaluation = await model.checkpoint.hashed(() =>
     evaluateWindows(model, corpus.sequences, places.dense, contextOfPart(context, ofDense)),
   );
@@ -343,21 +346,16 @@ type Span = ReturnType<typeof spansOf>[number];
 const sumOf = ({ pruning, evaluating }: CellTime): number => pruning + evaluating;
 
 /** What cells take, each without what it shares with an earlier one. */
-function timesOf(config: ComparisonConfig, cells: readonly Cell[], model: Model, windows: number): CellTime[] {
+function timesOf(cells: readonly PlannedCell[], text: Parameters<typeof evaluationWork>[1]): CellTime[] {
   const allocated = new Set<string>();
-  return cells.map((cell) => {
-    const run = runOf(config, cell);
-    const { selection } = decidePrunables(run, model);
-    const planned = plannedRun({
-      ...{ config: run, model, solver: solverOf(run), selected: new Set(selection.selected) },
-      ...{ blockTrainings: blockTrainingsOf(run), trainings: modelTrainingsOf(run) },
-    });
-    const isAllocated = allocated.has(allocationKey(run));
-    allocated.add(allocationKey(run));
+  return cells.map((planned) => {
+    const key = allocationKey(planned.config);
+    const isAllocated = allocated.has(key);
+    allocated.add(key);
     const left: readonly string[] = [PARTS.weights, ...(isAllocated ? [PARTS.allocation, PARTS.search] : [])];
     return {
       pruning: courseOf(planned).secondsOf((name) => !left.includes(name)),
-      evaluating: secondsOf(evaluationWork(planned, { windows, tokens: config.seqlen }), USUAL_RATES),
+      evaluating: secondsOf(evaluationWork(planned, text), USUAL_RATES),
     };
   });
 }

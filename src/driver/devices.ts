@@ -23,6 +23,10 @@ export async function openDevice(choice: "auto" | "cpu" | "webgpu", logger: Logg
   });
 }
 
+export function sayDevice({ kind, description }: Device, logger: Logger): void {
+  logger.info(`device: ${description}`, { device: kind, description });
+}
+
 export async function describeDevices(): Promise<DevicesReport> {
   const adapters = await listAdapters();
   const hardware = adapters.find((adapter) => !adapter.isSoftware);

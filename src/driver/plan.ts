@@ -6,14 +6,14 @@ import { dirname, join } from "node:path";
 import { existsSync, statSync } from "../files/checkpoint-files.js";
 import { examineSource } from "../calibration/text-source.js";
 import { bytesOf } from "../checkpoint/clone.js";
-import { planCloneOf } from "../checkpoint/output.js";
+import { planCloneOf } from "../checkpoint/output-directory.js";
 import { checkFreeSpace, checkPlace, nameOutput } from "../checkpoint/output-place.js";
 import { openModel } from "../model/open-model.js";
 import { sequencesPerRun } from "../forward/weights.js";
-import { type LinearSpec } from "../model/architecture.js";
+import type { LinearSpec } from "../model/architecture.js";
 import { createMatmulEngine } from "../onnx/matmul.js";
 import { scratchBytesOf } from "./disk-cost.js";
-import { blockTrainingsOf, modelTrainingsOf, OWN_NAMES, plannedRun, solverOf } from "./session.js";
+import { OWN_NAMES, plannedRun } from "./session.js";
 import { weightPasses } from "../allocation/registry.js";
 import { OWN_TEXT } from "../options/values.js";
 import { formatPattern } from "../sparsity/pattern.js";
@@ -52,18 +52,12 @@ export async function planRun(config: RunConfig, context: EngineContext): Promis
   await checkPlace(await nameOutput(config.out), config);
   const { selection, overrides } = decidePrunables(config, model);
   sayNeedless(selection, context.logger);
-  const solver = solverOf(config);
   await using device = await openDevice(config.device, context.logger);
   const { blocks } = model.architecture;
   const elements = sumOf(selection.selected, elementsOf);
   const checkpointBytes = sumOf(model.checkpoint.shards, (shard) => statSync(join(config.model, shard)).size);
-  const selected = new Set(selection.selected);
-  const [blockTrainings, trainings] = [blockTrainingsOf(config), modelTrainingsOf(config)];
-  const planned = {
-    ...plannedRun({ config, model, selected, solver, blockTrainings, trainings }),
-    checkpointBytes,
-  };
-  const { prunedBytes } = planned;
+  const planned = { ...plannedRun(config, model, selection), checkpointBytes };
+  const { solver, trainings, prunedBytes } = planned;
   const cloneBytes = config.resume ? 0 : bytesOf(await planCloneOf(model.checkpoint, OWN_NAMES));
   const scratchBytes = scratchBytesOf(planned);
   const parent = dirname(config.out);

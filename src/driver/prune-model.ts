@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { throwIfStopped, type EngineContext } from "../context.js";
 import type { BlockTrainingReport, LayerReport, ModelTrainingReport, RunConfig, RunReport } from "../contract.js";
 import type { Logger } from "../logging.js";
-import { tensorOf } from "../model/architecture.js";
+import { tensorsHolding } from "../model/architecture.js";
 import { formatRecipe } from "../report/run-recipe.js";
 import { boundsOf, dependsOnMethod, needsActivations } from "../allocation/registry.js";
 import { formatPattern } from "../sparsity/pattern.js";
@@ -84,7 +84,10 @@ export async function pruneModel(
   if (trained.length > 0) layers.splice(0, layers.length, ...(await recount(run, layers)));
   await expectUntouched(model.checkpoint);
   await writeFile(join(output.partialDirectory, RECIPE_NAME), formatRecipe(config), { flush: true });
-  if (config.saveMask !== undefined) await saveMask(output.checkpoint, prunedTensors(run), config.saveMask);
+  if (config.saveMask !== undefined) {
+    const held = tensorsHolding(blocks, ({ name }) => run.selected.has(name));
+    await saveMask(output.checkpoint, [...held], config.saveMask);
+  }
   await output.finish({ remove: WORKING_FILES });
   warnOfStarvedExperts(context.logger, layers);
   session.completeShared();
@@ -106,16 +109,6 @@ function leaveOutFinished({ run, journal }: Session): void {
     for (const { linears } of block.groups) for (const { name } of linears) done.add(name);
   }
   course.leaveOut((name) => done.has(name));
-}
-
-/** Names of the tensors that hold linears of the selection. */
-function prunedTensors({ model, selected }: Pick<Run, "model" | "selected">): string[] {
-  const names = model.architecture.blocks.flatMap((block) =>
-    block.groups
-      .flatMap(({ linears }) => linears)
-      .flatMap((linear) => (selected.has(linear.name) ? [tensorOf(block, linear)] : [])),
-  );
-  return [...new Set(names)];
 }
 
 /** Of every linear, from the journal, from a run that shares it, or found now; noted in both. */

@@ -14,7 +14,7 @@ import { BlockRunner } from "../forward/block-runner.js";
 import { embedTokens } from "../forward/embedding.js";
 import { HiddenStates } from "../forward/hidden-states.js";
 import { Stream } from "../forward/stream.js";
-import { tensorOf } from "../model/architecture.js";
+import { tensorsHolding } from "../model/architecture.js";
 import type { Logger } from "../logging.js";
 import { openModel, type Model } from "../model/open-model.js";
 import { findSolver } from "../solvers/registry.js";
@@ -34,7 +34,7 @@ import { safe, safePlus } from "../training/safe.js";
 import { TRAINING_NAME } from "./model-training.js";
 import { BlockReconstruction, takesDenseStream, TARGETS_SCRATCH_NAME } from "./block-reconstruction.js";
 import { courseOf, tell } from "./course.js";
-import { openDevice } from "./devices.js";
+import { openDevice, sayDevice } from "./devices.js";
 import { scratchBytesOf } from "./disk-cost.js";
 import { GRADIENT_STATES_NAME, GRADIENTS_NAME, gradientsOf, GradientSource } from "./gradient-source.js";
 import { hashOf, Journal, JOURNAL_NAME, type Fingerprint } from "./journal.js";
@@ -53,7 +53,7 @@ import {
   type ModelTraining,
   type RunParts,
 } from "./run.js";
-import { compilePathPattern } from "./selection.js";
+import { compilePathPattern, type LinearSelection } from "./selection.js";
 import { KEEP, type BoundSolver } from "./solve-linear.js";
 import {
   CollectedStatistics,
@@ -137,10 +137,9 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     const model = resources.own(await openModel(config.model, { family: config.family, logger: context.logger }));
     const prunable = decidePrunables(config, model); // before anything is read
     sayNeedless(prunable.selection, context.logger);
-    const [solver, blockTrainings, trainings] = [solverOf(config), blockTrainingsOf(config), modelTrainingsOf(config)];
-    const course = courseOf(
-      plannedRun({ config, model, solver, blockTrainings, trainings, selected: new Set(prunable.selection.selected) }),
-    );
+    const planned = plannedRun(config, model, prunable.selection);
+    const { solver, blockTrainings, trainings } = planned;
+    const course = courseOf(planned);
     if (shared.nonFinite !== undefined) course.leaveOut((name) => name === PARTS.weights);
     const kept =
       shared.nonFinite ??
@@ -177,13 +176,13 @@ export async function openSession(config: RunConfig, context: EngineContext, sha
     throwIfStopped(context, false);
 
     const device = resources.own(await openDevice(config.device, context.logger));
-    context.logger.info(`device: ${device.description}`, { device: device.kind, description: device.description });
+    sayDevice(device, context.logger);
     const { out, force, resume } = config;
     const output = resources.own(
       await createOutput({
         ...{ source: model.checkpoint, out, force, resume, own: OWN_NAMES, nonFinite: kept },
         scratchBytes: scratchBytesOf({
-          ...{ architecture: model.architecture, solver, blockTrainings, trainings },
+          ...planned,
           config: { ...config, nsamples: calibration?.sequences.length ?? 0 },
           selected: new Set(selection.selected),
         }),
@@ -257,21 +256,20 @@ async function findNonFinite(
 }
 
 /** What a run is to do, from which its cost and its course are counted. */
-export function plannedRun({
-  model,
-  ...planned
-}: Omit<PlannedRun, "architecture" | "checkpointBytes" | "prunedBytes"> & { readonly model: Model }): PlannedRun {
-  const { architecture, checkpoint } = model;
-  const pruned = new Set(
-    architecture.blocks.flatMap((block) =>
-      block.groups.flatMap(({ linears }) =>
-        linears.filter((linear) => planned.selected.has(linear)).map((linear) => tensorOf(block, linear)),
-      ),
-    ),
-  );
+export function plannedRun(
+  config: RunConfig,
+  { architecture, checkpoint }: Model,
+  { selected: linears }: Pick<LinearSelection, "selected">,
+): PlannedRun & { readonly solver: BoundSolver } {
+  const selected = new Set(linears);
   const bytes = (tensors: Iterable<string>): number =>
     [...tensors].reduce((sum, tensor) => sum + checkpoint.info(tensor).byteLength, 0);
-  return { ...planned, architecture, checkpointBytes: bytes(checkpoint.tensors.keys()), prunedBytes: bytes(pruned) };
+  return {
+    ...{ config, architecture, selected, solver: solverOf(config) },
+    ...{ blockTrainings: blockTrainingsOf(config), trainings: modelTrainingsOf(config) },
+    checkpointBytes: bytes(checkpoint.tensors.keys()),
+    prunedBytes: bytes(tensorsHolding(architecture.blocks, (linear) => selected.has(linear))),
+  };
 }
 
 /** Closed in the reverse order of opening, all of them: the first that cannot be is reported then. */

@@ -271,3 +271,12 @@ export function tensorOf(block: BlockSpec, linear: LinearSpec): string {
     throw new InternalError("E_ROLE", `${linear.name}: its block has no tensor "${linear.role}"`);
   return tensor.tensor;
 }
+
+/** The tensors that hold some of the linears, each once. */
+export function tensorsHolding(
+  blocks: readonly BlockSpec[],
+  isChosen: (linear: LinearSpec) => boolean,
+): ReadonlySet<string> {
+  const linearsOf = ({ groups }: BlockSpec): LinearSpec[] => groups.flatMap(({ linears }) => linears.filter(isChosen));
+  return new Set(blocks.flatMap((block) => linearsOf(block).map((linear) => tensorOf(block, linear))));
+}

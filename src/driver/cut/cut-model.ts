@@ -3,7 +3,7 @@
  * written; then shard after shard is written and noted in a journal, so that an interrupted cut goes on with the next.
  */
 import { basename, join } from "node:path";
-import { changedShards, type Checkpoint } from "../../checkpoint/checkpoint.js";
+import { changedShards, indexMetadata, isSingleFile, type Checkpoint } from "../../checkpoint/checkpoint.js";
 import { OutputDirectory } from "../../checkpoint/output-directory.js";
 import {
   planShards,
@@ -17,8 +17,8 @@ import { INDEX_FILE } from "../../checkpoint/sharded-index.js";
 import { throwIfStopped, type EngineContext } from "../../context.js";
 import type { CutConfig, CutPlan, CutReport } from "../../contract.js";
 import { ConfigError, InternalError } from "../../errors.js";
-import { readFile } from "../../files/checkpoint-files.js";
-import { open, stat } from "../../files/output-files.js";
+import { syncDirectory } from "../../files/durable.js";
+import { open, stat, writeFile } from "../../files/output-files.js";
 import { isRecord } from "../../is-record.js";
 import { parseJson } from "../../json.js";
 import type { Architecture } from "../../model/architecture.js";
@@ -29,7 +29,7 @@ import { FAMILIES, findFamily } from "../../model/families/registry.js";
 import { describeCheckpoint, openModel, type Model } from "../../model/open-model.js";
 import { hashOf, Journal, JOURNAL_NAME } from "../journal.js";
 import { expectUntouched } from "../source-check.js";
-import { fingerprintOf, keptBy, PLAN_NAME, readPlan } from "./plan.js";
+import { keptBy, PLAN_NAME, readPlan } from "./plan.js";
 import { sizesOf } from "./sizes.js";
 
 /** New values of tensors in their stored type and the part's shape, by the model's names. */
@@ -207,7 +207,7 @@ async function write(
     const planText = `${JSON.stringify(keptPlan(prepared), null, 2)}\n`;
     const fingerprint = {
       bytes: {
-        model: await fingerprintOf(model),
+        model: plan.model.fingerprint, // which is the model's, or the plan was refused
         plan: hashOf(JSON.stringify(plan), ...prepared.replacements.values()),
       },
       place: {},
@@ -230,11 +230,12 @@ async function write(
           context.emit({ type: "bytes", done, total, fraction: done / total });
           throwIfStopped(context, true);
         });
+        await syncDirectory({ open }, directory.path); // its name, before the journal counts on it
         await journal.append("shard", shard.name, { bytes: shardBytes(shard) });
       }
       await writeIndex(prepared, directory.path);
-      await writeSynced(join(directory.path, "config.json"), prepared.configText);
-      await writeSynced(join(directory.path, PLAN_NAME), planText);
+      await writeFile(join(directory.path, "config.json"), prepared.configText, { flush: true });
+      await writeFile(join(directory.path, PLAN_NAME), planText, { flush: true });
     } finally {
       await journal[Symbol.asyncDispose]();
     }
@@ -289,11 +290,8 @@ async function writeIndex(
   { model: { checkpoint }, shards, architecture }: PreparedCut,
   directory: string,
 ): Promise<void> {
-  const source = join(checkpoint.directory, INDEX_FILE);
-  const isSingle = checkpoint.shards.length === 1 && checkpoint.shards[0] === "model.safetensors";
-  if (isSingle) return;
-  const index = parseJson(await readFile(source, "utf8"));
-  const said = isRecord(index) && isRecord(index["metadata"]) ? index["metadata"] : {};
+  if (isSingleFile(checkpoint)) return;
+  const said = await indexMetadata(checkpoint);
   const tensors = shards.flatMap((shard) => shard.tensors.map((tensor) => ({ shard: shard.name, ...tensor })));
   const sizes = sizesOf(architecture, { tensorBytes: sum(tensors.map(({ byteLength }) => byteLength)), fileBytes: 0 });
   const metadata = {
@@ -303,17 +301,7 @@ async function writeIndex(
   };
   const places = tensors.map(({ name, shard }) => [name, shard] as const).toSorted(([a], [b]) => (a < b ? -1 : 1));
   const text = JSON.stringify({ metadata, weight_map: Object.fromEntries(places) }, null, 2);
-  await writeSynced(join(directory, INDEX_FILE), `${text}\n`);
-}
-
-async function writeSynced(path: string, text: string): Promise<void> {
-  const file = await open(path, "w");
-  try {
-    await file.writeFile(text);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
+  await writeFile(join(directory, INDEX_FILE), `${text}\n`, { flush: true });
 }
 
 function sum(values: readonly number[]): number {

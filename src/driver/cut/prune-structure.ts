@@ -4,11 +4,12 @@ import { contextOfPart, throwIfStopped, type EngineContext } from "../../context
 import type { CutPlan, ExpertReport, ScoringConfig, StructureReport } from "../../contract.js";
 import { ConfigError, PruneError } from "../../errors.js";
 import { BlockRunner } from "../../forward/block-runner.js";
+import type { Architecture, BlockSpec, RoutedExperts } from "../../model/architecture.js";
 import { channelGroup } from "../../model/cut-tensors.js";
 import { editConfig, editOf, renumberTensors } from "../../model/config-edit.js";
 import { FAMILIES, findFamily } from "../../model/families/registry.js";
 import { openModel, type Model } from "../../model/open-model.js";
-import { openDevice } from "../devices.js";
+import { openDevice, sayDevice } from "../devices.js";
 import { loadCalibrationTokens } from "../run-tokens.js";
 import type { MeasuringPlace } from "../dense-reference.js";
 import { prepareCut, writeCut, type Replacements } from "./cut-model.js";
@@ -125,14 +126,22 @@ function blocksThatGo(blocks: number, { drop, ratio = 0 }: Task<"blocks">): numb
   });
 }
 
+type Mixture = BlockSpec & { readonly experts: RoutedExperts };
+
+/** The blocks that are mixtures, with how many experts the first has, in how many groups. There is one at least. */
+function mixturesOf({ blocks }: Architecture): {
+  readonly mixtures: readonly Mixture[];
+  readonly count: number;
+  readonly groups: number;
+} {
+  const mixtures = blocks.filter((block): block is Mixture => block.experts !== undefined);
+  const { count, limit } = (mixtures[0] as Mixture).experts;
+  return { mixtures, count, groups: limit?.groups ?? 1 };
+}
+
 /** Of every mixture. @throws ConfigError E_KEEP, E_PLAN_EXPERTS */
 function expertsThatStay({ architecture }: Model, task: Task<"experts">): number {
-  const mixtures = architecture.blocks.flatMap(({ name, experts }) =>
-    experts === undefined ? [] : [{ name, experts }],
-  );
-  const [first] = mixtures as [(typeof mixtures)[number]];
-  const { count, limit } = first.experts;
-  const groups = limit?.groups ?? 1;
+  const { mixtures, count, groups } = mixturesOf(architecture);
   const keep = task.keep ?? count - droppedAt(task.ratio ?? 0, count, groups);
   if (keep >= count || keep % groups !== 0)
     throw new ConfigError("E_KEEP", `${keep} of ${count} experts in ${groups} groups cannot be what stays.`, {
@@ -209,12 +218,7 @@ function isSayable({ architecture, checkpoint, config }: Model, dropped: readonl
 
 async function decideExperts(scoring: Scoring<"experts">): Promise<Decided> {
   const { place, sequences, task, context } = scoring;
-  const mixtures = place.model.architecture.blocks.flatMap(({ index, name, experts }) =>
-    experts === undefined ? [] : [{ index, name, experts }],
-  );
-  const [first] = mixtures as [(typeof mixtures)[number]];
-  const { count, limit } = first.experts;
-  const groups = limit?.groups ?? 1;
+  const { mixtures, count, groups } = mixturesOf(place.model.architecture);
   const keep = expertsThatStay(place.model, task);
   warnOfRatio(scoring, "experts", 1 - keep / count);
   const table = await collectExperts(place, sequences, context);
@@ -251,7 +255,7 @@ async function decideWidth(scoring: Scoring<"width">): Promise<Decided> {
   const keep = (channels: number): number => channelsThatStay(channels, task);
   warnOfRatio(scoring, "channels", ratio);
   await using device = await openDevice(config.device, context.logger);
-  context.logger.info("device", { device: device.kind, description: device.description });
+  sayDevice(device, context.logger);
   const narrowed = await narrowModel(place, device, sequences, { criterion, keep, isRefitted }, context);
   return {
     verbs: { keep: { channels: Object.fromEntries(narrowed.blocks.map(({ block, kept }) => [String(block), kept])) } },

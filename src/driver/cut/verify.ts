@@ -4,13 +4,10 @@
  */
 import { findPacked } from "../../checkpoint/packed.js";
 import { INDEX_FILE } from "../../checkpoint/sharded-index.js";
-import { existsSync, readFile } from "../../files/checkpoint-files.js";
 import { join } from "node:path";
-import type { Checkpoint } from "../../checkpoint/checkpoint.js";
+import { indexMetadata, type Checkpoint } from "../../checkpoint/checkpoint.js";
 import type { VerifyConfig, VerifyReport } from "../../contract.js";
 import { CheckpointError } from "../../errors.js";
-import { isRecord } from "../../is-record.js";
-import { parseJson } from "../../json.js";
 import { openModel, wantedTensors } from "../../model/open-model.js";
 import { sizesOf } from "./sizes.js";
 
@@ -40,13 +37,10 @@ export async function verifyModel({ directory, family }: VerifyConfig): Promise<
 }
 
 /** What the index says of all bytes together. */
-async function expectTotalSize({ directory, shards }: Checkpoint, bytes: number): Promise<void> {
-  const file = join(directory, INDEX_FILE);
-  if ((shards.length === 1 && shards[0] === "model.safetensors") || !existsSync(file)) return;
-  const index = parseJson(await readFile(file, "utf8"));
-  const metadata = isRecord(index) ? index["metadata"] : undefined;
-  const said = isRecord(metadata) ? metadata["total_size"] : undefined;
+async function expectTotalSize(checkpoint: Checkpoint, bytes: number): Promise<void> {
+  const { total_size: said } = await indexMetadata(checkpoint);
   if (said === undefined || said === bytes) return;
+  const file = join(checkpoint.directory, INDEX_FILE);
   throw new CheckpointError(
     "E_INDEX_SIZE",
     `${file}: "total_size" is ${JSON.stringify(said)}; the tensors take ${bytes} bytes.`,
